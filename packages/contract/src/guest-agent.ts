@@ -1,0 +1,55 @@
+import { z } from "zod";
+
+import { envsSchema } from "./sandboxes.ts";
+
+/**
+ * HTTP surface of the guest agent beside its Connect services.
+ * `/health`, `/init`, `/metrics`, `/envs`, `/files`; see docs/guest-agent.md.
+ */
+
+/** Version the guest agent reports; SDKs of the ecosystem gate features by it, so it follows their numbering. */
+export const guestAgentVersion = "0.6.13";
+
+/** Header that carries the sandbox's access token. */
+export const accessTokenHeader = "x-access-token";
+
+/** `POST /init`: the host tells the guest who it is. After the first one it must carry the same token as header. */
+export const guestInitSchema = z.object({
+  accessToken: z.string().min(1).max(512).optional(),
+  envVars: envsSchema.optional(),
+  /** RFC 3339 instant; the guest's clock is set when it differs */
+  timestamp: z.iso.datetime({ offset: true }).optional(),
+  defaultUser: z.string().max(32).optional(),
+  defaultWorkdir: z.string().max(4095).optional(),
+  /** Sandbox id: ROOST_SANDBOX_ID and E2B_SANDBOX_ID of every process */
+  sandboxId: z.string().max(64).optional(),
+  templateId: z.string().max(128).optional(),
+  hostname: z
+    .string()
+    .max(63)
+    .regex(/^[a-z0-9-]+$/)
+    .optional(),
+  /** 32 hex digits for /etc/machine-id */
+  machineId: z
+    .string()
+    .regex(/^[0-9a-f]{32}$/)
+    .optional(),
+  /** Fresh random bytes for the kernel's pool */
+  entropy: z.base64().max(4096).optional(),
+});
+export type GuestInit = z.infer<typeof guestInitSchema>;
+
+/** `GET /metrics` */
+export const guestMetricsSchema = z.object({
+  /** Unix `s` */
+  ts: z.number(),
+  cpu_count: z.number(),
+  /** 0 to 100 over all vCPUs, since the call before */
+  cpu_used_pct: z.number(),
+  mem_total: z.number(),
+  mem_used: z.number(),
+  mem_cache: z.number(),
+  disk_used: z.number(),
+  disk_total: z.number(),
+});
+export type GuestMetrics = z.infer<typeof guestMetricsSchema>;

@@ -1,0 +1,54 @@
+/** Limits of what users may ask. Each request above one gets a 4xx that names the field, the value and the limit. */
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+/** Virtual CPUs of a sandbox; above the host's cores they only contend */
+export const vcpusMax = 16;
+export const vcpusDefault = 1;
+/** Guest memory in `MiB`; below the minimum Debian and the guest agent do not fit */
+export const memoryMibMin = 256;
+export const memoryMibMax = 64 * 1024;
+export const memoryMibDefault = 512;
+/** Inactivity timeout in `s`: 30 days; 0 means never */
+export const timeoutSecMax = 30 * 24 * 3600;
+/** Default inactivity timeout in `s`: a forgotten sandbox ends, a used one never does */
+export const timeoutSecDefault = 1800;
+
+/** Names of templates: `^[a-zA-Z0-9][a-zA-Z0-9._-]*$`, at most this many characters */
+export const nameLengthMax = 64;
+export const metadataEntriesMax = 32;
+export const metadataKeyLengthMax = 64;
+export const metadataValueLengthMax = 1024;
+export const envsEntriesMax = 256;
+export const envNameLengthMax = 256;
+/** Linux refuses single strings above 128 KiB (MAX_ARG_STRLEN) */
+export const envValueLengthMax = 128 * KiB - 1;
+
+/** JSON request body in `bytes` */
+export const jsonBodyBytesMax = 1 * MiB;
+export const argsMax = 4096;
+export const commandLengthMax = 128 * KiB - 1;
+/** PATH_MAX less its terminator, in bytes */
+export const pathLengthMax = 4095;
+/** A user name inside the guest (useradd(8)) */
+export const userNameLengthMax = 32;
+/** Run time of a foreground command in `s` */
+export const execTimeoutSecDefault = 30;
+export const execTimeoutSecMax = 24 * 3600;
+/** Output of a foreground exec in `bytes`, both streams together; more is for `exec/stream` */
+export const execOutputBytesMax = 8 * MiB;
+/** One uploaded file in `bytes`; the guest's disk is the tighter limit for most */
+export const fileBytesMax = 64 * 1024 * MiB;
+/** Entries of one file listing */
+export const listEntriesMax = 100_000;
+export const listDepthMax = 64;
+/** One WebSocket message in `bytes` */
+export const webSocketMessageBytesMax = 1 * MiB;
+/** Bytes that may wait for a slow WebSocket reader before its source is paused */
+export const webSocketBufferedBytesMax = 1 * MiB;
+export const ptyColsMax = 1000;
+export const ptyRowsMax = 1000;
+export const tagLengthMax = 128;
+
+export const pageSizeDefault = 100;
+export const pageSizeMax = 1000;

@@ -1,0 +1,180 @@
+import { z } from "zod";
+
+import { sandboxIdSchema } from "./ids.ts";
+import {
+  envNameLengthMax,
+  envsEntriesMax,
+  envValueLengthMax,
+  memoryMibDefault,
+  memoryMibMax,
+  memoryMibMin,
+  metadataEntriesMax,
+  metadataKeyLengthMax,
+  metadataValueLengthMax,
+  nameLengthMax,
+  pageSizeDefault,
+  pageSizeMax,
+  timeoutSecDefault,
+  timeoutSecMax,
+  vcpusDefault,
+  vcpusMax,
+} from "./limits.ts";
+import { sandboxStates } from "./sandbox-state.ts";
+
+export const templateNameSchema = z
+  .string()
+  .max(nameLengthMax)
+  .regex(/^[a-zA-Z0-9][a-zA-Z0-9._-]*$/, "a template name starts with a letter or digit and holds letters, digits, '.', '_' and '-'");
+
+const noNul = (text: string) => !text.includes("\0");
+
+export const envsSchema = z
+  .record(
+    z
+      .string()
+      .max(envNameLengthMax)
+      .regex(/^[^=\0]+$/, "an environment name is not empty and holds no '=' or NUL"),
+    z.string().max(envValueLengthMax).refine(noNul, "must not hold NUL"),
+  )
+  .refine((envs) => Object.keys(envs).length <= envsEntriesMax, `at most ${envsEntriesMax} variables`)
+  .describe("Environment variables");
+
+export const metadataSchema = z
+  .record(z.string().min(1).max(metadataKeyLengthMax), z.string().max(metadataValueLengthMax))
+  .refine((metadata) => Object.keys(metadata).length <= metadataEntriesMax, `at most ${metadataEntriesMax} entries`)
+  .describe("Labels of yours; the list can be filtered by them");
+
+const timeoutSecSchema = z
+  .int()
+  .min(0)
+  .max(timeoutSecMax)
+  .describe("Inactivity in `s` after which the sandbox ends; 0 = never. Running commands, terminals and traffic are activity");
+
+export const createSandboxBodySchema = z
+  .strictObject({
+    template: templateNameSchema.default("base").describe("What the sandbox starts from"),
+    vcpus: z.int().min(1).max(vcpusMax).default(vcpusDefault).describe("Virtual CPUs"),
+    memory_mb: z.int().min(memoryMibMin).max(memoryMibMax).default(memoryMibDefault).describe("Guest memory in `MiB`"),
+    timeout_sec: timeoutSecSchema.default(timeoutSecDefault),
+    metadata: metadataSchema.default({}),
+    envs: envsSchema.default({}),
+  })
+  .meta({ id: "CreateSandbox" });
+export type CreateSandboxBody = z.output<typeof createSandboxBodySchema>;
+export type CreateSandboxInput = z.input<typeof createSandboxBodySchema>;
+
+const instantSchema = z.iso.datetime();
+
+export const sandboxSchema = z
+  .object({
+    id: sandboxIdSchema,
+    state: z.enum(sandboxStates),
+    template: z.string(),
+    vcpus: z.int(),
+    memory_mb: z.int().describe("Guest memory in `MiB`"),
+    disk_mb: z.int().describe("Size of the guest's disk in `MiB`"),
+    timeout_sec: z.int().describe("Inactivity in `s` after which the sandbox ends; 0 = never"),
+    metadata: z.record(z.string(), z.string()),
+    created_at: instantSchema,
+    started_at: instantSchema.nullable().describe("When its first command could run"),
+    last_active_at: instantSchema,
+    stopped_at: instantSchema.nullable(),
+    stop_reason: z.string().nullable().describe("`deleted`, `timeout` or `shutdown`"),
+    failure_reason: z.string().nullable().describe("Set exactly when `state` is `failed`"),
+    vm_exit: z
+      .object({ exit_code: z.int().nullable(), signal: z.string().nullable(), console_tail: z.array(z.string()) })
+      .nullable()
+      .describe("How the VM ended, when it ended by itself: exit code or signal, and its last console lines"),
+    versions: z.record(z.string(), z.string()).describe("`kernel`, `vmm`, `accelerator`, `guest_agent`"),
+  })
+  .meta({ id: "Sandbox" });
+export type Sandbox = z.infer<typeof sandboxSchema>;
+
+const csvOf = <Value extends string>(values: readonly [Value, ...Value[]]) =>
+  z
+    .string()
+    .transform((text) => text.split(","))
+    .pipe(z.array(z.enum(values)));
+
+export const listSandboxesQuerySchema = z.strictObject({
+  state: csvOf(sandboxStates).optional().describe("Comma-separated states; default: all but `stopped`"),
+  template: templateNameSchema.optional(),
+  metadata: z
+    .union([z.string(), z.array(z.string())])
+    .transform((given) => (typeof given === "string" ? [given] : given))
+    .pipe(z.array(z.string().regex(/^[^=]+=/, "written as key=value")).max(metadataEntriesMax))
+    .optional()
+    .describe("`key=value`, repeatable; all must match"),
+  limit: z.coerce.number().int().min(1).max(pageSizeMax).default(pageSizeDefault),
+  cursor: z.string().max(256).optional().describe("`next_cursor` of the page before"),
+});
+export type ListSandboxesQuery = z.output<typeof listSandboxesQuerySchema>;
+
+export const sandboxListSchema = z
+  .object({
+    sandboxes: z.array(sandboxSchema).describe("Newest first"),
+    next_cursor: z.string().nullable().describe("null on the last page"),
+  })
+  .meta({ id: "SandboxList" });
+export type SandboxList = z.infer<typeof sandboxListSchema>;
+
+export const setTimeoutBodySchema = z.strictObject({ timeout_sec: timeoutSecSchema }).meta({ id: "SetTimeout" });
+
+/** Range of a metrics query → seconds per point, as the rings keep them. */
+export const metricsRanges = { "5m": 300, "10m": 600, "1h": 3600, "2h": 7200, "6h": 21_600, "12h": 43_200, "24h": 86_400 } as const;
+export type MetricsRange = keyof typeof metricsRanges;
+
+export const metricsQuerySchema = z.strictObject({
+  range: z.enum(Object.keys(metricsRanges) as [MetricsRange, ...MetricsRange[]]).default("10m"),
+});
+
+export const metricsSchema = z
+  .object({
+    sandbox_id: sandboxIdSchema,
+    range: z.string(),
+    memory_total_bytes: z.number(),
+    disk_total_bytes: z.number(),
+    points: z.array(
+      z.object({
+        timestamp_unix: z.int(),
+        cpu_pct: z.number().describe("Share of the sandbox's vCPUs in use, 0 to 100"),
+        mem_bytes: z.number().describe("Memory used in the guest"),
+        disk_bytes: z.number().describe("Disk used in the guest"),
+      }),
+    ),
+  })
+  .meta({ id: "Metrics" });
+export type Metrics = z.infer<typeof metricsSchema>;
+
+export const logsQuerySchema = z.strictObject({
+  bytes: z.coerce
+    .number()
+    .int()
+    .min(1)
+    .max(1024 * 1024)
+    .default(64 * 1024)
+    .describe("At most this many of the newest bytes"),
+});
+
+export const templateSchema = z.object({ name: z.string(), digest: z.string(), disk_mb: z.int() }).meta({ id: "Template" });
+export const templateListSchema = z.object({ templates: z.array(templateSchema) }).meta({ id: "TemplateList" });
+
+export const hostSchema = z
+  .object({
+    id: z.string(),
+    agent_version: z.string(),
+    vmm: z.string(),
+    vmm_version: z.string(),
+    accelerator: z.string(),
+    accelerator_reason: z.string(),
+    kernel_version: z.string(),
+    cpu_count: z.int(),
+    memory_mb: z.int(),
+    memory_free_mb: z.int().describe("Memory that sandboxes may still reserve, in `MiB`"),
+    disk_free_bytes: z.number(),
+    sandbox_count: z.int(),
+    sandbox_count_max: z.int(),
+  })
+  .meta({ id: "Host" });
+export type Host = z.infer<typeof hostSchema>;
+export const hostListSchema = z.object({ hosts: z.array(hostSchema) }).meta({ id: "HostList" });

@@ -1,0 +1,10 @@
+export { assert, must, unreachable } from "./assert.ts";
+export { Cleanup } from "./cleanup.ts";
+export { DeadlineError, nap, poll, sleep, withDeadline, type PollOptions } from "./deadline.ts";
+export { syncFolder, writeFileDurably } from "./durable-file.ts";
+export { createLogger, silentLogger, type LogLevel, type Logger } from "./logger.ts";
+export { Mailbox } from "./mailbox.ts";
+export { defineOptions, OptionError, Options, type OptionSpec, type OptionTable, type OptionValues } from "./options.ts";
+export { ServiceLoop } from "./service-loop.ts";
+export { CommandError, endProcess, identifyProcess, isAlive, run, type ProcessIdentity, type RunOptions } from "./subprocess.ts";
+export { formatBytes, GiB, hour, KiB, MiB, minute, second } from "./units.ts";

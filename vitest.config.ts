@@ -1,0 +1,40 @@
+import { defineConfig } from "vitest/config";
+
+/**
+ * A test's file name says what it needs: `.test.ts` nothing, `.linux.test.ts` root and a real Linux network,
+ * `.vm.test.ts` a VM, `.pg.test.ts` a PostgreSQL server.
+ */
+const needs = ["linux", "vm", "pg"] as const;
+const exclude = ["**/node_modules/**", "**/dist/**"];
+const resolve = { conditions: ["@roost/source"] };
+
+export default defineConfig({
+  ssr: { resolve },
+  resolve,
+  test: {
+    pool: "forks",
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "unit",
+          include: ["**/*.test.ts"],
+          exclude: [...exclude, ...needs.map((need) => `**/*.${need}.test.ts`)],
+          testTimeout: 20_000,
+        },
+      },
+      {
+        extends: true,
+        test: { name: "linux", include: ["**/*.linux.test.ts"], exclude, testTimeout: 60_000, hookTimeout: 60_000, fileParallelism: false },
+      },
+      {
+        extends: true,
+        test: { name: "vm", include: ["**/*.vm.test.ts"], exclude, testTimeout: 120_000, hookTimeout: 180_000, fileParallelism: false },
+      },
+      {
+        extends: true,
+        test: { name: "pg", include: ["**/*.pg.test.ts"], exclude, testTimeout: 60_000, hookTimeout: 60_000, fileParallelism: false },
+      },
+    ],
+  },
+});
