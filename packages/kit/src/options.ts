@@ -1,4 +1,4 @@
-import { z } from "zod";
+import type { z } from "zod";
 
 export interface OptionSpec {
   /** Parses the text of the setting; give it a default unless the setting is required. */

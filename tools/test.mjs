@@ -1,0 +1,48 @@
+// What `npm test` runs once the machine is ready: the checks, the images, then every kind of test.
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import process from "node:process";
+
+import { checkSteps, runStep } from "./steps.mjs";
+
+let passed = 0;
+let failed = 0;
+const count = (/** @type {boolean} */ ok) => (ok ? (passed += 1) : (failed += 1));
+
+for (const step of checkSteps) count(await runStep(step));
+count(await runStep({ name: "images", command: ["node_modules/.bin/tsx", "images/src/main.ts"], show: true }));
+
+// One kind after the other: two cores do not serve unit tests and virtual machines at once.
+for (const project of ["unit", "pg", "linux", "vm"]) {
+  const scratch = mkdtempSync(join(tmpdir(), "roost-test-"));
+  const resultFile = join(scratch, "result.json");
+  try {
+    const exited = await runStep({
+      name: `${project} tests`,
+      command: ["node_modules/.bin/vitest", "run", "--project", project, "--passWithNoTests", "--reporter=default", "--reporter=json", `--outputFile.json=${resultFile}`, ...process.argv.slice(2)],
+      show: true,
+    });
+    const result = JSON.parse(readFileSync(resultFile, "utf8"));
+    passed += result.numPassedTests;
+    failed += result.numFailedTests;
+    // A file that could not even be loaded, or an error outside any test, fails the run although no test did.
+    if (!exited && result.numFailedTests === 0) failed += 1;
+    for (const file of result.testResults) {
+      for (const test of file.assertionResults) {
+        if (["skipped", "pending", "todo"].includes(test.status)) {
+          const note = test.meta?.skipReason ?? "its file or title says why";
+          process.stdout.write(`skipped: ${relative(process.cwd(), file.name)}: ${test.fullName} (${note})\n`);
+        }
+      }
+    }
+  } catch (error) {
+    failed += 1;
+    process.stdout.write(`${project} tests left no result: ${String(error)}\n`);
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+process.stdout.write(`${passed} passed, ${failed} failed\n`);
+process.exitCode = failed === 0 ? 0 : 1;
