@@ -1,0 +1,78 @@
+import type { IncomingMessage } from "node:http";
+import type { Readable } from "node:stream";
+
+import type { OperationId } from "@roost/contract";
+import type { z } from "zod";
+
+import { addressOf, type Connection, type RequestOptions } from "./connection.ts";
+import { RoostError } from "./errors.ts";
+import { readJson, send } from "./http.ts";
+import { MessageSocket } from "./message-socket.ts";
+import { operationOf, pathOf, type AnswerOf, type BodyOf } from "./operation-types.ts";
+
+export interface CallInput<Id extends OperationId> {
+  /** Values of the path's parameters. */
+  readonly path?: Readonly<Record<string, string>>;
+  readonly query?: Readonly<Record<string, string | readonly string[] | undefined>>;
+  readonly body?: BodyOf<Id>;
+}
+
+export interface RawInput {
+  readonly path?: Readonly<Record<string, string>>;
+  readonly query?: Readonly<Record<string, string | undefined>>;
+  readonly body?: Readable;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+/** Calls operations of the contract's table: paths, answers and messages are checked against it. */
+export class Api {
+  readonly connection: Connection;
+
+  constructor(connection: Connection) {
+    this.connection = connection;
+  }
+
+  /** JSON in, JSON out. */
+  async call<Id extends OperationId>(id: Id, input: CallInput<Id>, options: RequestOptions = {}): Promise<AnswerOf<Id>> {
+    const operation = operationOf(id);
+    const url = addressOf(this.connection, pathOf(id, input.path ?? {}), input.query ?? {});
+    const body = input.body === undefined ? undefined : JSON.stringify(input.body);
+    const answer = await send(this.connection, { method: operation.method, url, body }, options);
+    return (await checkAnswer(id, answer)) as AnswerOf<Id>;
+  }
+
+  /** Bytes in or out: the caller reads the answer's body. */
+  async raw(id: OperationId, input: RawInput, options: RequestOptions = {}): Promise<IncomingMessage> {
+    const url = addressOf(this.connection, pathOf(id, input.path ?? {}), input.query ?? {});
+    const { headers, body } = input;
+    return send(this.connection, { method: operationOf(id).method, url, body, ...(headers === undefined ? {} : { headers }) }, options);
+  }
+
+  async socket<Message>(
+    id: OperationId,
+    schema: z.ZodType<Message>,
+    input: RawInput,
+    options: RequestOptions,
+  ): Promise<MessageSocket<Message>> {
+    const url = addressOf(this.connection, pathOf(id, input.path ?? {}), input.query ?? {});
+    return MessageSocket.open(this.connection, url, schema, options);
+  }
+}
+
+/** The answer's JSON if it is what the table promises for its status; undefined for an empty one. */
+export async function checkAnswer(id: OperationId, answer: IncomingMessage): Promise<unknown> {
+  const status = answer.statusCode ?? 0;
+  const expected = operationOf(id).answers[status];
+  if (expected === undefined) {
+    answer.resume();
+    throw new RoostError("answer_invalid", `the server answered ${id} with the unexpected status ${status}`, { status });
+  }
+  if (expected === "empty" || expected === "stream") {
+    answer.resume();
+    return undefined;
+  }
+  const parsed = expected.safeParse(await readJson(answer));
+  if (parsed.success) return parsed.data;
+  const where = parsed.error.issues.map((issue) => `${issue.path.join(".")}: ${issue.message}`).join("; ");
+  throw new RoostError("answer_invalid", `the server's answer to ${id} is not what this client understands (${where})`, { status });
+}

@@ -1,0 +1,141 @@
+import {
+  execResultSchema,
+  execStartedSchema,
+  execTimeoutSecDefault,
+  operations,
+  type ExecInput,
+  type ExecResult,
+  type ExecStarted,
+  type ExecStreamClientMessage,
+  type Metrics,
+  type MetricsRange,
+  type PtyClientMessage,
+  type Sandbox,
+} from "@roost/contract";
+
+import type { Api } from "./api.ts";
+import type { RequestOptions } from "./connection.ts";
+import { RoostError } from "./errors.ts";
+import { ExecStream } from "./exec-stream.ts";
+import { Files } from "./files.ts";
+import { bodyOf } from "./http.ts";
+import type { MessageSocket } from "./message-socket.ts";
+import { Processes } from "./processes.ts";
+import { PtySession } from "./pty-session.ts";
+
+/** How much longer than the command the answer of a foreground exec may take in `ms`. */
+const execAnswerMarginMs = 30_000;
+
+export type ExecOptions = RequestOptions & Partial<Omit<ExecInput, "cmd" | "background">>;
+export type ExecStreamOptions = RequestOptions &
+  Partial<Omit<Extract<ExecStreamClientMessage, { type: "start" }>, "type" | "cmd" | "encoding">>;
+export type PtyOptions = RequestOptions & Partial<Omit<Extract<PtyClientMessage, { type: "start" }>, "type">>;
+
+/** One sandbox by its id. Making a handle asks nothing of the server. */
+export class SandboxHandle {
+  readonly id: string;
+  readonly files: Files;
+  readonly processes: Processes;
+  readonly #api: Api;
+
+  constructor(api: Api, id: string) {
+    this.id = id;
+    this.#api = api;
+    this.files = new Files(api, id);
+    this.processes = new Processes(api, id);
+  }
+
+  async get(options: RequestOptions = {}): Promise<Sandbox> {
+    return this.#api.call("getSandbox", { path: { id: this.id } }, options);
+  }
+
+  /** Ends the sandbox and deletes its disk. */
+  async delete(options: RequestOptions = {}): Promise<void> {
+    await this.#api.call("deleteSandbox", { path: { id: this.id } }, options);
+  }
+
+  async ping(options: RequestOptions = {}): Promise<void> {
+    await this.#api.call("pingSandbox", { path: { id: this.id } }, options);
+  }
+
+  async setTimeout(timeoutSec: number, options: RequestOptions = {}): Promise<Sandbox> {
+    return this.#api.call("setSandboxTimeout", { path: { id: this.id }, body: { timeout_sec: timeoutSec } }, options);
+  }
+
+  async metrics(range?: MetricsRange, options: RequestOptions = {}): Promise<Metrics> {
+    return this.#api.call("getSandboxMetrics", { path: { id: this.id }, query: { range } }, options);
+  }
+
+  /** The newest `bytes` of the guest's console. */
+  async logs(bytes?: number, options: RequestOptions = {}): Promise<Buffer> {
+    const query = { bytes: bytes === undefined ? undefined : String(bytes) };
+    const answer = await this.#api.raw("getSandboxLogs", { path: { id: this.id }, query }, options);
+    const chunks: Buffer[] = [];
+    for await (const chunk of bodyOf(answer, options.signal) as AsyncIterable<Buffer>) chunks.push(chunk);
+    return Buffer.concat(chunks);
+  }
+
+  /** Runs a command to its end. An exit code other than 0 is a result, not an error. */
+  async exec(cmd: string, options: ExecOptions = {}): Promise<ExecResult> {
+    const { signal, timeoutMs, ...rest } = options;
+    const timeoutSec = options.timeout_sec ?? execTimeoutSecDefault;
+    // 0 means the command has no limit; then the answer has none but the longest a timer can wait
+    const answerMs = timeoutMs ?? (timeoutSec === 0 ? 2 ** 31 - 1 : timeoutSec * 1000 + execAnswerMarginMs);
+    const answer = await this.#api.call("exec", { path: { id: this.id }, body: { cmd, ...rest } }, { signal, timeoutMs: answerMs });
+    return expect(execResultSchema.safeParse(answer));
+  }
+
+  /** Starts a command and answers at once; it is found again by its tag. */
+  async execBackground(cmd: string, options: Omit<ExecOptions, "timeout_sec"> = {}): Promise<ExecStarted> {
+    const { signal, timeoutMs, ...rest } = options;
+    const body = { cmd, ...rest, background: true };
+    const answer = await this.#api.call("exec", { path: { id: this.id }, body }, { signal, timeoutMs });
+    return expect(execStartedSchema.safeParse(answer));
+  }
+
+  /** Runs a command whose output is iterated as it comes; `stdin: true` when input will be written. */
+  async execStream(cmd: string, options: ExecStreamOptions = {}): Promise<ExecStream> {
+    const { signal, timeoutMs, ...rest } = options;
+    const input = { path: { id: this.id } };
+    const socket = await this.#api.socket("execStream", operations.execStream.webSocket.server, input, { signal, timeoutMs });
+    return begin(socket, { type: "start", cmd, ...rest, encoding: "base64" }, ExecStream.started);
+  }
+
+  /** Starts a program (default: a shell) in a terminal. */
+  async pty(options: PtyOptions = {}): Promise<PtySession> {
+    const { signal, timeoutMs, ...rest } = options;
+    return begin(await this.#ptySocket({ signal, timeoutMs }), { type: "start", ...rest }, PtySession.started);
+  }
+
+  /** The terminal that runs under a tag. */
+  async ptyConnect(tag: string, options: RequestOptions = {}): Promise<PtySession> {
+    return begin(await this.#ptySocket(options), { type: "connect", tag }, PtySession.started);
+  }
+
+  async #ptySocket(options: RequestOptions) {
+    return this.#api.socket("pty", operations.pty.webSocket.server, { path: { id: this.id } }, options);
+  }
+}
+
+/** Sends the first message and waits for its answer; whatever fails closes the socket. */
+async function begin<Message, Session>(
+  socket: MessageSocket<Message>,
+  first: object,
+  started: (socket: MessageSocket<Message>) => Promise<Session>,
+): Promise<Session> {
+  try {
+    // The server may refuse at once and close; its error, which waits to be read, says more than the failed send.
+    await socket.send(first).catch(() => undefined);
+    return await started(socket);
+  } catch (error) {
+    socket.close();
+    throw error;
+  }
+}
+
+function expect<T>(parsed: { success: true; data: T } | { success: false; error: Error }): T {
+  if (parsed.success) return parsed.data;
+  throw new RoostError("answer_invalid", "the server answered a foreground command as a background one, or the other way round", {
+    cause: parsed.error,
+  });
+}
