@@ -1,6 +1,7 @@
 export { assert, must, unreachable } from "./assert.ts";
 export { Cleanup } from "./cleanup.ts";
 export { DeadlineError, nap, poll, sleep, withDeadline, type PollOptions } from "./deadline.ts";
+export { Deferred } from "./deferred.ts";
 export { syncFolder, writeFileDurably } from "./durable-file.ts";
 export { createLogger, silentLogger, type LogLevel, type Logger } from "./logger.ts";
 export { Mailbox } from "./mailbox.ts";
