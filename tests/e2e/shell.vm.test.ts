@@ -1,0 +1,78 @@
+import { spawn } from "@lydell/node-pty";
+import { expect, test } from "vitest";
+
+import { poll } from "@roost/kit";
+
+import { roostProgram, usePlatform, useSandbox } from "../support/platform.ts";
+
+const platform = usePlatform();
+const sandbox = useSandbox(platform);
+
+/** A person at a terminal: what `roost shell` shows, and keys typed into it. */
+function openTerminal(args: readonly string[], size: { readonly cols: number; readonly rows: number }) {
+  const environment = Object.fromEntries(Object.entries(platform().environment).filter((entry): entry is [string, string] => entry[1] !== undefined));
+  const terminal = spawn(roostProgram, [...args], { ...size, name: "xterm-256color", env: environment });
+  let screen = "";
+  let exitCode: number | undefined;
+  terminal.onData((data) => {
+    screen += data;
+  });
+  terminal.onExit((exit) => {
+    exitCode = exit.exitCode;
+  });
+  return {
+    terminal,
+    shows: (what: RegExp) =>
+      poll({ what: `a screen that matches ${what}`, timeoutMs: 60_000, intervalMs: 50 }, () => {
+        if (what.test(screen)) return true;
+        throw new Error(JSON.stringify(screen.slice(-500)));
+      }),
+    ends: () => poll({ what: "the end of roost shell", timeoutMs: 30_000, intervalMs: 50 }, () => exitCode),
+    clear: () => {
+      screen = "";
+    },
+  };
+}
+
+test("a terminal runs top, follows the window's size, and ends with the shell's exit code", async () => {
+  const { terminal, shows, ends, clear } = openTerminal(["shell", sandbox().id], { cols: 100, rows: 30 });
+  try {
+    await shows(/user@\S+/);
+    terminal.write("stty size\r");
+    await shows(/\b30 100\b/);
+
+    terminal.write("top\r");
+    await shows(/load average/);
+    await shows(/COMMAND/);
+    clear();
+    terminal.resize(132, 43);
+    await shows(/PID/); // top redraws on SIGWINCH
+    terminal.write("q");
+    clear();
+    terminal.write("stty size\r");
+    await shows(/\b43 132\b/);
+
+    terminal.write("exit 5\r");
+    expect(await ends()).toBe(5);
+  } finally {
+    terminal.kill("SIGKILL");
+  }
+});
+
+test("a terminal outlives its connection and is found again by its tag", async () => {
+  const first = await sandbox().pty({ tag: "work", cols: 80, rows: 24 });
+  await first.write("FOUND=again; echo ready-$((40+2))\r");
+  for await (const event of first) if (event.type === "output" && event.data.toString().includes("ready-42")) break;
+  first.close();
+
+  const second = await sandbox().ptyConnect("work");
+  await second.write("echo $FOUND-$((40+3))\r");
+  let seen = "";
+  for await (const event of second) {
+    if (event.type === "output") seen += event.data.toString();
+    if (seen.includes("again-43")) break;
+  }
+  expect(seen).toContain("again-43");
+  const third = await sandbox().ptyConnect("work");
+  await third.kill();
+});
