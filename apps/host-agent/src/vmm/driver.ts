@@ -7,7 +7,7 @@ import { z } from "zod";
  * later host agent needs to take a VM over is its `VmRecord`, plain JSON that the caller keeps durably. How a VM ended
  * is known even when it ended while nobody watched.
  *
- * Implementations: `qemu` and `fake`; `contract.ts` in this folder holds what both promise.
+ * Implementations: `qemu` and `fake`; `contract-suite.ts` in this folder holds what both promise.
  */
 export interface VmmDriver {
   readonly name: string;
@@ -48,7 +48,8 @@ export interface VmSpec {
   readonly initramfs: string;
   /** Appended to the driver's own kernel command line, such as `roost.dns=192.0.2.1` */
   readonly kernelArguments: readonly string[];
-  readonly disks: VmDisks;
+  /** Null: a VM without disks, such as the accelerator probe's */
+  readonly disks: VmDisks | null;
   /** Null: a VM without a network card */
   readonly network: VmNetwork | null;
   /** What the VMM runs as: unprivileged, and no other VM's at the same time */
