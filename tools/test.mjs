@@ -11,7 +11,9 @@ let failed = 0;
 const count = (/** @type {boolean} */ ok) => (ok ? (passed += 1) : (failed += 1));
 
 for (const step of checkSteps) count(await runStep(step));
-count(await runStep({ name: "images", command: ["node_modules/.bin/tsx", "images/src/main.ts"], show: true }));
+count(
+  await runStep({ name: "images", command: ["node_modules/.bin/tsx", "--conditions=@roost/source", "images/src/main.ts"], show: true }),
+);
 
 // One kind after the other: two cores do not serve unit tests and virtual machines at once.
 for (const project of ["unit", "pg", "linux", "vm"]) {
@@ -20,7 +22,17 @@ for (const project of ["unit", "pg", "linux", "vm"]) {
   try {
     const exited = await runStep({
       name: `${project} tests`,
-      command: ["node_modules/.bin/vitest", "run", "--project", project, "--passWithNoTests", "--reporter=default", "--reporter=json", `--outputFile.json=${resultFile}`, ...process.argv.slice(2)],
+      command: [
+        "node_modules/.bin/vitest",
+        "run",
+        "--project",
+        project,
+        "--passWithNoTests",
+        "--reporter=default",
+        "--reporter=json",
+        `--outputFile.json=${resultFile}`,
+        ...process.argv.slice(2),
+      ],
       show: true,
     });
     const result = JSON.parse(readFileSync(resultFile, "utf8"));

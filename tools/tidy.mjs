@@ -6,11 +6,23 @@ import process from "node:process";
 /** A file longer than this in lines wants to be two modules. */
 const linesMax = 500;
 /** Files that may read the environment: one per process, plus tests and tools. */
-const readsEnvironment = [/(^|\/)(main|options|environment)\.ts$/, /\.test\.ts$/, /^tools\//, /^tests\//, /^packages\/testing\//, /vitest\.config\.ts$/];
+const readsEnvironment = [
+  /(^|\/)(main|options|environment)\.ts$/,
+  /\.test\.ts$/,
+  /^tools\//,
+  /^tests\//,
+  /^packages\/testing\//,
+  /vitest\.config\.ts$/,
+];
 
 const files = execFileSync("git", ["ls-files", "--cached", "--others", "--exclude-standard"], { encoding: "utf8" })
   .split("\n")
-  .filter((path) => /\.(ts|mjs|js|sh|md|json|sql|proto|c|py)$/.test(path) && !/(^|\/)(gen|dist|node_modules)\//.test(path) && path !== "package-lock.json");
+  .filter(
+    (path) =>
+      /\.(ts|mjs|js|sh|md|json|sql|proto|c|py)$/.test(path) &&
+      !/(^|\/)(gen|dist|node_modules)\//.test(path) &&
+      path !== "package-lock.json",
+  );
 
 /** @type {string[]} */
 const findings = [];
@@ -24,17 +36,20 @@ for (const path of files) {
   }
   const lines = text.split("\n");
   const isCode = /\.(ts|mjs|js)$/.test(path);
-  if (isCode && !/\.test\.ts$/.test(path) && lines.length > linesMax) findings.push(`${path}: ${lines.length} lines; more than ${linesMax} want to be two modules`);
+  if (isCode && !path.endsWith(".test.ts") && lines.length > linesMax)
+    findings.push(`${path}: ${lines.length} lines; more than ${linesMax} want to be two modules`);
   lines.forEach((line, index) => {
     const at = `${path}:${index + 1}`;
     if (path !== "tools/tidy.mjs") {
       if (/\b(FIXME|XXX|HACK)\b/.test(line)) findings.push(`${at}: left-over marker; do it or open an issue`);
       if (/\bTODO\b/.test(line)) findings.push(`${at}: TODO; do it or open an issue`);
-      if (/\.(only|todo)\(/.test(line) && /\.test\.ts$/.test(path)) findings.push(`${at}: a focused or empty test hides others`);
-      if (isCode && /process\.env\b/.test(line) && !readsEnvironment.some((pattern) => pattern.test(path))) findings.push(`${at}: process.env outside the process's options; pass the value down`);
+      if (/\.(only|todo)\(/.test(line) && path.endsWith(".test.ts")) findings.push(`${at}: a focused or empty test hides others`);
+      if (isCode && /process\.env\b/.test(line) && !readsEnvironment.some((pattern) => pattern.test(path)))
+        findings.push(`${at}: process.env outside the process's options; pass the value down`);
       if (/\/work\/(main|shared)|\.\.\/shared\//.test(line)) findings.push(`${at}: names a path that a clone does not have`);
     }
-    if (isCode && /from "\.\/index\.ts"|from "\.\.\/index\.ts"/.test(line)) findings.push(`${at}: do not import from a barrel; import the module itself`);
+    if (isCode && /from "\.\/index\.ts"|from "\.\.\/index\.ts"/.test(line))
+      findings.push(`${at}: do not import from a barrel; import the module itself`);
   });
 }
 for (const finding of findings) process.stdout.write(`${finding}\n`);

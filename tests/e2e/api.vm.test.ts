@@ -9,7 +9,8 @@ import { usePlatform, useSandbox } from "../support/platform.ts";
 const platform = usePlatform();
 const sandbox = useSandbox(platform, { envs: { PROJECT: "roost", PATH_LIKE: "from-create" }, metadata: { team: "a" } });
 
-const sh = (script: string, options: Parameters<SandboxHandle["exec"]>[1] = {}) => sandbox().exec("sh", { ...options, args: ["-c", script] });
+const sh = (script: string, options: Parameters<SandboxHandle["exec"]>[1] = {}) =>
+  sandbox().exec("sh", { ...options, args: ["-c", script] });
 
 describe("exec", () => {
   test("keeps both streams apart and passes the exit code", async () => {
@@ -53,22 +54,33 @@ describe("exec", () => {
 
   test("a command over its time is killed with all its children", async () => {
     await expect(sh("sleep 611 & sleep 611", { timeout_sec: 1 })).rejects.toMatchObject({ code: "exec_timeout", status: 504 });
-    await poll({ what: "the end of the children", timeoutMs: 20_000 }, async () => ((await sh("pgrep -f 'sleep 61[1]'")).exit_code === 1 ? true : undefined));
+    await poll({ what: "the end of the children", timeoutMs: 20_000 }, async () =>
+      (await sh("pgrep -f 'sleep 61[1]'")).exit_code === 1 ? true : undefined,
+    );
   });
 
   test("more output than an answer may hold is refused with what to use instead", async () => {
-    await expect(sh("head -c 20000000 /dev/zero")).rejects.toMatchObject({ code: "output_too_large", status: 413, message: expect.stringContaining("exec/stream") });
+    await expect(sh("head -c 20000000 /dev/zero")).rejects.toMatchObject({
+      code: "output_too_large",
+      status: 413,
+      message: expect.stringContaining("exec/stream"),
+    });
   });
 
   test("orphans are reaped", async () => {
     await sh("(sleep 0.1 &) ; exit 0");
-    await poll({ what: "no zombies", timeoutMs: 20_000 }, async () => ((await sh("ps -eo stat= | grep -c '^Z'")).stdout.trim() === "0" ? true : undefined));
+    await poll({ what: "no zombies", timeoutMs: 20_000 }, async () =>
+      (await sh("ps -eo stat= | grep -c '^Z'")).stdout.trim() === "0" ? true : undefined,
+    );
   });
 });
 
 describe("exec/stream", () => {
   test("output comes while the command runs, input goes in", async () => {
-    const stream = await sandbox().execStream("sh", { args: ["-c", "echo ready; while read line; do echo got $line; done; echo done"], stdin: true });
+    const stream = await sandbox().execStream("sh", {
+      args: ["-c", "echo ready; while read line; do echo got $line; done; echo done"],
+      stdin: true,
+    });
     let seen = "";
     for await (const event of stream) {
       if (event.type === "stdout") {
@@ -98,7 +110,12 @@ describe("processes", () => {
   test("a background command is listed, attached to, and signalled by its tag", async () => {
     const { pid, tag } = await sandbox().execBackground("sh", { args: ["-c", "while :; do echo tick; sleep 0.2; done"], tag: "ticker" });
     expect(tag).toBe("ticker");
-    expect(await sandbox().processes.list()).toContainEqual({ pid, tag, cmd: "sh", args: ["-c", "while :; do echo tick; sleep 0.2; done"] });
+    expect(await sandbox().processes.list()).toContainEqual({
+      pid,
+      tag,
+      cmd: "sh",
+      args: ["-c", "while :; do echo tick; sleep 0.2; done"],
+    });
     await expect(sandbox().execBackground("sleep", { args: ["1"], tag })).rejects.toMatchObject({ code: "tag_taken" });
 
     const stream = await sandbox().processes.attach(tag);
@@ -119,10 +136,19 @@ describe("files", () => {
   test("write, stat, list, move, remove", async () => {
     const content = randomBytes(10_000);
     const entry = await sandbox().files.write("project/src/data.bin", content);
-    expect(entry).toMatchObject({ path: "/home/user/project/src/data.bin", type: "file", size: 10_000, owner: "user", permissions: "-rw-r--r--" });
+    expect(entry).toMatchObject({
+      path: "/home/user/project/src/data.bin",
+      type: "file",
+      size: 10_000,
+      owner: "user",
+      permissions: "-rw-r--r--",
+    });
     expect(await sandbox().files.stat("~/project/src/data.bin")).toEqual(entry);
     expect((await sandbox().files.readBytes("/home/user/project/src/data.bin")).equals(content)).toBe(true);
-    expect((await sandbox().files.list("project", { depth: 5 })).map(({ path }) => path)).toEqual(["/home/user/project/src", "/home/user/project/src/data.bin"]);
+    expect((await sandbox().files.list("project", { depth: 5 })).map(({ path }) => path)).toEqual([
+      "/home/user/project/src",
+      "/home/user/project/src/data.bin",
+    ]);
     await sandbox().files.move("project/src/data.bin", "project/new/place.bin");
     expect(await sandbox().files.exists("project/src/data.bin")).toBe(false);
     await sandbox().files.remove("project");
@@ -173,12 +199,16 @@ describe("the sandbox itself", () => {
       return now.points.some((point) => point.cpu_pct > 0 && point.mem_bytes > 0) ? now : undefined;
     });
     expect(metrics.memory_total_bytes).toBeGreaterThan(400 * 1024 * 1024);
-    expect(metrics.points.every((point) => point.cpu_pct >= 0 && point.cpu_pct <= 100 && point.mem_bytes <= metrics.memory_total_bytes)).toBe(true);
+    expect(
+      metrics.points.every((point) => point.cpu_pct >= 0 && point.cpu_pct <= 100 && point.mem_bytes <= metrics.memory_total_bytes),
+    ).toBe(true);
   });
 
   test("its console can be read", async () => {
     await sh("echo hello console | sudo tee /dev/ttyS0 > /dev/null");
-    await poll({ what: "the line on the console", timeoutMs: 20_000 }, async () => ((await sandbox().logs()).toString().includes("hello console") ? true : undefined));
+    await poll({ what: "the line on the console", timeoutMs: 20_000 }, async () =>
+      (await sandbox().logs()).toString().includes("hello console") ? true : undefined,
+    );
   });
 
   test("inactivity ends it, and an open stream is activity", async () => {
@@ -209,9 +239,18 @@ describe("the sandbox itself", () => {
   });
 
   test("what cannot be is refused by name, value and limit", async () => {
-    await expect(platform().client.sandboxes.create({ template: "nothing" })).rejects.toMatchObject({ code: "template_not_found", status: 404 });
-    await expect(platform().client.sandboxes.create({ vcpus: 1000 })).rejects.toMatchObject({ code: "request_invalid", message: expect.stringMatching(/vcpus.*1000.*16/s) });
-    await expect(platform().client.sandboxes.create({ memory_mb: 60_000 })).rejects.toMatchObject({ code: "capacity_exhausted", status: 503 });
+    await expect(platform().client.sandboxes.create({ template: "nothing" })).rejects.toMatchObject({
+      code: "template_not_found",
+      status: 404,
+    });
+    await expect(platform().client.sandboxes.create({ vcpus: 1000 })).rejects.toMatchObject({
+      code: "request_invalid",
+      message: expect.stringMatching(/vcpus.*1000.*16/s),
+    });
+    await expect(platform().client.sandboxes.create({ memory_mb: 60_000 })).rejects.toMatchObject({
+      code: "capacity_exhausted",
+      status: 503,
+    });
     await expect(platform().client.sandboxes.get("nothere")).rejects.toMatchObject({ code: "sandbox_not_found", status: 404 });
   });
 });
@@ -227,6 +266,10 @@ describe("the base template", () => {
   }, 130_000);
 
   test("its root file system takes extended attributes", async () => {
-    expect((await sh(`touch x && python3 -c "import os; os.setxattr('x', 'user.note', b'1'); print(os.getxattr('x', 'user.note'))"`)).stdout.trim()).toBe("b'1'");
+    expect(
+      (
+        await sh(`touch x && python3 -c "import os; os.setxattr('x', 'user.note', b'1'); print(os.getxattr('x', 'user.note'))"`)
+      ).stdout.trim(),
+    ).toBe("b'1'");
   });
 });

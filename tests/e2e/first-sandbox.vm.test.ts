@@ -79,7 +79,14 @@ describe("bytes", () => {
 
   test("a folder goes up and comes back with its names, modes and links", async () => {
     const folder = join(scratch, "folder");
-    const make = await roost(platform(), ["exec", sandbox().id, "--", "sh", "-c", "mkdir -p t/a/b; echo one > t/a/1; echo two > t/a/b/2; chmod 750 t/a/1; ln -s 1 t/a/link; : > 't/a b'"]);
+    const make = await roost(platform(), [
+      "exec",
+      sandbox().id,
+      "--",
+      "sh",
+      "-c",
+      "mkdir -p t/a/b; echo one > t/a/1; echo two > t/a/b/2; chmod 750 t/a/1; ln -s 1 t/a/link; : > 't/a b'",
+    ]);
     expect(make.exitCode, make.stderr).toBe(0);
     const down = await roost(platform(), ["cp", `${sandbox().id}:t`, folder]);
     expect(down.exitCode, down.stderr).toBe(0);

@@ -1,13 +1,10 @@
-import { readFileSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
-
 import { poll } from "@roost/kit";
 import { RoostError } from "@roost/sdk";
 import { describe, expect, test } from "vitest";
 
 import { roost } from "../support/cli.ts";
-import { usePlatform, type TestPlatform } from "../support/platform.ts";
+import { findVmm } from "../support/find-vmm.ts";
+import { usePlatform } from "../support/platform.ts";
 
 const platform = usePlatform();
 
@@ -16,7 +13,10 @@ describe("kill -9", () => {
   test("of the platform: sandboxes run on, and the next start finds them as they were", async () => {
     const sandbox = await platform().sandbox({ metadata: { test: "adoption" }, timeout_sec: 0 });
     const before = await sandbox.get();
-    const { pid } = await sandbox.execBackground("sh", { args: ["-c", "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; sleep 0.2; done"], tag: "counter" });
+    const { pid } = await sandbox.execBackground("sh", {
+      args: ["-c", "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; sleep 0.2; done"],
+      tag: "counter",
+    });
     const bootId = (await sandbox.exec("cat", { args: ["/proc/sys/kernel/random/boot_id"] })).stdout;
 
     await platform().killHard();
@@ -25,7 +25,12 @@ describe("kill -9", () => {
     const again = platform().client.sandbox(sandbox.id);
     const after = await again.get();
     expect(after.state).toBe("running");
-    expect(after).toMatchObject({ template: before.template, metadata: before.metadata, created_at: before.created_at, started_at: before.started_at });
+    expect(after).toMatchObject({
+      template: before.template,
+      metadata: before.metadata,
+      created_at: before.created_at,
+      started_at: before.started_at,
+    });
     expect((await again.exec("cat", { args: ["/proc/sys/kernel/random/boot_id"] })).stdout).toBe(bootId);
     const processes = await again.processes.list();
     expect(processes).toContainEqual(expect.objectContaining({ pid, tag: "counter" }));
@@ -38,15 +43,20 @@ describe("kill -9", () => {
   test("of the platform while a sandbox is being created: the create is undone and said so", async () => {
     const known = new Set<string>();
     for await (const { id } of platform().client.sandboxes.list()) known.add(id);
-    const created = platform().client.sandboxes.create({ metadata: { test: "half-way" } }).then(
-      () => "created",
-      (error: unknown) => error,
-    );
+    const created = platform()
+      .client.sandboxes.create({ metadata: { test: "half-way" } })
+      .then(
+        () => "created",
+        (error: unknown) => error,
+      );
     const id = await poll({ what: "the sandbox's record", timeoutMs: 20_000 }, async () => {
       for await (const sandbox of platform().client.sandboxes.list({ metadata: { test: "half-way" } })) return sandbox.id;
       return undefined;
     });
-    await poll({ what: "the sandbox's VMM", timeoutMs: 20_000, intervalMs: 10 }, async () => (await vmmOf(platform(), id)) ?? undefined);
+    await poll(
+      { what: "the sandbox's VMM", timeoutMs: 20_000, intervalMs: 10 },
+      async () => (await findVmm(platform().folder, id)) ?? undefined,
+    );
     await platform().killHard();
     expect(await created).toBeInstanceOf(Error);
     await platform().up();
@@ -57,7 +67,7 @@ describe("kill -9", () => {
     });
     expect(after.state).toBe("failed");
     expect(after.failure_reason).toMatch(/while it was being created/);
-    expect(await vmmOf(platform(), id)).toBeUndefined();
+    expect(await findVmm(platform().folder, id)).toBeUndefined();
     await platform().client.sandboxes.delete(id);
   });
 
@@ -65,7 +75,7 @@ describe("kill -9", () => {
     const sandbox = await platform().sandbox();
     await sandbox.exec("sh", { args: ["-c", "echo last words | sudo tee /dev/ttyS0 >/dev/null"] });
     const stream = await sandbox.execStream("sleep", { args: ["600"] });
-    const pid = await poll({ what: "the VMM's pid", timeoutMs: 5_000 }, () => vmmOf(platform(), sandbox.id));
+    const pid = await poll({ what: "the VMM's pid", timeoutMs: 5_000 }, () => findVmm(platform().folder, sandbox.id));
     process.kill(pid, "SIGKILL");
 
     await expect(stream.exit()).rejects.toBeInstanceOf(RoostError);
@@ -85,7 +95,7 @@ describe("kill -9", () => {
 
   test("of the VMM while the platform is down: the next start tells how it ended", async () => {
     const sandbox = await platform().sandbox();
-    const pid = await poll({ what: "the VMM's pid", timeoutMs: 5_000 }, () => vmmOf(platform(), sandbox.id));
+    const pid = await poll({ what: "the VMM's pid", timeoutMs: 5_000 }, () => findVmm(platform().folder, sandbox.id));
     await platform().killHard();
     process.kill(pid, "SIGKILL");
     await platform().up();
@@ -105,27 +115,17 @@ describe("kill -9", () => {
     await sandbox.exec("sh", { args: ["-c", "sudo kill -9 $(pgrep -o -f 'agent[.]mjs')"] }).catch(() => undefined); // this very answer may be cut off too
     await expect(stream.exit()).rejects.toBeInstanceOf(RoostError);
 
-    const answer = await poll({ what: "the restarted guest agent", timeoutMs: 60_000, intervalMs: 200 }, async () => (await sandbox.exec("cat", { args: ["/proc/sys/kernel/random/boot_id"] })).stdout);
+    const answer = await poll(
+      { what: "the restarted guest agent", timeoutMs: 60_000, intervalMs: 200 },
+      async () => (await sandbox.exec("cat", { args: ["/proc/sys/kernel/random/boot_id"] })).stdout,
+    );
     expect(answer).toBe(bootId);
     expect((await sandbox.get()).state).toBe("running");
     // It still wants the sandbox's token, and still knows its environment.
-    expect((await sandbox.exec("sh", { args: ["-c", "curl -s -o /dev/null -w '%{http_code}' http://169.254.0.21:49983/envs"] })).stdout).toBe("401");
+    expect(
+      (await sandbox.exec("sh", { args: ["-c", "curl -s -o /dev/null -w '%{http_code}' http://169.254.0.21:49983/envs"] })).stdout,
+    ).toBe("401");
     expect((await sandbox.exec("printenv", { args: ["ROOST_SANDBOX_ID"] })).stdout.trim()).toBe(sandbox.id);
     await sandbox.delete();
   });
 });
-
-/** The QEMU whose command line names the sandbox's folder. */
-async function vmmOf(of: TestPlatform, id: string): Promise<number | undefined> {
-  for (const entry of await readdir("/proc")) {
-    if (!/^\d+$/.test(entry)) continue;
-    try {
-      const commandLine = readFileSync(join("/proc", entry, "cmdline"), "latin1").split("\0");
-      const executable = await readFile(join("/proc", entry, "comm"), "utf8");
-      if (executable.startsWith("qemu-system") && commandLine.some((argument) => argument.includes(of.folder) && argument.includes(id))) return Number(entry);
-    } catch {
-      // it ended while we looked
-    }
-  }
-  return undefined;
-}

@@ -28,11 +28,23 @@ beforeAll(async () => {
   await run(["ip", "addr", "add", "203.0.113.1/24", "dev", `${link}a`]);
   await run(["ip", "addr", "add", "10.99.87.1/24", "dev", `${link}a`]);
   await run(["ip", "link", "set", `${link}a`, "up"]);
-  for (const address of [`${publicAddress}/24`, `${privateAddress}/24`]) await run(["ip", "-n", namespace, "addr", "add", address, "dev", `${link}b`]);
+  for (const address of [`${publicAddress}/24`, `${privateAddress}/24`])
+    await run(["ip", "-n", namespace, "addr", "add", address, "dev", `${link}b`]);
   await run(["ip", "-n", namespace, "link", "set", `${link}b`, "up"]);
   await run(["ip", "-n", namespace, "link", "set", "lo", "up"]);
   const { spawn } = await import("node:child_process");
-  const child = spawn("ip", ["netns", "exec", namespace, process.execPath, "-e", `require("node:http").createServer((q,r)=>r.end("from "+q.socket.remoteAddress)).listen(80,"0.0.0.0",()=>console.log("up"))`], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(
+    "ip",
+    [
+      "netns",
+      "exec",
+      namespace,
+      process.execPath,
+      "-e",
+      `require("node:http").createServer((q,r)=>r.end("from "+q.socket.remoteAddress)).listen(80,"0.0.0.0",()=>console.log("up"))`,
+    ],
+    { stdio: ["ignore", "pipe", "inherit"] },
+  );
   await new Promise((resolve) => child.stdout.once("data", resolve));
   testHost = { pid: child.pid ?? Number.NaN, end: () => child.kill("SIGKILL") };
   hostServer = createServer((_request, response) => response.end("the host"));
@@ -62,7 +74,9 @@ describe("a guest reaches", () => {
 
   test("not the host, by none of its addresses", async () => {
     const { port } = hostServer.address() as AddressInfo;
-    const own = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []).filter(({ family, internal }) => family === "IPv4" && !internal);
+    const own = Object.values(networkInterfaces())
+      .flatMap((addresses) => addresses ?? [])
+      .filter(({ family, internal }) => family === "IPv4" && !internal);
     expect(own.length).toBeGreaterThan(0);
     for (const { address } of own) expect(await reaches(`http://${address}:${port}/`), address).toMatch(/^no/);
     expect(await reaches(`http://169.254.0.22:${port}/`)).toMatch(/^no/);
@@ -106,6 +120,8 @@ test("only root on the host may dial a guest", async () => {
   for (const line of links) {
     const [address = ""] = line.split(" ");
     const dial = `require("node:net").connect({host:"${address.split("/")[0]}",port:49983,timeout:3000}).on("connect",()=>process.exit(0)).on("error",()=>process.exit(3)).on("timeout",()=>process.exit(4))`;
-    await expect(run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", process.execPath, "-e", dial], { timeoutMs: 10_000 })).rejects.toThrow(/exited with [34]/);
+    await expect(
+      run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", process.execPath, "-e", dial], { timeoutMs: 10_000 }),
+    ).rejects.toThrow(/exited with [34]/);
   }
 });

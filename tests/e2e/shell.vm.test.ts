@@ -3,14 +3,17 @@ import { expect, test } from "vitest";
 
 import { poll } from "@roost/kit";
 
-import { roostProgram, usePlatform, useSandbox } from "../support/platform.ts";
+import { usePlatform, useSandbox } from "../support/platform.ts";
+import { roostProgram } from "../support/test-platform.ts";
 
 const platform = usePlatform();
 const sandbox = useSandbox(platform);
 
 /** A person at a terminal: what `roost shell` shows, and keys typed into it. */
 function openTerminal(args: readonly string[], size: { readonly cols: number; readonly rows: number }) {
-  const environment = Object.fromEntries(Object.entries(platform().environment).filter((entry): entry is [string, string] => entry[1] !== undefined));
+  const environment = Object.fromEntries(
+    Object.entries(platform().environment).filter((entry): entry is [string, string] => entry[1] !== undefined),
+  );
   const terminal = spawn(roostProgram, [...args], { ...size, name: "xterm-256color", env: environment });
   let screen = "";
   let exitCode: number | undefined;

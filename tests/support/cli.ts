@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 
-import { roostProgram, type TestPlatform } from "./platform.ts";
+import { roostProgram, type TestPlatform } from "./test-platform.ts";
 
 export interface CliResult {
   readonly exitCode: number | null;
