@@ -1,0 +1,122 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+
+import { accessTokenHeader } from "@roost/contract";
+import { MiB, minute, second } from "@roost/kit";
+
+import type { GuestContext } from "../context.ts";
+import { basicUserName, type GuestUser } from "../users/users.ts";
+import { composeFiles, readComposeRequest } from "./compose.ts";
+import { sendFile } from "./download.ts";
+import { HttpError, sendJson } from "../http/http-error.ts";
+import { answerForError } from "./answer-for-error.ts";
+import { verifySignature, type FileOperation } from "./signature.ts";
+import { receiveFiles } from "./upload.ts";
+
+/** A transfer on which nothing moves for this long in `ms` is cut: its peer is gone, and could not say so. */
+const transferIdleMs = 10 * minute;
+/**
+ * What is still read of a body after the answer is known, in `bytes` and `ms`: a client that is sending does not look
+ * for an answer, and a connection cut under its hands would hide the reason from it.
+ */
+const discardedBytesMax = 64 * MiB;
+const discardMs = 10 * second;
+
+/**
+ * `/files` and `/files/compose`: the bytes of files over plain HTTP.
+ *
+ * Opened by the sandbox's token or, for one file and one operation, by a signature made with it. As in the RPCs, the
+ * agent acts as root and gives what it makes to the acting user (see createFilesystemService).
+ */
+export async function handleFiles(request: IncomingMessage, response: ServerResponse, url: URL, context: GuestContext): Promise<void> {
+  request.socket.setTimeout(transferIdleMs); // Node then cuts the connection
+  try {
+    await dispatch(request, response, url, context);
+  } catch (error) {
+    fail(request, response, error, url.searchParams.get("path") ?? "", context);
+  } finally {
+    if (!request.socket.destroyed) request.socket.setTimeout(0); // the server sets its own between requests
+  }
+}
+
+async function dispatch(request: IncomingMessage, response: ServerResponse, url: URL, context: GuestContext): Promise<void> {
+  const isCompose = url.pathname === "/files/compose";
+  if (!isCompose && url.pathname !== "/files") throw new HttpError(404, "no such route");
+  const path = url.searchParams.get("path") ?? undefined;
+  const username = url.searchParams.get("username") ?? undefined;
+  if (isCompose && request.method === "POST") {
+    requireToken(request, context);
+    const asked = await readComposeRequest(request);
+    const user = actingUser(request, context, asked.username);
+    const expand = (written: string) => context.expandPath(written, user);
+    sendJson(response, 200, await composeFiles(asked.source_paths.map(expand), expand(asked.destination), user));
+  } else if (!isCompose && (request.method === "GET" || request.method === "HEAD")) {
+    authorize(request, url, context, "read");
+    const user = actingUser(request, context, username);
+    await sendFile(context.expandPath(path ?? "", user), request, response);
+  } else if (!isCompose && request.method === "POST") {
+    authorize(request, url, context, "write");
+    const user = actingUser(request, context, username);
+    const expandPath = (written: string) => context.expandPath(written, user);
+    sendJson(response, 200, await receiveFiles(request, { user, path, expandPath }));
+  } else {
+    response.setHeader("allow", isCompose ? "POST" : "GET, HEAD, POST");
+    throw new HttpError(405, "method not allowed");
+  }
+}
+
+function requireToken(request: IncomingMessage, context: GuestContext): void {
+  if (context.mayPass(request.headers[accessTokenHeader])) return;
+  throw new HttpError(401, "unauthorized access, please provide a valid access token or method signing if supported");
+}
+
+/** A token in the header decides, right or wrong; without one the signature does. */
+function authorize(request: IncomingMessage, url: URL, context: GuestContext, operation: FileOperation): void {
+  const token = context.accessToken();
+  if (token === undefined) return;
+  if (request.headers[accessTokenHeader] !== undefined && request.headers[accessTokenHeader] !== "") {
+    if (!context.mayPass(request.headers[accessTokenHeader])) throw new HttpError(401, "access token present in header but does not match");
+    return;
+  }
+  const query = url.searchParams;
+  const signature = query.get("signature");
+  if (signature === null) throw new HttpError(401, "missing signature query parameter");
+  const expiration = query.get("signature_expiration");
+  if (expiration !== null && !/^-?\d{1,15}$/.test(expiration)) throw new HttpError(400, "signature_expiration is not an integer");
+  const signed = {
+    path: query.get("path") ?? "",
+    operation,
+    username: query.get("username") ?? "",
+    expiration: expiration === null ? undefined : Number(expiration),
+  };
+  verifySignature(signed, signature, token, Math.floor(Date.now() / 1000));
+}
+
+function actingUser(request: IncomingMessage, context: GuestContext, username: string | undefined): GuestUser {
+  const named = username !== undefined && username !== "" ? username : basicUserName(request.headers.authorization ?? null);
+  return context.users.acting(named);
+}
+
+function fail(request: IncomingMessage, response: ServerResponse, error: unknown, path: string, context: GuestContext): void {
+  const isClientGone = response.destroyed || response.socket === null || response.socket.destroyed;
+  const answer = answerForError(error, path);
+  if (answer.status >= 500 && !isClientGone) context.log.warn({ err: error, method: request.method, path }, "file request failed");
+  if (isClientGone) return;
+  if (response.headersSent) {
+    response.destroy(); // the only way left to say that what was promised does not come
+    return;
+  }
+  if (!request.complete && request.httpVersionMajor === 1) response.setHeader("connection", "close");
+  sendJson(response, answer.status, { code: answer.status, message: answer.message });
+  if (!request.complete) discardBody(request);
+}
+
+function discardBody(request: IncomingMessage): void {
+  let bytes = 0;
+  const timer = setTimeout(() => request.destroy(), discardMs);
+  request.on("data", (chunk: Buffer) => {
+    bytes += chunk.length;
+    if (bytes > discardedBytesMax) request.destroy();
+  });
+  request.on("close", () => clearTimeout(timer));
+  request.on("error", () => undefined); // it is being discarded
+}

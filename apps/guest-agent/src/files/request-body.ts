@@ -1,0 +1,68 @@
+import type { IncomingMessage } from "node:http";
+import { Transform, type Readable } from "node:stream";
+import { createGunzip } from "node:zlib";
+
+import { formatBytes } from "@roost/kit";
+
+import { HttpError } from "../http/http-error.ts";
+
+/**
+ * The content of a request's body: unzipped where it is zipped, then limited, so that a bomb meets the limit too.
+ *
+ * The request itself stays out of the pipeline that reads this: a pipeline that fails destroys its parts, and with the
+ * request the connection would go that has to carry the answer.
+ */
+export function openBody(request: IncomingMessage, bytesMax: number): [Transform, ...Transform[]] {
+  const coding = request.headers["content-encoding"]?.trim().toLowerCase() ?? "identity";
+  const limit = new ByteLimit(bytesMax);
+  if (coding === "identity" || coding === "") return [feed(request, limit)];
+  if (coding === "gzip" || coding === "x-gzip") return [feed(request, createGunzip()), limit];
+  throw new HttpError(400, "unsupported content encoding: only gzip and identity are accepted");
+}
+
+function feed(request: IncomingMessage, first: Transform): Transform {
+  request.pipe(first);
+  request.once("error", (error) => first.destroy(error));
+  request.once("close", () => {
+    if (!request.complete) first.destroy(new HttpError(400, "the upload was cut off"));
+  });
+  first.once("close", () => request.unpipe(first));
+  return first;
+}
+
+/** Lets at most so many bytes pass, then fails with 413. */
+export class ByteLimit extends Transform {
+  readonly #bytesMax: number;
+  #bytes = 0;
+
+  constructor(bytesMax: number) {
+    super();
+    this.#bytesMax = bytesMax;
+  }
+
+  override _transform(chunk: Buffer, _encoding: string, done: (error: Error | null, chunk?: Buffer) => void): void {
+    this.#bytes += chunk.length;
+    if (this.#bytes > this.#bytesMax) done(new HttpError(413, `more than ${formatBytes(this.#bytesMax)} in one upload`));
+    else done(null, chunk);
+  }
+}
+
+/** What a failure of the stream means to its sender: zlib and the multipart parser complain about the body they got. */
+export function toBodyError(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
+  const code = "code" in error && typeof error.code === "string" ? error.code : "";
+  if (code.startsWith("Z_")) return new HttpError(400, "the body is not valid gzip", error);
+  return error;
+}
+
+/** Reads a small body whole, with the same rules. */
+export async function readSmallBody(stream: Readable, bytesMax: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of stream as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > bytesMax) throw new HttpError(413, `the body is larger than ${formatBytes(bytesMax)}`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
