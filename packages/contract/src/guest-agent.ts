@@ -53,3 +53,30 @@ export const guestMetricsSchema = z.object({
   disk_total: z.number(),
 });
 export type GuestMetrics = z.infer<typeof guestMetricsSchema>;
+
+/** Signal names as an `EndEvent` writes them in its status, by number. */
+export const signalNames: Readonly<Record<number, string>> = {
+  1: "hangup",
+  2: "interrupt",
+  3: "quit",
+  4: "illegal instruction",
+  5: "trace/breakpoint trap",
+  6: "aborted",
+  7: "bus error",
+  8: "floating point exception",
+  9: "killed",
+  10: "user defined signal 1",
+  11: "segmentation fault",
+  12: "user defined signal 2",
+  13: "broken pipe",
+  14: "alarm clock",
+  15: "terminated",
+};
+
+/** The shell's exit code of an `EndEvent`: 128 + signal number when a signal ended the process. */
+export function shellExitCode(end: { readonly exitCode: number; readonly exited: boolean; readonly status: string }): number {
+  if (end.exited) return end.exitCode;
+  const name = /^signal: (?:signal (?<number>\d+)|(?<name>.+?))(?: \(core dumped\))?$/.exec(end.status)?.groups;
+  const known = Object.entries(signalNames).find(([, text]) => text === name?.["name"])?.[0];
+  return 128 + Number(known ?? name?.["number"] ?? 0);
+}

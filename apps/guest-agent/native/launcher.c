@@ -1,0 +1,297 @@
+/*
+ * launcher: starts, signals and reaps the processes of the guest agent.
+ *
+ * Why it exists: a process of the guest needs real pipes (not the socket pairs Node gives, on which opening /dev/stdout
+ * fails), all of its ids (libuv drops supplementary groups), its own session, and a start that does not copy the page
+ * tables of a 60 MiB Node process. A static binary of a few pages that vforks gives all of that on any root file
+ * system. It also makes the three system calls Node cannot: set the clock, credit entropy, resize a terminal.
+ *
+ * It speaks with the agent, which is its only client and trusted, over a stream socket on fd 3, all integers little
+ * endian. To it: u32 length, u32 type, body. From it: records of six u32: type, id, and four values.
+ * Pipe ends stay open here until the agent, which opens them through /proc/<launcher>/fd/N, sends RELEASE.
+ * When the agent goes away the socket ends and so does the launcher; running processes become init's.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/random.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { START = 1, KILL, RELEASE, RESIZE, CLOCK, ENTROPY, SCAN };
+enum { STARTED = 1, FAILED, EXITED, DONE, LISTENER };
+enum { STAGE_SETUP = 1, STAGE_CWD, STAGE_EXEC };
+enum { FLAG_STDIN = 1, FLAG_TERMINAL = 2, FLAG_CWD_OPTIONAL = 4 };
+
+#define CONTROL 3
+#define FRAME_MAX (8u << 20) /* more than the kernel takes as arguments and environment */
+#define PROCESSES_MAX 4096   /* the agent's own limit is lower */
+#define GROUPS_MAX 256
+
+static struct { pid_t pid; int master; } table[PROCESSES_MAX]; /* pid 0: free; master -1: no terminal */
+static int agent_pidfd = -1;
+static int scan_timer = -1; /* ticks when it is time to look for loopback listeners */
+static unsigned char loopback[65536]; /* per port: 1 listens on 127.0.0.1, 2 on ::1, as told to the agent */
+
+static void read_all(void *into, size_t length) {
+    for (char *at = into; length > 0;) {
+        ssize_t got = read(CONTROL, at, length);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) _exit(0); /* the agent is gone */
+        at += got, length -= (size_t)got;
+    }
+}
+
+static void tell(uint32_t type, uint32_t id, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    uint32_t record[6] = {type, id, a, b, c, d};
+    const char *at = (const char *)record;
+    for (size_t left = sizeof record; left > 0;) {
+        ssize_t put = write(CONTROL, at, left);
+        if (put < 0 && errno == EINTR) continue;
+        if (put <= 0) _exit(0);
+        at += put, left -= (size_t)put;
+    }
+}
+
+static int find(pid_t pid) {
+    for (int i = 0; i < PROCESSES_MAX; i++) if (table[i].pid == pid) return i;
+    return -1;
+}
+
+struct start {
+    uint32_t id, flags, uid, gid, group_count, master, cols, rows, argc, envc;
+    gid_t groups[GROUPS_MAX];
+    const char *cwd;
+    char **argv, **envp;
+};
+
+/* Written by the child before it dies: after vfork both share memory. */
+static volatile uint32_t failed_stage, failed_errno;
+
+static _Noreturn void child_fail(uint32_t stage) {
+    failed_errno = (uint32_t)errno;
+    failed_stage = stage;
+    _exit(127);
+}
+
+/* In the vforked child: raw system calls for ids, since glibc's wrappers touch thread state the parent shares. */
+static _Noreturn __attribute__((noinline)) void child_run(const struct start *s, int in, int out, int err) {
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid();
+    if (s->flags & FLAG_TERMINAL && ioctl(in, TIOCSCTTY, 0) < 0) child_fail(STAGE_SETUP);
+    if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) child_fail(STAGE_SETUP);
+    int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); /* the agent outlives what it runs */
+    if (score >= 0) { (void)!write(score, "100", 3); close(score); }
+    if (syscall(SYS_setgroups, s->group_count, s->groups) < 0) child_fail(STAGE_SETUP);
+    if (syscall(SYS_setresgid, s->gid, s->gid, s->gid) < 0) child_fail(STAGE_SETUP);
+    if (syscall(SYS_setresuid, s->uid, s->uid, s->uid) < 0) child_fail(STAGE_SETUP);
+    if (chdir(s->cwd) < 0 && !(s->flags & FLAG_CWD_OPTIONAL && chdir("/") == 0)) child_fail(STAGE_CWD);
+    environ = s->envp; /* execvp looks the program up in the PATH of the new environment */
+    execvp(s->argv[0], s->argv);
+    child_fail(STAGE_EXEC);
+}
+
+/* The terminal's slave; `*master` becomes our handle on the agent's master side. */
+static int open_terminal(const struct start *s, int *master) {
+    struct winsize size = {.ws_col = (unsigned short)s->cols, .ws_row = (unsigned short)s->rows};
+    struct termios modes;
+    int unlocked = 0;
+    *master = (int)syscall(SYS_pidfd_getfd, agent_pidfd, (int)s->master, 0);
+    if (*master < 0 || ioctl(*master, TIOCSPTLCK, &unlocked) < 0) return -1;
+    int slave = ioctl(*master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (slave < 0) return -1;
+    ioctl(*master, TIOCSWINSZ, &size);
+    if (tcgetattr(slave, &modes) == 0) { modes.c_iflag |= IUTF8; tcsetattr(slave, TCSANOW, &modes); }
+    if (fchown(slave, s->uid, (gid_t)-1) < 0 || fchmod(slave, 0620) < 0) { close(slave); return -1; }
+    return slave;
+}
+
+static void start(const struct start *s) {
+    int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, master = -1, slot = find(0), ok = slot >= 0;
+    errno = EAGAIN;
+    if (ok && s->flags & FLAG_TERMINAL) ok = (in[0] = open_terminal(s, &master)) >= 0;
+    else if (ok) {
+        if (s->flags & FLAG_STDIN) ok = pipe2(in, O_CLOEXEC) == 0;
+        else ok = (in[0] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0;
+        ok = ok && pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0;
+        /* owned by the user, so that opening /dev/stdout works for more than root */
+        ok = ok && fchown(out[1], s->uid, s->gid) == 0 && fchown(err[1], s->uid, s->gid) == 0;
+        ok = ok && (in[1] < 0 || fchown(in[0], s->uid, s->gid) == 0);
+    }
+    failed_stage = ok ? 0 : STAGE_SETUP, failed_errno = (uint32_t)errno;
+    pid_t pid = -1;
+    if (ok) {
+        pid = vfork();
+        if (pid == 0) child_run(s, in[0], s->flags & FLAG_TERMINAL ? in[0] : out[1], s->flags & FLAG_TERMINAL ? in[0] : err[1]);
+        if (pid < 0) failed_stage = STAGE_SETUP, failed_errno = (uint32_t)errno;
+    }
+    close(in[0]), close(out[1]), close(err[1]); /* closing -1 does nothing */
+    if (failed_stage == 0) {
+        table[slot].pid = pid, table[slot].master = master;
+        tell(STARTED, s->id, (uint32_t)pid, (uint32_t)in[1], (uint32_t)out[0], (uint32_t)err[0]);
+    } else {
+        close(in[1]), close(out[0]), close(err[0]), close(master);
+        tell(FAILED, s->id, failed_stage, failed_errno, 0, 0);
+    }
+}
+
+static void reap(void) {
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        int slot = find(pid);
+        if (slot < 0) continue; /* its exec failed */
+        close(table[slot].master);
+        table[slot].pid = 0;
+        tell(EXITED, (uint32_t)pid, (uint32_t)status, 0, 0, 0);
+    }
+}
+
+/* One of /proc/net/tcp and tcp6: marks ports that listen on the loopback address. Listeners come first there. */
+static void scan_table(const char *path, const char *address, unsigned char mark, unsigned char *seen) {
+    static char text[65536];
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = 0, got;
+    if (file < 0) return;
+    while (length < (ssize_t)sizeof text - 1 && (got = read(file, text + length, sizeof text - 1 - (size_t)length)) > 0) length += got;
+    close(file);
+    text[length] = 0;
+    size_t width = strlen(address);
+    for (char *line = strchr(text, '\n'); line != NULL && line[1] != 0; line = strchr(line + 1, '\n')) {
+        char *local = strchr(line, ':'); /* "   0: 0100007F:1F90 00000000:0000 0A ..." */
+        if (local == NULL || strlen(local) < width + 2) break;
+        char *port = local + 2 + width, *state = strchr(port, ' ');
+        state = state == NULL ? NULL : strchr(state + 1, ' ');
+        if (state == NULL || strncmp(state, " 0A", 3) != 0) break;
+        if (strncmp(local + 2, address, width) == 0) seen[strtoul(port + 1, NULL, 16) & 0xffff] |= mark;
+    }
+}
+
+static void scan(void) {
+    static unsigned char seen[65536];
+    memset(seen, 0, sizeof seen);
+    scan_table("/proc/net/tcp", "0100007F", 1, seen);
+    scan_table("/proc/net/tcp6", "00000000000000000000000001000000", 2, seen);
+    if (memcmp(seen, loopback, sizeof seen) == 0) return;
+    for (uint32_t port = 1; port < 65536; port++)
+        if (seen[port] != loopback[port]) tell(LISTENER, port, loopback[port] = seen[port], 0, 0, 0);
+}
+
+static char *next_string(char **at, const char *end) {
+    char *text = *at, *nul = memchr(text, 0, (size_t)(end - text));
+    if (nul == NULL) _exit(2);
+    *at = nul + 1;
+    return text;
+}
+
+static void on_start(char *body, const char *end) {
+    struct start s;
+    if (end - body < 40) _exit(2);
+    memcpy(&s, body, 40);
+    if (s.group_count > GROUPS_MAX || s.argc == 0 || s.argc > FRAME_MAX / 8 || s.envc > FRAME_MAX / 8) _exit(2);
+    char *at = body + 40 + s.group_count * 4;
+    if (at >= end) _exit(2);
+    memcpy(s.groups, body + 40, s.group_count * 4);
+    char **strings = malloc((s.argc + s.envc + 2) * sizeof *strings);
+    if (strings == NULL) _exit(2);
+    s.cwd = next_string(&at, end);
+    s.argv = strings, s.envp = strings + s.argc + 1;
+    for (uint32_t i = 0; i < s.argc; i++) s.argv[i] = next_string(&at, end);
+    for (uint32_t i = 0; i < s.envc; i++) s.envp[i] = next_string(&at, end);
+    s.argv[s.argc] = s.envp[s.envc] = NULL;
+    start(&s);
+    free(strings);
+}
+
+static uint32_t add_entropy(const uint32_t *words, uint32_t length) {
+    struct rand_pool_info *pool = malloc(sizeof *pool + length);
+    if (pool == NULL) return ENOMEM;
+    int random = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+    pool->entropy_count = (int)length * 8, pool->buf_size = (int)length;
+    memcpy(pool->buf, words, length);
+    int failed = random < 0 || ioctl(random, RNDADDENTROPY, pool) < 0 || ioctl(random, RNDRESEEDCRNG) < 0;
+    uint32_t why = failed ? (uint32_t)errno : 0;
+    free(pool), close(random);
+    return why;
+}
+
+static void serve(void) {
+    uint32_t length;
+    read_all(&length, 4);
+    if (length < 4 || length > FRAME_MAX) _exit(2);
+    uint32_t *frame = calloc(1, length + 32);
+    if (frame == NULL) _exit(2);
+    read_all(frame, length);
+    uint32_t *body = frame + 1; /* zero padded, so fixed fields may be read without asking for the length */
+    int slot;
+    switch (frame[0]) {
+    case START: on_start((char *)body, (char *)frame + length); break;
+    case KILL: /* only what is not reaped yet: no other process can have this pid */
+        if (body[0] != 0 && find((pid_t)body[0]) >= 0) kill(-(pid_t)body[0], (int)body[1]);
+        break;
+    case RELEASE: for (uint32_t i = 0; i < 3; i++) if ((int)body[i] > CONTROL) close((int)body[i]); break;
+    case RESIZE:
+        slot = body[0] == 0 ? -1 : find((pid_t)body[0]);
+        if (slot >= 0) ioctl(table[slot].master, TIOCSWINSZ, &(struct winsize){.ws_col = (unsigned short)body[1], .ws_row = (unsigned short)body[2]});
+        break;
+    case CLOCK: {
+        struct timespec now = {.tv_sec = (time_t)((uint64_t)body[1] | (uint64_t)body[2] << 32), .tv_nsec = (long)body[3]};
+        tell(DONE, body[0], clock_settime(CLOCK_REALTIME, &now) == 0 ? 0 : (uint32_t)errno, 0, 0, 0);
+        break;
+    }
+    case ENTROPY: tell(DONE, body[0], add_entropy(body + 1, length - 8), 0, 0, 0); break;
+    case SCAN: {
+        struct timespec every = {.tv_sec = (time_t)(body[0] / 1000), .tv_nsec = (long)(body[0] % 1000) * 1000000};
+        timerfd_settime(scan_timer, 0, &(struct itimerspec){every, every}, NULL);
+        break;
+    }
+    default: _exit(2);
+    }
+    free(frame);
+}
+
+int main(void) {
+    sigset_t watched;
+    sigemptyset(&watched);
+    sigaddset(&watched, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &watched, NULL);
+    for (int fd = CONTROL + 1; fd < 64; fd++) close(fd);
+    fcntl(CONTROL, F_SETFD, FD_CLOEXEC);
+    fcntl(CONTROL, F_SETFL, fcntl(CONTROL, F_GETFL) & ~O_NONBLOCK);
+    agent_pidfd = (int)syscall(SYS_pidfd_open, getppid(), 0);
+    int signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
+    /* What children inherit: the limits of a login session, an ordinary priority, files others may read. */
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){1024, 524288});
+    setpriority(PRIO_PROCESS, 0, 0);
+    (void)umask(022);
+    scan_timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    struct pollfd polled[3] = {{CONTROL, POLLIN, 0}, {signals, POLLIN, 0}, {scan_timer, POLLIN, 0}};
+    for (;;) {
+        if (poll(polled, 3, -1) < 0) {
+            if (errno == EINTR) continue;
+            return 1;
+        }
+        struct signalfd_siginfo taken[16];
+        uint64_t ticks;
+        if (polled[1].revents) {
+            while (read(signals, taken, sizeof taken) > 0) {}
+            reap();
+        }
+        if (polled[2].revents && read(scan_timer, &ticks, sizeof ticks) > 0) scan();
+        if (polled[0].revents) serve();
+    }
+}

@@ -1,0 +1,133 @@
+import type { AddressInfo } from "node:net";
+
+import { createLogger, must, type Logger } from "@roost/kit";
+
+import { expandPath, type GuestContext } from "./context.ts";
+import { handleFiles } from "./files/files-routes.ts";
+import { createFilesystemService } from "./filesystem/filesystem-service.ts";
+import { createConnectRoutes } from "./http/connect-routes.ts";
+import { createGuestServer, type PlainRoute } from "./http/guest-server.ts";
+import { sendJson } from "./http/http-error.ts";
+import { createGuestMachine, type GuestMachine } from "./init/guest-machine.ts";
+import { handleInit } from "./init/init-route.ts";
+import { InitState } from "./init/init-state.ts";
+import { Launcher } from "./launcher/launcher.ts";
+import { GuestMetricsSource } from "./metrics/guest-metrics.ts";
+import type { GuestAgentOptions } from "./options.ts";
+import { PortForwards } from "./ports/port-forwards.ts";
+import { createProcessService } from "./process/process-service.ts";
+import { ProcessTable } from "./process/process-table.ts";
+import { Users } from "./users/users.ts";
+
+export interface GuestAgent {
+  /** Answers the port the agent listens on. */
+  listen(): Promise<number>;
+  /** Ends connections, streams and the launcher. Processes go on, as children of init. */
+  close(): Promise<void>;
+}
+
+export interface GuestAgentParts {
+  /** Program that starts processes: the built `native/launcher.c` */
+  readonly launcher: string;
+  /** Nothing can be started any more; whoever runs the agent starts it afresh. */
+  readonly onFailure: (error: Error) => void;
+  readonly log?: Logger;
+  /** For tests; default: the real guest. */
+  readonly machine?: GuestMachine;
+}
+
+/** Builds the guest agent of its parts. Nothing runs before `listen`, but the launcher. */
+export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentParts): GuestAgent {
+  const log = parts.log ?? createLogger({ level: options.logLevel, name: "guest-agent" });
+  const state = new InitState(`${options.stateFolder}/init.json`, log);
+  const users = new Users({ etcFolder: options.etcFolder, defaultName: () => state.defaultUser });
+  const context: GuestContext = {
+    log,
+    users,
+    accessToken: () => state.accessToken,
+    mayPass: (headerToken) => state.mayPass(headerToken),
+    expandPath,
+    agentDiskFolder: options.agentDiskFolder,
+  };
+  const forwards = new PortForwards({ outerAddress: options.outerAddress, agentPort: options.port, log });
+  const launcher = new Launcher(parts.launcher, log, {
+    onListener: (port, families) => forwards.onListener(port, families),
+    onFailure: parts.onFailure,
+  });
+  const table = new ProcessTable(launcher, log);
+  const shutdown = new AbortController();
+  const server = createGuestServer({
+    context,
+    plain: plainRoutes({ context, state, machine: parts.machine ?? createGuestMachine(launcher) }),
+    connect: createConnectRoutes(
+      { process: createProcessService({ context, table, init: state }), filesystem: createFilesystemService(context) },
+      log,
+      shutdown.signal,
+    ),
+  });
+
+  return {
+    async listen() {
+      await new Promise<void>((resolve, reject) => {
+        server.once("error", reject);
+        server.listen({ host: options.host, port: options.port, backlog: 1024 }, () => {
+          server.off("error", reject);
+          resolve();
+        });
+      });
+      launcher.scanListeners(options.scanIntervalMs);
+      const { port } = must(server.address(), "the address of a listening server") as AddressInfo;
+      log.info({ port }, "guest agent listens");
+      return port;
+    },
+
+    async close() {
+      shutdown.abort(new Error("the guest agent ends"));
+      forwards.close();
+      const closed = new Promise<void>((resolve) => {
+        server.close(() => resolve());
+      });
+      server.closeAllConnections();
+      await closed;
+      table.close();
+      launcher.close();
+    },
+  };
+}
+
+interface PlainParts {
+  readonly context: GuestContext;
+  readonly state: InitState;
+  readonly machine: GuestMachine;
+}
+
+function plainRoutes({ context, state, machine }: PlainParts): ReadonlyMap<string, PlainRoute> {
+  const metrics = new GuestMetricsSource();
+  const files: PlainRoute = {
+    methods: ["GET", "HEAD", "POST"],
+    access: "own", // by header or by signature
+    handle: async (request, response, url) => handleFiles(request, response, url, context),
+  };
+  return new Map<string, PlainRoute>([
+    ["/health", { methods: ["GET", "HEAD"], access: "own", handle: (_request, response) => void response.writeHead(204).end() }],
+    [
+      "/metrics",
+      {
+        methods: ["GET"],
+        access: "checked",
+        handle: async (_request, response) => sendJson(response, 200, await metrics.measure()),
+      },
+    ],
+    ["/envs", { methods: ["GET"], access: "checked", handle: (_request, response) => sendJson(response, 200, state.envVars) }],
+    [
+      "/init",
+      {
+        methods: ["POST"],
+        access: "own",
+        handle: async (request, response) => handleInit(request, response, { state, machine, log: context.log }),
+      },
+    ],
+    ["/files", files],
+    ["/files/compose", { ...files, methods: ["POST"] }],
+  ]);
+}
