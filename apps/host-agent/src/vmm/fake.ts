@@ -147,7 +147,7 @@ export class FakeDriver implements VmmDriver {
     if (fake === undefined) return { exitCode: null, signal: null, consoleTail: [] };
     if (fake.exit !== undefined) return fake.exit;
     if (this.#adoptionRefused.has(record.sandboxId)) {
-      throw new PlatformError("host_unreachable", "the VM runs but does not answer", {
+      throw new PlatformError("guest_unreachable", "the VM runs but does not answer", {
         detail: "the fake VMM was told to refuse adoption",
       });
     }

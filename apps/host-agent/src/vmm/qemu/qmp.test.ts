@@ -55,7 +55,8 @@ test("matches answers to commands by id, whatever their order, and delivers even
     if (command.execute === "second") return `{"event": "STOP", "timestamp": {}}\n{"return": "two", "id": ${command.id}}\n${held}`;
     return ok(command);
   });
-  const client = await QmpClient.connect(path, { onEvent: (event) => events.push(event) });
+  const client = await QmpClient.connect(path);
+  client.onEvent = (event) => events.push(event);
   const answers = await Promise.all([client.execute("first"), client.execute("second")]);
   expect(answers).toEqual(["one", "two"]);
   expect(events).toEqual([{ event: "STOP", data: {} }]);

@@ -53,9 +53,10 @@ interface PendingCommand {
  * connection, and answers are `unknown` until the caller has looked at them.
  */
 export class QmpClient {
+  /** Gets what QEMU tells unasked. */
+  onEvent: (event: QmpEvent) => void = () => undefined;
   readonly #socket: Socket;
   readonly #pending = new Map<number, PendingCommand>();
-  readonly #onEvent: (event: QmpEvent) => void;
   readonly #greeting = new Deferred<void>();
   readonly #closed = new Deferred<QmpConnectionError>();
   #lineParts: Buffer[] = [];
@@ -64,9 +65,8 @@ export class QmpClient {
   #nextId = 1;
   #failure: QmpConnectionError | undefined;
 
-  private constructor(socket: Socket, onEvent: (event: QmpEvent) => void) {
+  private constructor(socket: Socket) {
     this.#socket = socket;
-    this.#onEvent = onEvent;
     this.#greeting.promise.catch(() => undefined); // whoever waits gets it; nobody need wait
     socket.on("data", (chunk: Buffer) => this.#receive(chunk));
     socket.on("error", (error) => this.#fail(new QmpConnectionError("the QMP connection failed", { violation: false, cause: error })));
@@ -74,11 +74,8 @@ export class QmpClient {
   }
 
   /** Connects and negotiates. Rejects when the socket is not there or does not speak QMP within `timeoutMs`. */
-  static async connect(
-    path: string,
-    options: { readonly timeoutMs?: number; readonly onEvent?: (event: QmpEvent) => void } = {},
-  ): Promise<QmpClient> {
-    const client = new QmpClient(await openSocket(path), options.onEvent ?? (() => undefined));
+  static async connect(path: string, options: { readonly timeoutMs?: number } = {}): Promise<QmpClient> {
+    const client = new QmpClient(await openSocket(path));
     const timeoutMs = options.timeoutMs ?? commandTimeoutMs;
     const timer = setTimeout(() => {
       client.#fail(new QmpConnectionError(`no QMP greeting within ${timeoutMs} ms`, { violation: true }));
@@ -167,7 +164,7 @@ export class QmpClient {
     } else if (!this.#greeted) {
       this.#fail(new QmpConnectionError("QMP began without its greeting", { violation: true }));
     } else if (typeof message["event"] === "string") {
-      this.#onEvent({ event: message["event"], data: isObject(message["data"]) ? message["data"] : {} });
+      this.onEvent({ event: message["event"], data: isObject(message["data"]) ? message["data"] : {} });
     } else {
       this.#receiveAnswer(message);
     }
@@ -184,7 +181,9 @@ export class QmpClient {
       return;
     }
     const error = isObject(message["error"]) ? message["error"] : {};
-    pending.reject(new QmpError(pending.command, String(error["class"] ?? "unknown"), String(error["desc"] ?? "refused without a reason")));
+    const { class: errorClass, desc } = error;
+    const isText = typeof errorClass === "string" && typeof desc === "string";
+    pending.reject(new QmpError(pending.command, isText ? errorClass : "unknown", isText ? desc : "refused without a reason"));
   }
 }
 
