@@ -1,0 +1,175 @@
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+
+import { Cleanup, poll, second, type Logger } from "@roost/kit";
+
+import { countByState } from "./db/sandboxes.ts";
+import { openDatabase, type Database } from "./db/database.ts";
+import { listTemplates } from "./db/hosts.ts";
+import { Guests } from "./guest/guests.ts";
+import { HostLink, type HostDependency } from "./hosts/host-link.ts";
+import { Hosts } from "./hosts/hosts.ts";
+import { ControlPlaneMetrics } from "./http/metrics.ts";
+import { buildServer } from "./http/server.ts";
+import type { Services } from "./http/services.ts";
+import { Upgrades } from "./http/web-socket/upgrades.ts";
+import type { ControlPlaneOptions } from "./options.ts";
+import { Reconciler } from "./sandboxes/reconciler.ts";
+import { runRetention } from "./sandboxes/retention.ts";
+import { Sandboxes } from "./sandboxes/sandboxes.ts";
+import { ApiKeys } from "./teams/api-keys.ts";
+
+export interface ControlPlaneDependencies {
+  readonly hosts: readonly HostDependency[];
+  readonly log: Logger;
+  /** An open database, which the caller closes; without one it is opened as the options say. */
+  readonly database?: Database;
+}
+
+export interface ControlPlane {
+  readonly apiKeys: ApiKeys;
+  /** Answers requests from now on; returns where. */
+  listen(): Promise<{ readonly url: string; readonly port: number }>;
+  /** Takes no new work, finishes what runs within `drainTimeoutSec`, closes sockets with 1001. */
+  drain(): Promise<void>;
+  /** Drains, then lets go of everything. Sandboxes stay as they are. */
+  close(): Promise<void>;
+}
+
+/** Opens the database, follows the hosts, and gets the API ready. Nothing listens before `listen`. */
+export async function createControlPlane(options: ControlPlaneOptions, deps: ControlPlaneDependencies): Promise<ControlPlane> {
+  const owned = new Cleanup();
+  try {
+    return await build(options, deps, owned);
+  } catch (error) {
+    await owned.run();
+    throw error;
+  }
+}
+
+async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencies, owned: Cleanup): Promise<ControlPlane> {
+  const log = deps.log.child({ service: "control-plane" });
+  const database = deps.database ?? (await openDatabase(locationOf(options), log));
+  if (deps.database === undefined) owned.defer("close the database", () => database.close());
+
+  const hosts = new Hosts(deps.hosts.map((host) => new HostLink(host, log)));
+  const guests = new Guests(hosts);
+  owned.defer("close guest connections", () => guests.close());
+  const onEnded = (sandboxId: string) => guests.drop(sandboxId);
+  const sandboxes = new Sandboxes({ database, hosts, log, onEnded });
+  const apiKeys = new ApiKeys(database.db, log);
+  const metrics = new ControlPlaneMetrics(
+    () => countByState(database.db),
+    () => hosts.links.map((link) => ({ id: link.id, isWatched: link.isWatching })),
+  );
+
+  const loops = startLoops(options, { database, hosts, sandboxes, onEnded, log });
+  owned.defer("end the loops", loops.end);
+
+  let isDraining = false;
+  const services: Services = {
+    sandboxes,
+    guests,
+    hosts,
+    apiKeys,
+    metrics,
+    ping: () => database.ping(),
+    listTemplates: async () => {
+      const described = await hosts.describe();
+      return described.length === 0
+        ? listTemplates(database.db)
+        : uniqueByName(described.flatMap(({ description }) => description.templates));
+    },
+    log,
+    isDraining: () => isDraining,
+  };
+  const upgrades = new Upgrades(services, options.allowedOrigins);
+  const app = await buildServer(services);
+  app.server.on("upgrade", (request, stream, head) => upgrades.handle(request, stream, head));
+  let inFlight = 0;
+  app.server.on("request", (_request, response) => {
+    inFlight += 1;
+    response.once("close", () => (inFlight -= 1));
+  });
+  owned.defer("close the HTTP server", async () => {
+    upgrades.close();
+    app.server.closeAllConnections();
+    await app.close();
+  });
+
+  let draining: Promise<void> | undefined;
+  const drain = async () => {
+    isDraining = true;
+    sandboxes.drain();
+    app.server.close();
+    app.server.closeIdleConnections();
+    await upgrades.drain();
+    const done = () => (inFlight === 0 ? true : undefined);
+    await poll({ what: "the end of requests in flight", timeoutMs: options.drainTimeoutSec * second }, done).catch((error: unknown) =>
+      log.warn({ err: error, inFlight }, "cutting off requests"),
+    );
+  };
+  return {
+    apiKeys,
+    listen: async () => {
+      await app.listen({ host: options.address, port: options.port });
+      const { port } = app.server.address() as AddressInfo;
+      const host = options.address.includes(":") ? `[${options.address}]` : options.address;
+      log.info({ address: options.address, port }, "the API listens");
+      return { url: `http://${host}:${port}`, port };
+    },
+    drain: () => (draining ??= drain()),
+    close: async () => {
+      await (draining ??= drain());
+      await owned.run();
+    },
+  };
+}
+
+function locationOf(options: ControlPlaneOptions) {
+  return options.databaseUrl === undefined
+    ? ({ kind: "folder", path: join(options.dir, "db") } as const)
+    : ({ kind: "server", url: options.databaseUrl } as const);
+}
+
+function uniqueByName<Item extends { readonly name: string }>(items: readonly Item[]): Item[] {
+  return [...new Map(items.map((item) => [item.name, item])).values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+interface LoopParts {
+  readonly database: Database;
+  readonly hosts: Hosts;
+  readonly sandboxes: Sandboxes;
+  readonly onEnded: (sandboxId: string) => void;
+  readonly log: Logger;
+}
+
+/** Per host one watch and one reconciler; and the forgetting of old records. */
+function startLoops(options: ControlPlaneOptions, { database, hosts, sandboxes, onEnded, log }: LoopParts): { end(): Promise<void> } {
+  const abort = new AbortController();
+  const running: Promise<void>[] = [runRetention(database.db, options.stoppedRetentionSec, log, abort.signal)];
+  for (const host of hosts.links) {
+    const reconciler = new Reconciler({
+      db: database.db,
+      host,
+      isCreating: (id) => sandboxes.isCreating(id),
+      isExclusive: database.isExclusive,
+      onEnded,
+      log,
+    });
+    running.push(reconciler.run(abort.signal));
+    running.push(
+      host.run(abort.signal, {
+        observed: (sandbox) => sandboxes.observe(sandbox),
+        removed: (id) => sandboxes.observeRemoved(id),
+        synced: async () => reconciler.poke(),
+      }),
+    );
+  }
+  return {
+    end: async () => {
+      abort.abort();
+      await Promise.all(running);
+    },
+  };
+}

@@ -1,0 +1,95 @@
+import { mkdir } from "node:fs/promises";
+import { dirname } from "node:path";
+
+import { PGlite } from "@electric-sql/pglite";
+import type { Logger } from "@roost/kit";
+import { Kysely, PostgresDialect, sql } from "kysely";
+import pg from "pg";
+
+import { migrate } from "./migrate.ts";
+import { PgliteDialect } from "./pglite-dialect.ts";
+import { durableStartParams, DurableNodeFs } from "./pglite-filesystem.ts";
+import type { Tables } from "./schema.ts";
+
+export type Db = Kysely<Tables>;
+
+/** Where the records are: a PostgreSQL server, a folder with an embedded one, or memory (tests). */
+export type DatabaseLocation =
+  | { readonly kind: "server"; readonly url: string }
+  | { readonly kind: "folder"; readonly path: string }
+  | { readonly kind: "memory"; readonly dump?: Blob };
+
+export interface Database extends AsyncDisposable {
+  readonly db: Db;
+  /** Whether nobody else can write to it, so that what this process is not doing, nobody does. */
+  readonly isExclusive: boolean;
+  /** Rejects when it does not answer. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Connections to a PostgreSQL server; queries here are single-row, a few suffice */
+const poolSize = 10;
+/** A query that takes longer than this in `ms` is stuck: rows here are few and indexed */
+const queryTimeoutMs = 10_000;
+const connectTimeoutMs = 5_000;
+
+/** int8 as number: generations and byte counts stay far below 2^53. */
+const int8Oid = 20;
+
+/** Opens the database and brings its tables up to date. */
+export async function openDatabase(location: DatabaseLocation, log: Logger): Promise<Database> {
+  const database = location.kind === "server" ? openServer(location.url, log) : await openPglite(location);
+  try {
+    await migrate(database.db, { isExclusive: database.isExclusive, log });
+    return database;
+  } catch (error) {
+    await database.close();
+    throw error;
+  }
+}
+
+function openServer(url: string, log: Logger): Database {
+  const types = new pg.TypeOverrides();
+  types.setTypeParser(int8Oid, Number);
+  const pool = new pg.Pool({
+    connectionString: url,
+    max: poolSize,
+    types,
+    connectionTimeoutMillis: connectTimeoutMs,
+    query_timeout: queryTimeoutMs,
+    statement_timeout: queryTimeoutMs,
+    application_name: "roost",
+  });
+  pool.on("error", (error) => log.warn({ err: error }, "an idle database connection was lost"));
+  return wrap(new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) }), false, async () => undefined);
+}
+
+async function openPglite(location: Exclude<DatabaseLocation, { kind: "server" }>): Promise<Database> {
+  const parsers = { [int8Oid]: Number };
+  let pglite: PGlite;
+  if (location.kind === "folder") {
+    await mkdir(dirname(location.path), { recursive: true });
+    pglite = await PGlite.create({ fs: new DurableNodeFs(location.path), startParams: [...durableStartParams], parsers });
+  } else {
+    pglite = await PGlite.create({ parsers, ...(location.dump === undefined ? {} : { loadDataDir: location.dump }) });
+  }
+  return wrap(new Kysely<Tables>({ dialect: new PgliteDialect(pglite) }), true, async () => pglite.close());
+}
+
+function wrap(db: Db, isExclusive: boolean, closeEngine: () => Promise<void>): Database {
+  let closing: Promise<void> | undefined;
+  const close = async () => {
+    closing ??= db.destroy().then(closeEngine);
+    await closing;
+  };
+  return {
+    db,
+    isExclusive,
+    ping: async () => {
+      await sql`SELECT 1`.execute(db);
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  };
+}

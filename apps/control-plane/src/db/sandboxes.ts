@@ -1,0 +1,232 @@
+import type { SandboxState } from "@roost/contract";
+import { sql, type Insertable, type Selectable } from "kysely";
+
+import type { Db } from "./database.ts";
+import type { SandboxTable, VmExit } from "./schema.ts";
+
+export type SandboxRow = Selectable<SandboxTable>;
+
+/** A sandbox as its host described it. */
+export interface ObservedSandbox {
+  readonly id: string;
+  readonly hostId: string;
+  readonly template: string;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly diskSizeMib: number;
+  readonly timeoutSec: number;
+  readonly accessToken: string;
+  readonly state: SandboxState;
+  readonly generation: number;
+  readonly failureReason: string | null;
+  readonly stopReason: string | null;
+  readonly vmExit: VmExit | null;
+  readonly versions: Readonly<Record<string, string>>;
+  readonly timeCreated: Date;
+  readonly timeStarted: Date | null;
+  readonly timeLastActive: Date;
+}
+
+export type NewSandbox = Omit<
+  ObservedSandbox,
+  "state" | "generation" | "failureReason" | "stopReason" | "vmExit" | "versions" | "timeStarted" | "timeLastActive"
+> & { readonly metadata: Readonly<Record<string, string>> };
+
+/** Records a sandbox before its host hears of it, so that nothing on a host is without a record. */
+export async function insertSandbox(db: Db, sandbox: NewSandbox): Promise<SandboxRow> {
+  const row: Insertable<SandboxTable> = {
+    id: sandbox.id,
+    host_id: sandbox.hostId,
+    template: sandbox.template,
+    vcpus: sandbox.vcpus,
+    memory_mib: sandbox.memoryMib,
+    disk_size_mib: sandbox.diskSizeMib,
+    timeout_sec: sandbox.timeoutSec,
+    metadata: JSON.stringify(sandbox.metadata),
+    access_token: sandbox.accessToken,
+    state: "creating",
+    generation: 0,
+    failure_reason: null,
+    stop_reason: null,
+    vm_exit: null,
+    versions: "{}",
+    time_created: sandbox.timeCreated,
+    time_started: null,
+    time_last_active: sandbox.timeCreated,
+    time_stopped: null,
+    time_state_updated: sandbox.timeCreated,
+    time_delete_requested: null,
+    time_lost: null,
+  };
+  return db.insertInto("sandbox").values(row).returningAll().executeTakeFirstOrThrow();
+}
+
+export async function findSandbox(db: Db, id: string): Promise<SandboxRow | undefined> {
+  return db.selectFrom("sandbox").selectAll().where("id", "=", id).executeTakeFirst();
+}
+
+export type Applied = "applied" | "adopted" | "stale";
+
+/**
+ * Records what a host says of a sandbox, where that is news: a generation above the recorded one, or any word of a
+ * sandbox that was taken for lost. An unknown sandbox is adopted. A stopped one stays stopped.
+ */
+export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date): Promise<Applied> {
+  const columns = observedColumns(observed, now);
+  const updated = await db
+    .updateTable("sandbox")
+    .set({ ...columns, time_lost: null })
+    .where("id", "=", observed.id)
+    .where("host_id", "=", observed.hostId)
+    .where("state", "<>", "stopped")
+    .where((row) =>
+      row.or([
+        row("generation", "<", observed.generation),
+        row.and([row("time_lost", "is not", null), row("generation", "<=", observed.generation)]),
+      ]),
+    )
+    .executeTakeFirst();
+  if (updated.numUpdatedRows > 0n) return "applied";
+  const inserted = await db
+    .insertInto("sandbox")
+    .values({
+      id: observed.id,
+      host_id: observed.hostId,
+      metadata: "{}",
+      time_created: observed.timeCreated,
+      time_delete_requested: null,
+      time_lost: null,
+      ...columns,
+    })
+    .onConflict((conflict) => conflict.column("id").doNothing())
+    .executeTakeFirst();
+  return (inserted.numInsertedOrUpdatedRows ?? 0n) > 0n ? "adopted" : "stale";
+}
+
+function observedColumns(observed: ObservedSandbox, now: Date) {
+  const stopped = observed.state === "stopped";
+  return {
+    template: observed.template,
+    vcpus: observed.vcpus,
+    memory_mib: observed.memoryMib,
+    disk_size_mib: observed.diskSizeMib,
+    timeout_sec: observed.timeoutSec,
+    access_token: stopped ? "" : observed.accessToken,
+    state: observed.state,
+    generation: observed.generation,
+    failure_reason: observed.state === "failed" ? (observed.failureReason ?? "its host gave no reason") : null,
+    stop_reason: observed.stopReason,
+    vm_exit: observed.vmExit === null ? null : JSON.stringify(observed.vmExit),
+    versions: JSON.stringify(observed.versions),
+    time_started: observed.timeStarted,
+    time_last_active: observed.timeLastActive,
+    time_stopped: stopped ? now : null,
+    time_state_updated: now,
+  };
+}
+
+/** Ends the record: its host has nothing of it any more. `reason` only where none was recorded before. */
+export async function markStopped(db: Db, id: string, reason: string, now: Date): Promise<boolean> {
+  const result = await db
+    .updateTable("sandbox")
+    .set({
+      state: "stopped",
+      failure_reason: null,
+      access_token: "",
+      time_stopped: now,
+      time_state_updated: now,
+      time_lost: null,
+      stop_reason: sql<string>`coalesce(stop_reason, ${reason})`,
+    })
+    .where("id", "=", id)
+    .where("state", "<>", "stopped")
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
+/** Fails a create that its host never completed, unless the host has said something of it meanwhile. */
+export async function markCreateFailed(db: Db, id: string, reason: string, now: Date): Promise<boolean> {
+  const result = await db
+    .updateTable("sandbox")
+    .set({ state: "failed", failure_reason: reason, time_state_updated: now })
+    .where("id", "=", id)
+    .where("state", "=", "creating")
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
+/** Fails a sandbox its host no longer knows, unless the record changed since `seen` was read. */
+export async function markLost(db: Db, seen: SandboxRow, reason: string, now: Date): Promise<boolean> {
+  const result = await db
+    .updateTable("sandbox")
+    .set({ state: "failed", failure_reason: reason, time_lost: now, time_state_updated: now })
+    .where("id", "=", seen.id)
+    .where("generation", "=", seen.generation)
+    .where("state", "=", seen.state)
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
+export async function requestDelete(db: Db, id: string, now: Date): Promise<SandboxRow | undefined> {
+  return db
+    .updateTable("sandbox")
+    .set({ time_delete_requested: sql<Date>`coalesce(time_delete_requested, ${now})` })
+    .where("id", "=", id)
+    .returningAll()
+    .executeTakeFirst();
+}
+
+/** Forgets a create that left nothing anywhere. */
+export async function forgetSandbox(db: Db, id: string): Promise<void> {
+  await db.deleteFrom("sandbox").where("id", "=", id).where("state", "=", "creating").execute();
+}
+
+/** What a host should know: everything of it that has not stopped. */
+export async function listOfHost(db: Db, hostId: string): Promise<SandboxRow[]> {
+  return db.selectFrom("sandbox").selectAll().where("host_id", "=", hostId).where("state", "<>", "stopped").execute();
+}
+
+export interface SandboxFilter {
+  readonly states?: readonly SandboxState[];
+  readonly template?: string;
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** Last of the page before */
+  readonly after?: { readonly timeCreated: Date; readonly id: string };
+  readonly limit: number;
+}
+
+/** Newest first. */
+export async function listSandboxes(db: Db, filter: SandboxFilter): Promise<SandboxRow[]> {
+  let query = db.selectFrom("sandbox").selectAll();
+  query =
+    filter.states === undefined
+      ? query.where("state", "<>", "stopped")
+      : query.where("state", "in", filter.states.length === 0 ? [] : filter.states);
+  if (filter.template !== undefined) query = query.where("template", "=", filter.template);
+  if (filter.metadata !== undefined) query = query.where(sql<boolean>`metadata @> ${JSON.stringify(filter.metadata)}::jsonb`);
+  const after = filter.after;
+  if (after !== undefined) {
+    query = query.where((row) =>
+      row.or([
+        row("time_created", "<", after.timeCreated),
+        row.and([row("time_created", "=", after.timeCreated), row("id", "<", after.id)]),
+      ]),
+    );
+  }
+  return query.orderBy("time_created", "desc").orderBy("id", "desc").limit(filter.limit).execute();
+}
+
+export async function countByState(db: Db): Promise<Map<SandboxState, number>> {
+  const rows = await db
+    .selectFrom("sandbox")
+    .select(["state", (row) => row.fn.countAll<number>().as("count")])
+    .groupBy("state")
+    .execute();
+  return new Map(rows.map((row) => [row.state, Number(row.count)]));
+}
+
+/** Deletes records of sandboxes that stopped before `before`; answers how many. */
+export async function forgetStopped(db: Db, before: Date): Promise<number> {
+  const result = await db.deleteFrom("sandbox").where("state", "=", "stopped").where("time_stopped", "<", before).executeTakeFirst();
+  return Number(result.numDeletedRows);
+}

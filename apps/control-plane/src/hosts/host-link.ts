@@ -1,0 +1,162 @@
+import { createClient, type Client, type Transport } from "@connectrpc/connect";
+import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import type { GuestTunnels, PlatformError } from "@roost/contract";
+import { minute, second, ServiceLoop, type Logger } from "@roost/kit";
+
+import type { HostInfo } from "../db/schema.ts";
+import type { ObservedSandbox } from "../db/sandboxes.ts";
+import { fromConnectError } from "./from-connect-error.ts";
+import { hostInfoFrom, observedFrom } from "./observed.ts";
+
+/** How a control plane reaches one host agent: its RPCs, and tunnels into its guests. */
+export interface HostDependency {
+  readonly id: string;
+  readonly transport: Transport;
+  readonly tunnels: GuestTunnels;
+}
+
+/** What a host link reports. Reports of one host come one at a time, in order. */
+export interface HostEvents {
+  observed(sandbox: ObservedSandbox): Promise<void>;
+  removed(sandboxId: string): Promise<void>;
+  /** All of the host's sandboxes have been reported; from here on changes follow. */
+  synced(): Promise<void>;
+}
+
+export interface HostTemplate {
+  readonly name: string;
+  readonly digest: string;
+  readonly disk_size_mib: number;
+}
+
+export interface HostDescription {
+  readonly info: HostInfo;
+  readonly templates: readonly HostTemplate[];
+}
+
+/** A watch that says nothing, not even keepalive, for this long in `ms` is dead; hosts send one every 30 s */
+const watchSilenceMs = 90 * second;
+/** Longest wait for the host's description in `ms` */
+const describeTimeoutMs = 5 * second;
+/** A description this old in `ms` still serves lists and placement */
+export const descriptionAgeMs = 2 * second;
+/** Longest a host has to list its sandboxes in `ms` */
+const listTimeoutMs = 30 * second;
+
+/** Time a host has to start a sandbox in `ms`: its own deadlines are shorter; this one is for a host that hangs */
+export const createTimeoutMs = 5 * minute;
+/** Time a host has to end a sandbox in `ms` */
+export const destroyTimeoutMs = 1 * minute;
+/** Time a host has for anything else in `ms` */
+export const callTimeoutMs = 10 * second;
+
+/** One host as the control plane sees it: a client, and a loop that keeps a watch on its sandboxes. */
+export class HostLink {
+  readonly id: string;
+  readonly client: Client<typeof HostAgentService>;
+  readonly tunnels: GuestTunnels;
+  readonly #log: Logger;
+  #isWatching = false;
+  #description: { readonly value: HostDescription; readonly time: number } | undefined;
+
+  constructor(host: HostDependency, log: Logger) {
+    this.id = host.id;
+    this.client = createClient(HostAgentService, host.transport);
+    this.tunnels = host.tunnels;
+    this.#log = log.child({ hostId: host.id });
+  }
+
+  /** Whether changes on the host are being followed. */
+  get isWatching(): boolean {
+    return this.#isWatching;
+  }
+
+  /** What the host says of itself, at most `ageMs` old. */
+  async describe(ageMs = descriptionAgeMs): Promise<HostDescription> {
+    const known = this.#description;
+    if (known !== undefined && performance.now() - known.time <= ageMs) return known.value;
+    const answer = await this.call(() => this.client.getHost({}, { timeoutMs: describeTimeoutMs }));
+    const templates = answer.templates.map((template) => ({
+      name: template.name,
+      digest: template.digest,
+      disk_size_mib: template.diskSizeMib,
+    }));
+    const value = { info: hostInfoFrom(answer), templates };
+    this.#description = { value, time: performance.now() };
+    return value;
+  }
+
+  async listSandboxes(): Promise<ObservedSandbox[]> {
+    const answer = await this.call(() => this.client.listSandboxes({}, { timeoutMs: listTimeoutMs }));
+    return answer.sandboxes.map((sandbox) => observedFrom(sandbox, this.id));
+  }
+
+  /** The sandbox, or undefined when the host does not know it. */
+  async getSandbox(sandboxId: string, timeoutMs = callTimeoutMs): Promise<ObservedSandbox | undefined> {
+    try {
+      const answer = await this.call(() => this.client.getSandbox({ sandboxId }, { timeoutMs }));
+      return observedFrom(answer.sandbox, this.id);
+    } catch (error) {
+      if ((error as PlatformError).code === "sandbox_not_found") return undefined;
+      throw error;
+    }
+  }
+
+  /** Runs one RPC; its failure becomes a `PlatformError`. */
+  async call<Answer>(rpc: () => Promise<Answer>): Promise<Answer> {
+    try {
+      return await rpc();
+    } catch (error) {
+      throw fromConnectError(error, this.id);
+    }
+  }
+
+  /** Follows the host until `signal` aborts; a lost watch is opened again. */
+  async run(signal: AbortSignal, events: HostEvents): Promise<void> {
+    const loop = new ServiceLoop("host watch", this.#log, signal);
+    while (loop.shouldRun()) {
+      try {
+        await this.#watch(signal, events, () => loop.resetBackoff());
+        await loop.backoff(new Error("the host ended the watch"));
+      } catch (error) {
+        await loop.backoff(error);
+      }
+    }
+  }
+
+  async #watch(signal: AbortSignal, events: HostEvents, onSynced: () => void): Promise<void> {
+    const silence = new AbortController();
+    let timer: NodeJS.Timeout | undefined;
+    const heard = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => silence.abort(new Error("the host fell silent")), watchSilenceMs);
+    };
+    heard();
+    try {
+      for await (const message of this.client.watchSandboxes({}, { signal: AbortSignal.any([signal, silence.signal]) })) {
+        heard();
+        switch (message.event.case) {
+          case "sandbox":
+            await events.observed(observedFrom(message.event.value, this.id));
+            break;
+          case "removedSandboxId":
+            await events.removed(message.event.value);
+            break;
+          case "synced":
+            await events.synced();
+            this.#isWatching = true;
+            this.#log.info("following the host's sandboxes");
+            onSynced();
+            break;
+          case "keepalive":
+          case undefined:
+            break;
+        }
+      }
+    } finally {
+      clearTimeout(timer);
+      if (this.#isWatching && !signal.aborted) this.#log.warn("no longer following the host's sandboxes");
+      this.#isWatching = false;
+    }
+  }
+}

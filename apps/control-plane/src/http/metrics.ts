@@ -1,0 +1,86 @@
+import { sandboxStates, type SandboxState } from "@roost/contract";
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
+
+import { controlPlaneVersion } from "../version.ts";
+
+/** From a database look-up (1 ms) over a command in a guest (50 ms) to a cold create (10 s); longer is one bucket */
+const requestBucketsSec = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30];
+
+/** What the control plane counts, as Prometheus text. Seconds on the wire, milliseconds in code. */
+export class ControlPlaneMetrics {
+  readonly #registry = new Registry();
+  readonly #requests: Histogram<"operation" | "status">;
+  readonly #sockets: Gauge<"operation">;
+  readonly #bytes: Counter<"direction">;
+
+  constructor(
+    countSandboxes: () => Promise<ReadonlyMap<SandboxState, number>>,
+    areHostsWatched: () => { readonly id: string; readonly isWatched: boolean }[],
+  ) {
+    const registers = [this.#registry];
+    collectDefaultMetrics({ register: this.#registry });
+    new Gauge({ name: "roost_info", help: "Always 1; the version is the label", labelNames: ["version"], registers }).set(
+      { version: controlPlaneVersion },
+      1,
+    );
+    this.#requests = new Histogram({
+      name: "roost_http_request_duration_seconds",
+      help: "Time from a request's headers to the end of its answer",
+      labelNames: ["operation", "status"],
+      buckets: requestBucketsSec,
+      registers,
+    });
+    this.#sockets = new Gauge({ name: "roost_websockets_open", help: "Open WebSockets", labelNames: ["operation"], registers });
+    this.#bytes = new Counter({
+      name: "roost_file_bytes_total",
+      help: "File bytes carried to and from guests",
+      labelNames: ["direction"],
+      registers,
+    });
+    const sandboxes: Gauge<"state"> = new Gauge({
+      name: "roost_sandboxes",
+      help: "Sandboxes on record, by state",
+      labelNames: ["state"],
+      registers,
+      async collect() {
+        const counts = await countSandboxes();
+        for (const state of sandboxStates) this.set({ state }, counts.get(state) ?? 0);
+      },
+    });
+    const hosts: Gauge<"host"> = new Gauge({
+      name: "roost_host_watched",
+      help: "Whether changes on a host are being followed",
+      labelNames: ["host"],
+      registers,
+      collect() {
+        for (const host of areHostsWatched()) this.set({ host: host.id }, host.isWatched ? 1 : 0);
+      },
+    });
+    void sandboxes;
+    void hosts;
+  }
+
+  observeRequest(operation: string, status: number, durationMs: number): void {
+    this.#requests.observe({ operation, status: String(status) }, durationMs / 1_000);
+  }
+
+  socketOpened(operation: string): void {
+    this.#sockets.inc({ operation });
+  }
+
+  socketClosed(operation: string): void {
+    this.#sockets.dec({ operation });
+  }
+
+  countFileBytes(direction: "up" | "down", bytes: number): void {
+    this.#bytes.inc({ direction }, bytes);
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  async text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+}

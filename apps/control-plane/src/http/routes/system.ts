@@ -1,0 +1,44 @@
+import { PlatformError } from "@roost/contract";
+import { second, withDeadline } from "@roost/kit";
+import type { FastifyInstance } from "fastify";
+
+import { controlPlaneVersion } from "../../version.ts";
+import { buildOpenApi } from "../openapi.ts";
+import type { Services } from "../services.ts";
+
+/** Time the database has to answer a health check in `ms` */
+const pingTimeoutMs = 2 * second;
+
+/** Routes that are not part of the versioned API. */
+export const systemRoutes = [
+  { method: "GET", path: "/health" },
+  { method: "GET", path: "/metrics" },
+  { method: "GET", path: "/openapi.json" },
+  { method: "GET", path: "/docs" },
+  { method: "GET", path: "/docs/{file}" },
+  { method: "GET", path: "/" },
+] as const;
+
+export function addSystemRoutes(app: FastifyInstance, services: Services): void {
+  app.get("/health", { config: { isOpen: true, operationId: "health" } }, async () => {
+    if (services.isDraining()) throw new PlatformError("shutting_down", "the platform is shutting down");
+    await withDeadline("the database's answer", pingTimeoutMs, services.ping()).catch((error: unknown) => {
+      throw new PlatformError("internal", "the database does not answer", { cause: error });
+    });
+    const { links } = services.hosts;
+    const watched = links.filter((link) => link.isWatching).length;
+    if (watched === 0) throw new PlatformError("host_unreachable", `none of ${links.length} hosts can be reached`, { retryAfterSec: 5 });
+    return { status: "ok", version: controlPlaneVersion, hosts: links.length, hosts_reached: watched };
+  });
+
+  app.get("/metrics", { config: { operationId: "metrics" } }, async (_request, reply) =>
+    reply.type(services.metrics.contentType).send(await services.metrics.text()),
+  );
+
+  const openApi = JSON.stringify(buildOpenApi());
+  app.get("/openapi.json", { config: { isOpen: true, operationId: "openapi" } }, async (_request, reply) =>
+    reply.type("application/json").send(openApi),
+  );
+
+  app.get("/", { config: { isOpen: true, operationId: "root" } }, async (_request, reply) => reply.redirect("/docs"));
+}

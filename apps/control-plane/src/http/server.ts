@@ -1,0 +1,188 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Socket } from "node:net";
+
+import { jsonBodyBytesMax, PlatformError } from "@roost/contract";
+import { KiB, second } from "@roost/kit";
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+
+import { authenticate } from "./authentication.ts";
+import { toPlatformError } from "./errors.ts";
+import { matchWebSocket, PathTable } from "./path-table.ts";
+import { answerRaw } from "./raw-answer.ts";
+import { requestIdHeader, requestIdOf } from "./request-id.ts";
+import { addDocsRoutes } from "./routes/docs.ts";
+import { addFileRoutes } from "./routes/files.ts";
+import { addHostRoutes } from "./routes/hosts.ts";
+import { addProcessRoutes } from "./routes/processes.ts";
+import { addSandboxRoutes } from "./routes/sandboxes.ts";
+import { addSystemRoutes, systemRoutes } from "./routes/system.ts";
+import type { Services } from "./services.ts";
+
+/** Request line and headers together in `bytes`; a path of 4 KiB, percent-encoded, fits */
+const headerBytesMax = 32 * KiB;
+/** Time a client has to send its headers in `ms`, and then a JSON body; longer is a broken or hostile one */
+const headersTimeoutMs = 15 * second;
+const bodyTimeoutMs = 30 * second;
+/** Unused connections are kept this long in `ms`: longer than load balancers in front usually do (60 s) */
+const keepAliveTimeoutMs = 75 * second;
+/** Connections at once; above, new ones are refused by the kernel's backlog */
+const connectionsMax = 4_096;
+/** Longest single path parameter in characters: a tag, percent-encoded */
+const paramLengthMax = 512;
+
+/** The HTTP server with all routes, not yet listening. */
+export async function buildServer(services: Services): Promise<FastifyInstance> {
+  const app: FastifyInstance = fastify({
+    logger: false,
+    bodyLimit: jsonBodyBytesMax,
+    genReqId: (request: IncomingMessage) => requestIdOf(request.headers[requestIdHeader]),
+    keepAliveTimeout: keepAliveTimeoutMs,
+    requestTimeout: 0, // would also end long uploads; headers and JSON bodies have deadlines of their own
+    forceCloseConnections: "idle",
+    return503OnClosing: false,
+    http: { maxHeaderSize: headerBytesMax, headersTimeout: headersTimeoutMs },
+    routerOptions: { maxParamLength: paramLengthMax },
+    clientErrorHandler: onClientError,
+    frameworkErrors: (error, request, reply) => {
+      void reply.header(requestIdHeader, request.id);
+      void sendError(reply, toPlatformError(error));
+    },
+  });
+  app.server.maxConnections = connectionsMax;
+  app.server.headersTimeout = headersTimeoutMs;
+  app.server.requestTimeout = 0;
+
+  app.decorateRequest("caller", undefined);
+  app.decorateRequest("callerGone", undefined);
+  addJsonParser(app);
+  addHooks(app, services);
+  addErrorAnswers(app, services);
+  addSystemRoutes(app, services);
+  addDocsRoutes(app);
+  addSandboxRoutes(app, services);
+  addProcessRoutes(app, services);
+  addFileRoutes(app, services);
+  addHostRoutes(app, services);
+  await app.ready();
+  return app;
+}
+
+/** Fastify's own JSON parser, except that no body is no error: every field may have a default. */
+function addJsonParser(app: FastifyInstance): void {
+  const parseJson = app.getDefaultJsonParser("error", "error");
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("application/json", { parseAs: "string" }, (request, body, done) => {
+    if (body.length === 0) return done(null, undefined);
+    void parseJson(request, body as string, done);
+  });
+}
+
+function addHooks(app: FastifyInstance, services: Services): void {
+  app.addHook("onRequest", async (request, reply) => {
+    void reply.headers({ [requestIdHeader]: request.id, "x-content-type-options": "nosniff", "cache-control": "no-store" });
+    request.callerGone = whenGone(reply.raw);
+    const { isOpen, isUpload } = request.routeOptions.config;
+    if (request.is404 || isOpen === true) return;
+    if (services.isDraining()) {
+      void reply.header("connection", "close");
+      throw new PlatformError("shutting_down", "the platform is shutting down", { retryAfterSec: 5 });
+    }
+    request.caller = await authenticate(services.apiKeys, request.headers);
+    if (isUpload !== true && !request.raw.complete) limitBodyTime(request, reply);
+  });
+
+  app.addHook("onResponse", async (request, reply) => {
+    const operation = request.routeOptions.config.operationId ?? "unknown";
+    const durationMs = reply.elapsedTime;
+    services.metrics.observeRequest(operation, reply.statusCode, durationMs);
+    services.log.debug(
+      {
+        requestId: request.id,
+        operation,
+        method: request.method,
+        status: reply.statusCode,
+        durationMs: Math.round(durationMs),
+        apiKeyId: request.caller?.id,
+      },
+      "request",
+    );
+  });
+}
+
+/** Aborts when the connection closes before the answer was written. */
+function whenGone(response: ServerResponse): AbortSignal {
+  const gone = new AbortController();
+  response.once("close", () => {
+    if (!response.writableFinished) gone.abort(new PlatformError("request_invalid", "the caller is gone"));
+  });
+  return gone.signal;
+}
+
+/** A body that dribbles in for too long is answered and cut off. */
+function limitBodyTime(request: FastifyRequest, reply: FastifyReply): void {
+  const timer = setTimeout(() => {
+    if (request.raw.complete || reply.sent) return;
+    const late = new PlatformError("request_invalid", `the body did not arrive within ${bodyTimeoutMs / second} s`);
+    reply.hijack();
+    answerRaw(request.raw.socket, late, { [requestIdHeader]: request.id });
+  }, bodyTimeoutMs);
+  request.raw.once("end", () => clearTimeout(timer));
+  reply.raw.once("close", () => clearTimeout(timer));
+}
+
+function addErrorAnswers(app: FastifyInstance, services: Services): void {
+  const paths = new PathTable(systemRoutes);
+  app.setErrorHandler((error, request, reply) => {
+    const failure = toPlatformError(error);
+    const context = {
+      err: error,
+      requestId: request.id,
+      operation: request.routeOptions.config.operationId,
+      code: failure.code,
+      detail: failure.detail,
+    };
+    const isCallerGone = request.callerGone?.aborted === true;
+    if (failure.code === "internal" && !isCallerGone) services.log.error(context, "request failed");
+    else if (failure.status >= 500 && !isCallerGone) services.log.warn(context, "request failed");
+    else services.log.debug(context, "request refused");
+    return sendError(reply, failure);
+  });
+  app.setNotFoundHandler((request, reply) => {
+    const pathname = request.url.split("?", 1)[0] ?? "/";
+    if (matchWebSocket(pathname) !== undefined && request.method === "GET") return answerPlainRequestToSocket(services, request, reply);
+    const methods = paths.methodsOf(pathname);
+    if (methods.length === 0)
+      return sendError(reply, new PlatformError("route_not_found", "there is nothing at this path; /docs lists what there is"));
+    void reply.header("allow", methods.join(", "));
+    return sendError(reply, new PlatformError("method_not_allowed", `${request.method} is not possible here; ${methods.join(" and ")} is`));
+  });
+}
+
+/** A plain GET of a WebSocket route: the caller is told what it is, if it may know. */
+async function answerPlainRequestToSocket(services: Services, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
+  await authenticate(services.apiKeys, request.headers);
+  return sendError(reply, new PlatformError("request_invalid", "this is a WebSocket: connect with `Upgrade: websocket`"));
+}
+
+function sendError(reply: FastifyReply, error: PlatformError): FastifyReply {
+  if (error.retryAfterSec !== undefined) void reply.header("retry-after", String(error.retryAfterSec));
+  for (const name of ["content-length", "content-range", "etag", "last-modified", "content-disposition"]) void reply.removeHeader(name);
+  return reply.code(error.status).type("application/json; charset=utf-8").send(error.toBody());
+}
+
+/** What Node's HTTP parser refuses never becomes a request; it is answered on the bare connection. */
+function onClientError(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === "ECONNRESET" || socket.destroyed) return void socket.destroy();
+  answerRaw(socket, clientErrorAnswer(error.code));
+}
+
+function clientErrorAnswer(code: string | undefined): PlatformError {
+  switch (code) {
+    case "HPE_HEADER_OVERFLOW":
+      return new PlatformError("request_too_large", `the request's path and headers together may have at most ${headerBytesMax / KiB} KiB`);
+    case "ERR_HTTP_REQUEST_TIMEOUT":
+      return new PlatformError("request_invalid", `the request's headers did not arrive within ${headersTimeoutMs / second} s`);
+    default:
+      return new PlatformError("request_invalid", "this is not an HTTP/1.1 request");
+  }
+}

@@ -1,0 +1,164 @@
+import type { IncomingMessage } from "node:http";
+import type { Duplex } from "node:stream";
+
+import {
+  execStreamClientSchema,
+  operations,
+  PlatformError,
+  processSelectorSchema,
+  ptyClientSchema,
+  sandboxIdSchema,
+  webSocketMessageBytesMax,
+} from "@roost/contract";
+import { poll, second } from "@roost/kit";
+import { WebSocketServer, type WebSocket } from "ws";
+import { z } from "zod";
+
+import { authenticate } from "../authentication.ts";
+import { toPlatformError } from "../errors.ts";
+import { checkOrigin } from "../origin.ts";
+import { matchWebSocket, type WebSocketOperationId } from "../path-table.ts";
+import { answerRaw } from "../raw-answer.ts";
+import { requestIdHeader, requestIdOf } from "../request-id.ts";
+import type { Services } from "../services.ts";
+import { parse } from "../validation.ts";
+import { serveAttach } from "./attach.ts";
+import { serveExecStream } from "./exec-stream.ts";
+import { closeCodes, JsonSocket } from "./json-socket.ts";
+import { servePty } from "./pty.ts";
+import { closeCodeOf, type SessionContext } from "./session.ts";
+import { serveWatch } from "./watch.ts";
+
+/** WebSockets open at once; above, upgrades are refused. Each costs up to a few MiB of buffers */
+const socketsMax = 2_000;
+/** Time sockets have to close in `ms` when the platform shuts down */
+const drainTimeoutMs = 5 * second;
+
+const paramsSchema = z.object({ id: sandboxIdSchema, selector: processSelectorSchema.optional() });
+const noQuery = z.strictObject({});
+
+interface Accepted {
+  readonly id: WebSocketOperationId;
+  readonly context: SessionContext | PlatformError;
+}
+
+/**
+ * HTTP upgrades to WebSockets. What is wrong with the request itself (key, origin, path, unknown sandbox) is answered as
+ * HTTP; what is wrong with the sandbox at this moment comes as an `error` message, which browsers can read too.
+ */
+export class Upgrades {
+  readonly #services: Services;
+  readonly #allowedOrigins: readonly string[];
+  readonly #server = new WebSocketServer({
+    noServer: true,
+    maxPayload: webSocketMessageBytesMax,
+    perMessageDeflate: false,
+    clientTracking: true,
+  });
+
+  constructor(services: Services, allowedOrigins: readonly string[]) {
+    this.#services = services;
+    this.#allowedOrigins = allowedOrigins;
+  }
+
+  /** Listener for a server's `upgrade` event. */
+  handle(request: IncomingMessage, stream: Duplex, head: Buffer): void {
+    const requestId = requestIdOf(request.headers[requestIdHeader]);
+    const log = this.#services.log.child({ requestId });
+    stream.on("error", (error) => log.debug({ err: error }, "a connection failed during its upgrade"));
+    this.#accept(request).then(
+      ({ id, context }) => {
+        if (stream.destroyed) return;
+        this.#server.handleUpgrade(request, stream, head, (socket) => void this.#serve(id, socket, context));
+      },
+      (error: unknown) => {
+        const failure = toPlatformError(error);
+        if (failure.status >= 500) log.error({ err: error }, "upgrade failed");
+        answerRaw(stream, failure, { [requestIdHeader]: requestId });
+      },
+    );
+  }
+
+  /** Tells every client that the platform is going away, and waits for them to close. */
+  async drain(): Promise<void> {
+    for (const socket of this.#server.clients) socket.close(closeCodes.goingAway, "the platform is shutting down");
+    const gone = () => (this.#server.clients.size === 0 ? true : undefined);
+    await poll({ what: "closing of all WebSockets", timeoutMs: drainTimeoutMs }, gone).catch(() => this.close());
+  }
+
+  close(): void {
+    for (const socket of this.#server.clients) socket.terminate();
+  }
+
+  async #accept(request: IncomingMessage): Promise<Accepted> {
+    const { sandboxes, guests, apiKeys, log } = this.#services;
+    const url = new URL(request.url ?? "/", "http://localhost");
+    const match = matchWebSocket(url.pathname);
+    if (match === undefined) throw new PlatformError("route_not_found", "there is no WebSocket at this path");
+    if (this.#services.isDraining()) throw new PlatformError("shutting_down", "the platform is shutting down", { retryAfterSec: 5 });
+    if (request.headers.upgrade?.toLowerCase() !== "websocket" || request.method !== "GET") {
+      throw new PlatformError("request_invalid", "only upgrades to `websocket` are known");
+    }
+    checkOrigin(request.headers, this.#allowedOrigins);
+    await authenticate(apiKeys, request.headers);
+    const params = parse(paramsSchema, match.params, "the path");
+    const query = parse(querySchemaOf(match.id), queryOf(url), "the query") as Record<string, string>;
+    if (this.#server.clients.size >= socketsMax)
+      throw new PlatformError("rate_limited", "too many WebSockets are open", { retryAfterSec: 10 });
+    const row = await sandboxes.get(params.id);
+    try {
+      const guest = guests.of(await sandboxes.getUsable(row.id));
+      return { id: match.id, context: { guest, params: match.params, query, log: log.child({ sandboxId: row.id, operation: match.id }) } };
+    } catch (error) {
+      return { id: match.id, context: toPlatformError(error) };
+    }
+  }
+
+  async #serve(id: WebSocketOperationId, socket: WebSocket, context: SessionContext | PlatformError): Promise<void> {
+    this.#services.metrics.socketOpened(id);
+    socket.once("close", () => this.#services.metrics.socketClosed(id));
+    const isPty = id === "pty";
+    const json = new JsonSocket<never, never>(socket, messageSchemas[id] as z.ZodType<never> | undefined);
+    try {
+      if (context instanceof PlatformError) throw context;
+      await serve(id, json as never, context);
+    } catch (error) {
+      const failure = toPlatformError(error);
+      if (failure.code === "internal") this.#services.log.error({ err: error, operation: id }, "a WebSocket session failed");
+      const message = { type: "error", code: failure.code, data: failure.message, ...(isPty ? { fatal: true } : {}) };
+      await json.send(message as never);
+      json.close(closeCodeOf(failure), failure.code);
+    }
+  }
+}
+
+/** What clients may send, where they may send anything. */
+const messageSchemas: Partial<Record<WebSocketOperationId, z.ZodType>> = { execStream: execStreamClientSchema, pty: ptyClientSchema };
+
+function serve(id: WebSocketOperationId, socket: never, context: SessionContext): Promise<void> {
+  switch (id) {
+    case "execStream":
+      return serveExecStream(socket, context);
+    case "pty":
+      return servePty(socket, context);
+    case "attachProcess":
+      return serveAttach(socket, context);
+    case "watchFiles":
+      return serveWatch(socket, context);
+  }
+}
+
+function querySchemaOf(id: WebSocketOperationId): z.ZodObject {
+  const operation = operations[id];
+  return "query" in operation ? operation.query : noQuery;
+}
+
+function queryOf(url: URL): Record<string, string | string[]> {
+  const names = [...new Set(url.searchParams.keys())];
+  return Object.fromEntries(
+    names.map((name) => {
+      const values = url.searchParams.getAll(name);
+      return [name, values.length === 1 ? (values[0] ?? "") : values];
+    }),
+  );
+}

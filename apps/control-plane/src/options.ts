@@ -1,0 +1,39 @@
+import { defineOptions, type OptionValues } from "@roost/kit";
+import { z } from "zod";
+
+const originsSchema = z
+  .string()
+  .transform((text) => text.split(",").map((origin) => origin.trim()))
+  .pipe(
+    z.array(z.url().refine((origin) => new URL(origin).origin === origin, "an origin is written like https://console.example.org")).max(64),
+  );
+
+/** Settings of the control plane. */
+export const controlPlaneOptions = defineOptions("ROOST_", {
+  dir: { schema: z.string().startsWith("/").default("/var/lib/roost"), desc: "State folder; the embedded database is in its `db`" },
+  address: { schema: z.string().default("127.0.0.1"), desc: "Address the API listens on; put TLS in front of anything but loopback" },
+  port: { schema: z.coerce.number().int().min(0).max(65_535).default(7070), desc: "Port the API listens on; 0 takes a free one" },
+  databaseUrl: {
+    schema: z.string().startsWith("postgres").optional(),
+    desc: "PostgreSQL 15 or newer, as postgres://user:password@host/name; default: the embedded database",
+    secret: true,
+  },
+  allowedOrigins: {
+    schema: originsSchema.default([]),
+    desc: "Web origins besides its own that may open WebSockets, comma-separated",
+  },
+  stoppedRetentionSec: {
+    schema: z.coerce
+      .number()
+      .int()
+      .min(0)
+      .default(7 * 24 * 3600),
+    desc: "How long a sandbox that stopped stays in the records, in s",
+  },
+  drainTimeoutSec: {
+    schema: z.coerce.number().int().min(0).max(3600).default(20),
+    desc: "How long a shutdown waits for requests in flight, in s",
+  },
+});
+
+export type ControlPlaneOptions = OptionValues<typeof controlPlaneOptions.table>;

@@ -1,0 +1,22 @@
+import { hour, second, ServiceLoop, type Logger } from "@roost/kit";
+
+import type { Db } from "../db/database.ts";
+import { forgetStopped } from "../db/sandboxes.ts";
+
+/** Time between two rounds in `ms` */
+const intervalMs = 1 * hour;
+
+/** Forgets sandboxes that stopped longer than `retentionSec` ago, until `signal` aborts. */
+export async function runRetention(db: Db, retentionSec: number, log: Logger, signal: AbortSignal): Promise<void> {
+  const loop = new ServiceLoop("retention", log, signal);
+  while (loop.shouldRun()) {
+    try {
+      const count = await forgetStopped(db, new Date(Date.now() - retentionSec * second));
+      if (count > 0) log.info({ count }, "forgot sandboxes that stopped long ago");
+      loop.resetBackoff();
+      await loop.sleep(intervalMs);
+    } catch (error) {
+      await loop.backoff(error);
+    }
+  }
+}
