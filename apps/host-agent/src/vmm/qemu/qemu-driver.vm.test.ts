@@ -1,0 +1,243 @@
+import { spawn } from "node:child_process";
+import { readdir, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { CommandError, identifyProcess, KiB, poll, run } from "@roost/kit";
+import { SeededRandom } from "@roost/testing";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+
+import { Cgroups } from "../cgroup.ts";
+import { consoleFileBytesMax } from "../console.ts";
+import { isRunning, vmRecordSchema, type Vm, type VmRecord, type VmSpec } from "../driver.ts";
+import { findTestImages } from "../test-guest.ts";
+import { vmLayout } from "./layout.ts";
+import type { QemuDriver } from "./qemu-driver.ts";
+import { createQemuHarness, type QemuHarness } from "./qemu-harness.ts";
+
+const images = await findTestImages();
+const kernel = typeof images === "string" ? "" : images.kernel.path;
+const cgroups = await Cgroups.probe(`roost-test-probe-${process.pid}`);
+const upTimeoutMs = 60_000;
+
+describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "string" ? ` (${images})` : ""}`, () => {
+  let harness: QemuHarness;
+  let driver: QemuDriver;
+  const records: VmRecord[] = [];
+
+  beforeEach(async () => {
+    harness = await createQemuHarness(kernel);
+    driver = harness.createDriver();
+  });
+
+  afterEach(async () => {
+    for (const record of records.splice(0)) await driver.destroy(record);
+    const left = await harness.leftovers();
+    await harness.close();
+    expect(left, "what the VMs of this test left").toEqual([]);
+  });
+
+  async function start(spec: VmSpec): Promise<Vm> {
+    const vm = await driver.start(spec);
+    records.push(vm.record);
+    return vm;
+  }
+
+  async function untilSaid(vm: Vm, words: string): Promise<void> {
+    await poll({ what: `"${words}" on the console`, timeoutMs: upTimeoutMs }, async () =>
+      (await vm.console(2 * consoleFileBytesMax)).includes(words) ? true : undefined,
+    );
+  }
+
+  test("has no privileges and no way to get any", async () => {
+    const spec = await harness.createSpec();
+    const { record } = await start(spec);
+    for (const { pid } of [record.vmm, record.supervisor]) {
+      const status = await readStatus(pid);
+      expect(status).toMatchObject({
+        Uid: Array(4).fill(String(spec.uid)).join("\t"),
+        Gid: Array(4).fill(String(spec.gid)).join("\t"),
+        Groups: "",
+        CapInh: "0000000000000000",
+        CapPrm: "0000000000000000",
+        CapEff: "0000000000000000",
+        CapBnd: "0000000000000000",
+        CapAmb: "0000000000000000",
+        NoNewPrivs: "1",
+      });
+      expect(await readFile(`/proc/${pid}/oom_score_adj`, "utf8")).toBe("300\n");
+    }
+    expect(await readStatus(record.vmm.pid)).toMatchObject({ Seccomp: "2" });
+    const limits = await readFile(`/proc/${record.vmm.pid}/limits`, "utf8");
+    expect(limits).toMatch(/Max core file size\s+0 /);
+    expect(limits).toMatch(/Max open files\s+1024 /);
+    expect(limits).toMatch(/Max processes\s+256 /);
+    expect(limits).toMatch(/Max file size\s+1073741824 /);
+  });
+
+  test("sees only the files it needs, and can write only its own", async () => {
+    const spec = await harness.createSpec();
+    const { record } = await start(spec);
+    const { runFolder } = vmLayout(spec.folder);
+    const mounts = (await readFile(`/proc/${record.vmm.pid}/mountinfo`, "utf8")).trim().split("\n").map(parseMount);
+    const memoryFile = join(harness.memoryFolder, `zero-${spec.memoryMib}mib.memory`);
+    expect(mounts.map((mount) => mount.path).toSorted()).toEqual(
+      ["/", "/usr", "/etc/ld.so.cache", spec.kernel, spec.initramfs, memoryFile, runFolder].toSorted(),
+    );
+    expect(mounts.filter((mount) => mount.options.includes("rw")).map((mount) => mount.path)).toEqual([runFolder]);
+    for (const mount of mounts) expect(mount.options, mount.path).toContain("nosuid");
+
+    expect((await inside(record, spec, "ls -A /")).split("\n").sort()).toEqual(
+      ["bin", "dev", "etc", "lib", "lib64", "old", "sbin", harness.folder.split("/")[1], "usr"].toSorted(),
+    );
+    expect(await inside(record, spec, "ls -A /dev /old")).toBe("/dev:\nnull\n\n/old:");
+    for (const path of [spec.kernel, spec.initramfs, memoryFile, "/usr/bin/env", "/new", "/dev/null2"]) {
+      await expect(inside(record, spec, `echo x >>${path}`), path).rejects.toThrow(CommandError);
+      await expect(insideAsRoot(record, `echo x >>${path}`), `${path} as root`).rejects.toThrow(/Read-only file system/);
+    }
+    await inside(record, spec, `echo x >${runFolder}/own`);
+  });
+
+  test.skipIf(cgroups.controllers.length === 0)(`is limited by its cgroup (${cgroups.controllers.join(", ")})`, async () => {
+    const spec = await harness.createSpec();
+    const { record } = await start(spec);
+    const memberships = (await readFile(`/proc/${record.vmm.pid}/cgroup`, "utf8")).split("\n");
+    const own = memberships.filter((line) => line.endsWith(`:/${spec.cgroup}`));
+    expect(own.length).toBeGreaterThan(0);
+    expect(await readFile(`/proc/${record.supervisor.pid}/cgroup`, "utf8")).toContain(`:/${spec.cgroup}`);
+    const memoryFiles = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map((root) => [
+      join(root, spec.cgroup ?? "", "memory.limit_in_bytes"),
+      join(root, spec.cgroup ?? "", "memory.max"),
+    ]);
+    const limits = await Promise.all(memoryFiles.flat().map((path) => readFile(path, "utf8").catch(() => "")));
+    expect(limits.join("")).toBe(`${(192 + 256 + 256) * 1024 * 1024}\n`);
+  });
+
+  test("its guest cannot fill the host's disk through the console, and the newest output is kept", async () => {
+    const spec = await harness.createSpec("flood");
+    const vm = await start(spec);
+    const { console, consoleOld, runFolder } = vmLayout(spec.folder);
+    const firstFull = await poll({ what: "a full console", timeoutMs: upTimeoutMs }, async () => stat(consoleOld));
+    await poll({ what: "the next full console", timeoutMs: upTimeoutMs }, async () =>
+      (await stat(consoleOld)).ino === firstFull.ino ? undefined : true,
+    );
+    for (const path of [console, consoleOld]) expect((await stat(path)).size).toBeLessThanOrEqual(consoleFileBytesMax);
+    const exit = await vm.kill();
+    expect(exit.consoleTail.at(-2)).toBe("the quick brown fox jumps over the lazy dog");
+    expect((await vm.console(100 * KiB)).length).toBe(100 * KiB);
+    expect((await vm.console(10_000_000)).length).toBeLessThanOrEqual(2 * consoleFileBytesMax);
+    expect((await readdir(runFolder)).toSorted()).toEqual(["console", "console.old", "exit", "qmp.sock", "vmm.pid"]);
+  });
+
+  test("a kernel panic and a reboot end the VM, and the panic can be read", async () => {
+    const [panicking, rebooting] = await Promise.all([start(await harness.createSpec("panic")), start(await harness.createSpec("reboot"))]);
+    const [panic, reboot] = await Promise.all([panicking.exited, rebooting.exited]);
+    expect(panic).toMatchObject({ exitCode: 0, signal: null });
+    expect(panic.consoleTail.join("\n")).toContain("Kernel panic - not syncing");
+    expect(reboot).toMatchObject({ exitCode: 0, signal: null });
+    expect(reboot.consoleTail.join("\n")).toContain("rebooting");
+  });
+
+  test("outlives the process that started it, which is killed, and is adopted", async () => {
+    const spec = await harness.createSpec();
+    const script = fileURLToPath(new URL("start-vm-child.ts", import.meta.url));
+    const args = ["--import", "tsx", "--conditions", "@roost/source", script, harness.memoryFolder, JSON.stringify(spec)];
+    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+    let printed = "";
+    child.stdout.on("data", (chunk: Buffer) => (printed += chunk.toString()));
+    await poll({ what: "the record of the VM", timeoutMs: upTimeoutMs }, () => (printed.endsWith("\n") ? true : undefined));
+    const record = vmRecordSchema.parse(JSON.parse(printed));
+    records.push(record);
+    const dead = new Promise((resolve) => child.once("exit", resolve));
+    child.kill("SIGKILL");
+    await dead;
+
+    const adopted = await driver.adopt(record);
+    if (!isRunning(adopted)) throw new Error(`did not outlive its starter: ${JSON.stringify(adopted)}`);
+    await untilSaid(adopted, "guest is up");
+    expect(await adopted.kill()).toMatchObject({ signal: "SIGKILL" });
+  });
+
+  test("an exit that nobody wrote down is an unknown one, not a wrong one", async () => {
+    const vm = await start(await harness.createSpec());
+    await untilSaid(vm, "guest is up");
+    process.kill(vm.record.supervisor.pid, "SIGKILL");
+    expect(await Promise.race([vm.exited, Promise.resolve("running")])).toBe("running");
+    process.kill(vm.record.vmm.pid, "SIGKILL");
+    expect(await vm.exited).toMatchObject({ exitCode: null, signal: null });
+  });
+
+  test("a VM from before the host's last restart is gone, whoever has its pids now", async () => {
+    const record: VmRecord = {
+      ...(await start(await harness.createSpec())).record,
+      bootId: "00000000-0000-0000-0000-000000000000",
+      vmm: { pid: process.pid, startTicks: (await identifyProcess(process.pid))?.startTicks ?? "" },
+    };
+    expect(await driver.adopt(record)).toMatchObject({ exitCode: null, signal: null });
+    await driver.destroy({ ...record, cgroup: null });
+    expect(await identifyProcess(process.pid)).toBeDefined();
+  });
+
+  test("a start that is aborted at any moment leaves nothing", async () => {
+    const random = new SeededRandom();
+    await driver.version();
+    for (let round = 0; round < 12; round += 1) {
+      const spec = await harness.createSpec();
+      const abort = new AbortController();
+      const delayMs = random.integer(120);
+      setTimeout(() => abort.abort(new Error("changed our mind")), delayMs);
+      const outcome = await driver.start(spec, abort.signal).catch((error: unknown) => error);
+      const context = `SEED=${random.seed}, round ${round}, aborted after ${delayMs} ms`;
+      if (outcome instanceof Error) {
+        expect(outcome.message, context).toBe("changed our mind");
+        expect(await readdir(spec.folder), context).toEqual([]);
+        expect(await harness.leftovers(), context).toEqual([]);
+      } else {
+        await (outcome as Vm).kill(); // it was faster than the abort
+      }
+    }
+  });
+
+  test("a state folder may have a path longer than a socket's may be", async () => {
+    const spec = await harness.createSpec();
+    const folder = join(spec.folder, "a-folder-with-a-rather-long-name".repeat(4));
+    await run(["/usr/bin/mkdir", folder]);
+    const vm = await start({ ...spec, folder });
+    await untilSaid(vm, "guest is up");
+    expect(await vm.kill()).toMatchObject({ signal: "SIGKILL" });
+  });
+
+  test("guest memory is private: the file behind it stays zeros, and is on no disk", async () => {
+    const vm = await start(await harness.createSpec());
+    await untilSaid(vm, "guest is up");
+    const path = join(harness.memoryFolder, "zero-192mib.memory");
+    const status = await stat(path);
+    expect([status.size, status.blocks, status.mode & 0o777, status.uid]).toEqual([192 * 1024 * KiB, 0, 0o444, 0]);
+    const maps = (await readFile(`/proc/${vm.record.vmm.pid}/maps`, "utf8")).split("\n").filter((line) => line.endsWith(path));
+    expect(maps.map((line) => line.split(" ")[1])).toEqual(["rw-p"]);
+  });
+});
+
+async function readStatus(pid: number): Promise<Record<string, string>> {
+  const lines = (await readFile(`/proc/${pid}/status`, "utf8")).trimEnd().split("\n");
+  return Object.fromEntries(lines.map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trim()]));
+}
+
+function parseMount(line: string): { readonly path: string; readonly options: readonly string[] } {
+  const fields = line.split(" ");
+  return { path: fields[4] ?? "", options: fields[5]?.split(",") ?? [] };
+}
+
+/** Runs a script where the VMM is and as whom it runs. */
+async function inside(record: VmRecord, spec: VmSpec, script: string): Promise<string> {
+  return enter(record, ["/usr/bin/setpriv", `--reuid=${spec.uid}`, `--regid=${spec.gid}`, "--clear-groups", "--"], script);
+}
+
+async function insideAsRoot(record: VmRecord, script: string): Promise<string> {
+  return enter(record, [], script);
+}
+
+async function enter(record: VmRecord, prefix: readonly string[], script: string): Promise<string> {
+  const target = [`--target=${record.vmm.pid}`, "--mount", "--root", "--wd=/", "--"];
+  return (await run(["/usr/bin/nsenter", ...target, ...prefix, "/usr/bin/sh", "-c", script])).trim();
+}
