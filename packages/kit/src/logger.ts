@@ -5,9 +5,17 @@ export type Logger = Pick<PinoLogger, "debug" | "info" | "warn" | "error" | "chi
 
 export type LogLevel = "debug" | "info" | "warn" | "error" | "silent";
 
+export interface LoggerOptions {
+  readonly level: LogLevel;
+  readonly file?: string;
+  readonly name?: string;
+  /** Gets the lines instead of a file or standard output. */
+  readonly destination?: { write(line: string): void };
+}
+
 /** JSON lines, to `file` (appended, synchronous so that a crash loses none) or standard output. */
-export function createLogger(options: { readonly level: LogLevel; readonly file?: string; readonly name?: string }): Logger {
-  const destination = pino.destination({ dest: options.file ?? 1, sync: true, mkdir: true });
+export function createLogger(options: LoggerOptions): Logger {
+  const destination = options.destination ?? pino.destination({ dest: options.file ?? 1, sync: true, mkdir: true });
   return pino(
     {
       level: options.level,

@@ -12,6 +12,14 @@ export interface OptionSpec {
 export type OptionTable = Readonly<Record<string, OptionSpec>>;
 export type OptionValues<Table extends OptionTable> = { readonly [Key in keyof Table]: z.output<Table[Key]["schema"]> };
 
+/** What all option tables have in common, whatever their settings. */
+export interface AnyOptions {
+  readonly table: OptionTable;
+  readonly keys: readonly string[];
+  environmentName(key: string): string;
+  flagName(key: string): string;
+}
+
 /** A setting that is missing, unknown or wrong; the message names it as the operator would write it. */
 export class OptionError extends Error {
   override readonly name = "OptionError";
@@ -62,11 +70,7 @@ export class Options<Table extends OptionTable> {
   }
 
   /** Names of the environment that carry the prefix but that no table in `tables` knows: typing errors. */
-  static unknownNames(
-    environment: Readonly<Record<string, string | undefined>>,
-    prefix: string,
-    tables: readonly Options<OptionTable>[],
-  ): string[] {
+  static unknownNames(environment: Readonly<Record<string, string | undefined>>, prefix: string, tables: readonly AnyOptions[]): string[] {
     const known = new Set(tables.flatMap((table) => table.keys.map((key) => table.environmentName(key))));
     return Object.keys(environment).filter((name) => name.startsWith(prefix) && !known.has(name));
   }

@@ -1,0 +1,36 @@
+// Bundles the command line into a few files, so that `roost --help` need not read hundreds. The servers stay packages of
+// their own: only `roost up` loads them, and the embedded database brings files that cannot be bundled.
+import { rm } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+
+import { build } from "esbuild";
+
+const folder = fileURLToPath(new URL(".", import.meta.url));
+await rm(`${folder}dist/bundle`, { recursive: true, force: true });
+await build({
+  absWorkingDir: folder,
+  entryPoints: ["src/main.ts"],
+  outdir: "dist/bundle",
+  bundle: true,
+  splitting: true,
+  minify: true,
+  platform: "node",
+  target: "node20.19",
+  format: "esm",
+  sourcemap: "linked",
+  sourcesContent: false,
+  conditions: ["@roost/source"],
+  external: [
+    "@roost/control-plane",
+    "@roost/host-agent",
+    "@roost/images",
+    "@connectrpc/*",
+    "@bufbuild/*",
+    "pino",
+    "bufferutil",
+    "utf-8-validate",
+  ],
+  // CommonJS packages inside ES modules ask for Node's own modules by `require`
+  banner: { js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);' },
+  logLevel: "warning",
+});

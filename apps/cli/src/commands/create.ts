@@ -1,0 +1,43 @@
+import type { CreateSandboxInput } from "@roost/contract";
+
+import type { CommandContext } from "../context.ts";
+import { exitCodes } from "../failure.ts";
+import { formatMemory } from "../output/format.ts";
+import { withProgress } from "../output/progress.ts";
+
+export interface CreateOptions {
+  readonly template?: string;
+  readonly vcpus?: number;
+  readonly memory?: number;
+  readonly idleTimeout?: number;
+  readonly metadata?: Record<string, string>;
+  readonly env?: Record<string, string>;
+}
+
+/** The request that the options ask for; what is not given is left to the platform's defaults. */
+export function createInput(options: CreateOptions): CreateSandboxInput {
+  return {
+    template: options.template,
+    vcpus: options.vcpus,
+    memory_mb: options.memory,
+    timeout_sec: options.idleTimeout,
+    metadata: options.metadata,
+    envs: options.env,
+  };
+}
+
+export async function create(context: CommandContext, options: CreateOptions): Promise<number> {
+  const client = await context.client();
+  const sandbox = await withProgress(context, "creating the sandbox", async () =>
+    client.sandboxes.create(createInput(options), { signal: context.signal }),
+  );
+  if (context.isJson) await context.printJson(sandbox);
+  else {
+    await context.print(sandbox.id);
+    if (context.io.stderr.isTTY === true) {
+      const size = `${sandbox.vcpus} vCPU, ${formatMemory(sandbox.memory_mb)}`;
+      await context.note(context.colors.dim(`${sandbox.template}, ${size}; try: roost shell ${sandbox.id.slice(0, 6)}`));
+    }
+  }
+  return exitCodes.ok;
+}

@@ -1,0 +1,24 @@
+import type { CommandContext } from "../context.ts";
+import { exitCodes } from "../failure.ts";
+import { formatTable } from "../output/table.ts";
+import { withProgress } from "../output/progress.ts";
+import type { Check } from "../platform/checks.ts";
+
+export async function doctor(context: CommandContext): Promise<number> {
+  const { examine } = await import("../platform/examine.ts");
+  const checks = await withProgress(context, "looking at this machine", async () => examine(context));
+  if (context.isJson) await context.printJson({ checks });
+  else {
+    await context.print(formatChecks(context, checks));
+    const failed = checks.filter((check) => check.status === "fail").length;
+    await context.print(failed === 0 ? "\nThis machine can run sandboxes." : `\n${failed} of ${checks.length} checks failed.`);
+  }
+  return checks.some((check) => check.status === "fail") ? exitCodes.error : exitCodes.ok;
+}
+
+export function formatChecks(context: CommandContext, checks: readonly Check[]): string {
+  const { colors } = context;
+  const paint = { ok: colors.green, warn: colors.yellow, fail: colors.red } as const;
+  const rows = checks.map((check) => [paint[check.status](check.status), check.name, check.detail, check.fix ?? ""]);
+  return formatTable(colors, ["", "CHECK", "FOUND", "WHAT TO DO"], rows);
+}

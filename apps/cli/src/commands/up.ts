@@ -1,0 +1,131 @@
+import { mkdir } from "node:fs/promises";
+
+import { createLogger, type AnyOptions } from "@roost/kit";
+import { controlPlaneOptions } from "@roost/control-plane";
+import { hostAgentOptions } from "@roost/host-agent";
+
+import type { CommandContext, CommonOptions } from "../context.ts";
+import { CliError, exitCodes } from "../failure.ts";
+import { withProgress } from "../output/progress.ts";
+import { printable } from "../output/printable.ts";
+import { requiredChecks, type Check } from "../platform/checks.ts";
+import { ConsoleLog } from "../platform/console-log.ts";
+import { logPath, startDetached } from "../platform/detach.ts";
+import { findRunning } from "../platform/endpoint.ts";
+import { PlatformLock } from "../platform/platform-lock.ts";
+import { refuseUnknownNames, upOptions } from "../platform/platform-options.ts";
+import { RotatingLog } from "../platform/rotating-log.ts";
+import { serve } from "../platform/serve.ts";
+import { apiKeyPath, clientOptions } from "../settings.ts";
+
+export interface UpFlags extends CommonOptions, Readonly<Record<string, unknown>> {
+  readonly detach?: boolean;
+}
+
+export async function up(context: CommandContext, flags: UpFlags, tables: readonly AnyOptions[]): Promise<number> {
+  const { environment } = context.io;
+  refuseUnknownNames(environment, [...tables, clientOptions]);
+  const settings = {
+    controlPlane: controlPlaneOptions.read(environment, flags),
+    hostAgent: hostAgentOptions.read(environment, flags),
+    up: upOptions.read(environment, flags),
+  };
+  const { dir, address, port } = settings.controlPlane;
+  const running = await findRunning(dir);
+  if (running !== undefined) {
+    if (flags.detach !== true) throw alreadyRunning(dir, running.endpoint.pid);
+    return announce(context, dir, running.endpoint, true);
+  }
+  const folders = { dir, cacheDir: settings.hostAgent.cacheDir };
+  refuseToStart(await requiredChecks(folders, { host: address, port }));
+
+  if (flags.detach === true) {
+    const given = flagsOf(flags, tables);
+    const started = await withProgress(context, "starting the platform", async () => startDetached(dir, given, context.signal));
+    return announce(context, dir, started.endpoint, false);
+  }
+  return serveHere(context, settings);
+}
+
+async function serveHere(
+  context: CommandContext,
+  settings: {
+    readonly controlPlane: ReturnType<typeof controlPlaneOptions.read>;
+    readonly hostAgent: ReturnType<typeof hostAgentOptions.read>;
+    readonly up: ReturnType<typeof upOptions.read>;
+  },
+): Promise<number> {
+  const { dir } = settings.controlPlane;
+  await mkdir(dir, { recursive: true, mode: 0o755 });
+  await using lock = await PlatformLock.take(dir);
+  if (lock === undefined) throw alreadyRunning(dir, undefined);
+  const log = createLogger({ level: settings.up.logLevel, ...destinationOf(context, settings.up.logFile) });
+  const { startPlatform } = await import("../platform/compose.ts");
+  try {
+    const platform = await startPlatform(settings, log);
+    const isDetached = settings.up.logFile !== undefined;
+    if (!isDetached) await context.note(startedText(dir, platform.url));
+    const options = { dir, stopSandboxes: settings.hostAgent.stopSandboxes, ignoresHangup: isDetached };
+    return await serve(context, platform, options, log);
+  } catch (error) {
+    log.error({ err: error }, "the platform failed");
+    throw error;
+  }
+}
+
+function destinationOf(context: CommandContext, logFile: string | undefined) {
+  if (logFile !== undefined) return { destination: new RotatingLog(logFile) };
+  const isForPeople = context.io.stdout.isTTY === true && !context.isJson;
+  return isForPeople ? { destination: new ConsoleLog(context.io.stdout, context.colors) } : {};
+}
+
+function startedText(dir: string, url: string): string {
+  return `Roost listens at ${url}; its API key is in ${apiKeyPath(dir)}.\nCtrl-C ends it; sandboxes go on.`;
+}
+
+async function announce(
+  context: CommandContext,
+  dir: string,
+  endpoint: { readonly url: string; readonly pid: number },
+  wasRunning: boolean,
+): Promise<number> {
+  const { url, pid } = endpoint;
+  if (context.isJson) await context.printJson({ url, pid, api_key_path: apiKeyPath(dir), log_path: logPath(dir), was_running: wasRunning });
+  else {
+    await context.print(`Roost ${wasRunning ? "already runs" : "runs"} at ${url} (pid ${pid})`);
+    await context.print(`API key: ${apiKeyPath(dir)}`);
+    await context.print(`log:     ${logPath(dir)}`);
+  }
+  return exitCodes.ok;
+}
+
+function alreadyRunning(dir: string, pid: number | undefined): CliError {
+  return new CliError(`a platform already runs in ${dir}${pid === undefined ? "" : ` (pid ${pid})`}`, {
+    hint: "`roost status` shows it, `roost down` ends it; ROOST_DIR chooses another folder",
+  });
+}
+
+/** Nothing is made before all of this holds. */
+function refuseToStart(checks: readonly Check[]): void {
+  const failed = checks.filter((check) => check.status === "fail");
+  const [first] = failed;
+  if (first === undefined) return;
+  const lines = failed.map((check) => `${check.name}: ${printable(check.detail)}${check.fix === undefined ? "" : `\n    → ${check.fix}`}`);
+  throw new CliError(`this machine is not ready:\n  ${lines.join("\n  ")}`, { hint: "`roost doctor` checks everything" });
+}
+
+/** The settings that were given as flags, as flags again; those from the environment are inherited. */
+function flagsOf(flags: UpFlags, tables: readonly AnyOptions[]): string[] {
+  const given: string[] = [];
+  const seen = new Set<string>();
+  for (const table of tables) {
+    for (const key of table.keys) {
+      const value = flags[key];
+      if (seen.has(key) || value === undefined || key === "logFile") continue;
+      seen.add(key);
+      if (value === true) given.push(table.flagName(key));
+      else given.push(table.flagName(key), String(value as string));
+    }
+  }
+  return given;
+}

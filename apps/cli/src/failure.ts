@@ -1,0 +1,103 @@
+import type { RoostError } from "@roost/sdk";
+
+/** Exit codes of the command line itself; `exec`, `run` and `shell` otherwise pass on their command's. */
+export const exitCodes = { ok: 0, error: 1, usage: 2, interrupted: 130, brokenPipe: 141 } as const;
+
+/** A failure with its own words and, often, what to do about it. */
+export class CliError extends Error {
+  override readonly name: string = "CliError";
+  readonly hint: string | undefined;
+  readonly exitCode: number;
+
+  constructor(message: string, options: { readonly hint?: string; readonly exitCode?: number; readonly cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? {} : { cause: options.cause });
+    this.hint = options.hint;
+    this.exitCode = options.exitCode ?? exitCodes.error;
+  }
+}
+
+/** The command line was wrong. */
+export class UsageError extends CliError {
+  override readonly name = "UsageError";
+
+  constructor(message: string, hint?: string) {
+    super(message, { exitCode: exitCodes.usage, ...(hint === undefined ? {} : { hint }) });
+  }
+}
+
+/** A signal asked us to end. */
+export class InterruptedError extends CliError {
+  override readonly name = "InterruptedError";
+
+  constructor(signal: NodeJS.Signals) {
+    super("interrupted", { exitCode: signal === "SIGINT" ? exitCodes.interrupted : 128 + (signal === "SIGHUP" ? 1 : 15) });
+  }
+}
+
+/** Whoever read our output has gone (`roost ls | head -1`): end quietly, as other programs do. */
+export class BrokenPipeError extends CliError {
+  override readonly name = "BrokenPipeError";
+
+  constructor() {
+    super("nobody reads the output any more", { exitCode: exitCodes.brokenPipe });
+  }
+}
+
+export interface Failure {
+  readonly code: string;
+  readonly message: string;
+  readonly hint: string | undefined;
+  readonly exitCode: number;
+  /** Ended by a signal or a closed pipe: nothing to report. */
+  readonly isQuiet: boolean;
+}
+
+/** What is told of an error, whatever was thrown. */
+export function describeFailure(error: unknown): Failure {
+  if (error instanceof CliError) {
+    const isQuiet = error instanceof InterruptedError || error instanceof BrokenPipeError;
+    const code = error instanceof UsageError ? "usage" : "cli_error";
+    return { code, message: error.message, hint: error.hint, exitCode: error.exitCode, isQuiet };
+  }
+  if (isRoostError(error)) {
+    return { code: error.code, message: error.message, hint: hintOf(error), exitCode: exitCodes.error, isQuiet: false };
+  }
+  const message = error instanceof Error ? error.message : String(error);
+  const hint = isOperating(error) ? undefined : "this looks like a bug in roost; ROOST_DEBUG=1 shows where it happened";
+  return { code: codeOf(error), message, hint, exitCode: exitCodes.error, isQuiet: false };
+}
+
+/** By name: loading the SDK for this would make every wrong command line slow. */
+function isRoostError(error: unknown): error is RoostError {
+  return error instanceof Error && error.name === "RoostError";
+}
+
+/** Errors of our own processes (by name: several bundles may each hold the class) and of the operating system. */
+const operatingNames = new Set(["PlatformError", "OptionError", "CommandError", "DeadlineError", "InstanceLockedError", "MigrationError"]);
+
+function isOperating(error: unknown): boolean {
+  return error instanceof Error && (operatingNames.has(error.name) || typeof (error as NodeJS.ErrnoException).syscall === "string");
+}
+
+function codeOf(error: unknown): string {
+  const code = (error as { code?: unknown } | undefined)?.code;
+  return typeof code === "string" ? code : "cli_error";
+}
+
+const hints: Readonly<Record<string, string>> = {
+  connection_failed: "is the platform running? `roost status` tells, `roost up --detach` starts it",
+  api_key_invalid: "set ROOST_API_KEY to a key of this platform, or unset it to use the local one",
+  capacity_exhausted: "end sandboxes you no longer need (`roost ls`, `roost kill ID`) or ask for less memory",
+  template_not_found: "`roost status` lists the templates",
+  sandbox_not_found: "`roost ls --all` lists the sandboxes",
+  process_not_found: "`roost ps ID` lists the processes",
+  exec_timeout: "give it longer with --timeout, or run it with --detach",
+  output_too_large: "stream it: `roost exec` has no limit on output",
+};
+
+function hintOf(error: RoostError): string | undefined {
+  if (error.retryAfterSec !== undefined) return `try again in ${error.retryAfterSec} s`;
+  return (
+    hints[error.code] ?? (error.status === 500 && error.requestId !== undefined ? `the log knows request ${error.requestId}` : undefined)
+  );
+}

@@ -1,0 +1,76 @@
+import { readFile } from "node:fs/promises";
+
+import { createRouterTransport } from "@connectrpc/connect";
+import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import { createControlPlane, type ApiKeys, type ControlPlaneOptions } from "@roost/control-plane";
+import { createHostAgent, type HostAgentOptions } from "@roost/host-agent";
+import { Cleanup, type Logger } from "@roost/kit";
+
+import { apiKeyPath } from "../settings.ts";
+import { writeApiKey } from "./endpoint.ts";
+
+/** Id of the one host of an embedded platform. */
+const localHostId = "local";
+
+/** Control plane and host agent in this process. */
+export interface Platform {
+  readonly url: string;
+  /** Takes no new work, finishes what runs. */
+  drain(): Promise<void>;
+  /** Ends both; sandboxes go on unless they should end, too. */
+  close(options: { readonly stopSandboxes: boolean }): Promise<void>;
+}
+
+/**
+ * The composition root: builds the two servers and joins them by Connect's in-memory transport. Neither knows that the
+ * other is in the same process.
+ */
+export async function startPlatform(
+  options: { readonly controlPlane: ControlPlaneOptions; readonly hostAgent: HostAgentOptions },
+  log: Logger,
+): Promise<Platform> {
+  const owned = new Cleanup();
+  try {
+    // Taking the folder, sweeping and adopting come before anything is offered to users.
+    const hostAgent = await createHostAgent(options.hostAgent, { log });
+    owned.defer("end the host agent", async () => hostAgent.close({ stopSandboxes: false }));
+    await hostAgent.start();
+
+    const transport = createRouterTransport(({ service }) => service(HostAgentService, hostAgent.service));
+    const controlPlane = await createControlPlane(options.controlPlane, {
+      hosts: [{ id: localHostId, transport, tunnels: hostAgent.tunnels }],
+      log,
+    });
+    owned.defer("end the control plane", async () => controlPlane.close());
+    await ensureApiKey(options.controlPlane.dir, controlPlane.apiKeys);
+    const { url } = await controlPlane.listen();
+
+    return owned.handOver({
+      url,
+      // first what users talk to, then what supports it
+      drain: async () => {
+        await controlPlane.drain();
+        await hostAgent.drain();
+      },
+      close: async ({ stopSandboxes }) => {
+        await controlPlane.close();
+        await hostAgent.close({ stopSandboxes });
+      },
+    });
+  } catch (error) {
+    await owned.run().catch((failure: unknown) => log.warn({ err: failure }, "a failed start was not undone completely"));
+    throw error;
+  }
+}
+
+/** The first start makes the key that commands on this machine use; later ones make it again only when it is no good. */
+async function ensureApiKey(dir: string, apiKeys: ApiKeys): Promise<void> {
+  const present = await readFile(apiKeyPath(dir), "utf8").catch(() => undefined);
+  const isGood =
+    present !== undefined &&
+    (await apiKeys.check(present.trim()).then(
+      () => true,
+      () => false,
+    ));
+  if (!isGood) await writeApiKey(dir, (await apiKeys.create("this machine")).key);
+}

@@ -1,0 +1,62 @@
+import { Argument, type Command } from "commander";
+
+import { examples, withCommonOptions, type ProgramEnvironment } from "./define.ts";
+import { withSettings } from "./up-options.ts";
+
+const group = "Platform:";
+
+export function definePlatformCommands(program: Command, { run, platformTables }: ProgramEnvironment): void {
+  withCommonOptions(
+    withSettings(
+      program
+        .command("up")
+        .helpGroup(group)
+        .description("start the platform on this machine (needs root)")
+        .option("-d, --detach", "start it in the background and come back when it answers"),
+      platformTables,
+    ).addHelpText("after", examples("roost up", "roost up --detach", "roost up --port 8080", "ROOST_DIR=/srv/roost roost up")),
+  ).action(async (options) => run(options, async (context) => (await import("../commands/up.ts")).up(context, options, platformTables)));
+
+  withCommonOptions(
+    program
+      .command("down")
+      .helpGroup(group)
+      .description("stop the platform; sandboxes go on and are found again by the next `roost up`")
+      .option("--stop-sandboxes", "end all sandboxes, too")
+      .addHelpText("after", examples("roost down", "roost down --stop-sandboxes")),
+  ).action(async (options) => run(options, async (context) => (await import("../commands/down.ts")).down(context, options)));
+
+  withCommonOptions(
+    program
+      .command("status")
+      .helpGroup(group)
+      .description("is the platform up, and what does it run on")
+      .addHelpText("after", examples("roost status", "roost status --json | jq .healthy")),
+  ).action(async (options) => run(options, async (context) => (await import("../commands/status.ts")).status(context)));
+
+  withCommonOptions(
+    program
+      .command("doctor")
+      .helpGroup(group)
+      .description("check whether this machine can run sandboxes, and say what to do when not")
+      .addHelpText("after", examples("sudo roost doctor")),
+  ).action(async (options) => run(options, async (context) => (await import("../commands/doctor.ts")).doctor(context)));
+
+  program
+    .command("completion")
+    .helpGroup(group)
+    .description("print a completion script for your shell")
+    .addArgument(new Argument("<shell>", "your shell").choices(["bash", "zsh", "fish"]))
+    .addHelpText("after", examples("source <(roost completion bash)", "roost completion zsh > ~/.zsh/completions/_roost"))
+    .action(async (shell: string) => run({}, async (context) => (await import("../commands/completion.ts")).completion(context, shell)));
+
+  // What the completion scripts ask; bash's words end with the one being typed.
+  program
+    .command("complete", { hidden: true })
+    .argument("[words...]")
+    .allowUnknownOption()
+    .passThroughOptions()
+    .action(async (words: string[]) =>
+      run({}, async (context) => (await import("../commands/completion.ts")).complete(context, program, words)),
+    );
+}
