@@ -8,7 +8,8 @@
  *
  * It speaks with the agent, which is its only client and trusted, over a stream socket on fd 3, all integers little
  * endian. To it: u32 length, u32 type, body. From it: records of six u32: type, id, and four values.
- * Pipe ends stay open here until the agent, which opens them through /proc/<launcher>/fd/N, sends RELEASE.
+ * Pipe ends stay open here until the agent, which opens them through /proc/<launcher>/fd/N, sends RELEASE; so does
+ * the slave side of a terminal, which STARTED names in the place of standard input.
  * When the agent goes away the socket ends and so does the launcher; running processes become init's.
  */
 #define _GNU_SOURCE
@@ -139,6 +140,10 @@ static void start(const struct start *s) {
         pid = vfork();
         if (pid == 0) child_run(s, in[0], s->flags & FLAG_TERMINAL ? in[0] : out[1], s->flags & FLAG_TERMINAL ? in[0] : err[1]);
         if (pid < 0) failed_stage = STAGE_SETUP, failed_errno = (uint32_t)errno;
+    }
+    if (failed_stage == 0 && master >= 0) {
+        /* The slave stays open until RELEASE: while it is, the agent can read to the last byte without a hangup. */
+        in[1] = in[0], in[0] = -1;
     }
     close(in[0]), close(out[1]), close(err[1]); /* closing -1 does nothing */
     if (failed_stage == 0) {
@@ -275,7 +280,9 @@ int main(void) {
     agent_pidfd = (int)syscall(SYS_pidfd_open, getppid(), 0);
     int signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
     /* What children inherit: the limits of a login session, an ordinary priority, files others may read. */
-    setrlimit(RLIMIT_NOFILE, &(struct rlimit){1024, 524288});
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    if (setrlimit(RLIMIT_NOFILE, &(struct rlimit){1024, 524288}) < 0) setrlimit(RLIMIT_NOFILE, &(struct rlimit){1024, files.rlim_max});
     setpriority(PRIO_PROCESS, 0, 0);
     (void)umask(022);
     scan_timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);

@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { AddressInfo } from "node:net";
 
 import { createLogger, must, type Logger } from "@roost/kit";
@@ -56,6 +57,7 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
   });
   const table = new ProcessTable(launcher, log);
   const shutdown = new AbortController();
+  setMaxListeners(0, shutdown.signal); // one for each call in progress
   const server = createGuestServer({
     context,
     plain: plainRoutes({ context, state, machine: parts.machine ?? createGuestMachine(launcher) }),

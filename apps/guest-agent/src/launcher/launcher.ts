@@ -32,6 +32,8 @@ export interface Started {
   readonly stdin: number | undefined;
   readonly stdout: number | undefined;
   readonly stderr: number | undefined;
+  /** Hangs a terminal up. Until then it can be read to its last byte after the process ended. Nothing for pipes. */
+  hangUp(): void;
   /** What wait(2) says once it was reaped; stays pending when the launcher fails. */
   readonly exited: Promise<number>;
 }
@@ -87,7 +89,7 @@ export class Launcher {
     const { record, exited } = await this.#ask(id, bytes);
     if (record.kind === "failed") throw new LaunchError(record.stage, record.errno);
     assert(record.kind === "started", "a start is answered by started or failed");
-    return this.#takeOver(record, must(exited, "a started process has an exit to wait for"));
+    return this.#takeOver(record, must(exited, "a started process has an exit to wait for"), frame.terminal !== undefined);
   }
 
   /** Signals the whole process group of a process that is not reaped yet; does nothing otherwise. */
@@ -127,7 +129,11 @@ export class Launcher {
   }
 
   /** Opens the agent's own ends of the pipes, through /proc: Node cannot receive descriptors over a socket. */
-  #takeOver(record: LauncherRecord & { readonly kind: "started" }, exited: Promise<number>): Started {
+  #takeOver(record: LauncherRecord & { readonly kind: "started" }, exited: Promise<number>, hasTerminal: boolean): Started {
+    if (hasTerminal) {
+      const hangUp = () => this.#send(encodeRelease([record.stdin, -1, -1]));
+      return { pid: record.pid, stdin: undefined, stdout: undefined, stderr: undefined, hangUp, exited };
+    }
     const opened: number[] = [];
     const open = (descriptor: number, access: number): number | undefined => {
       if (descriptor < 0) return undefined;
@@ -139,7 +145,7 @@ export class Launcher {
       const stdin = open(record.stdin, constants.O_WRONLY);
       const stdout = open(record.stdout, constants.O_RDONLY);
       const stderr = open(record.stderr, constants.O_RDONLY);
-      return { pid: record.pid, stdin, stdout, stderr, exited };
+      return { pid: record.pid, stdin, stdout, stderr, hangUp: () => undefined, exited };
     } catch (error) {
       this.kill(record.pid, 9);
       for (const descriptor of opened) closeSync(descriptor);

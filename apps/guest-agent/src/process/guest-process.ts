@@ -1,5 +1,4 @@
 import { Socket } from "node:net";
-import { ReadStream } from "node:tty";
 
 import { Code, ConnectError } from "@connectrpc/connect";
 import { KiB, MiB } from "@roost/kit";
@@ -7,6 +6,7 @@ import { KiB, MiB } from "@roost/kit";
 import type { Started } from "../launcher/launcher.ts";
 import { exitStatus, type ExitStatus } from "./exit-status.ts";
 import { OutputHub, type OutputKind, type Subscription } from "./output-hub.ts";
+import { OutputReader } from "./output-reader.ts";
 import { StandardInput } from "./standard-input.ts";
 
 /** Longest piece of output in one event in `bytes`, of a pipe and of a terminal. */
@@ -41,7 +41,7 @@ export interface ProcessParts {
 /**
  * A process of the guest, from its start until its end was told.
  *
- *     running --(reaped)--> lingering --(pipes at their end, or long enough)--> ended
+ *     running --(reaped)--> lingering --(pipes at their end, or long enough; terminal read empty)--> ended
  *
  * Output is not read before `begin`, so that the first subscriber misses nothing.
  */
@@ -57,7 +57,7 @@ export class GuestProcess {
   timedOut = false;
   readonly #started: Started;
   readonly #input: StandardInput | undefined;
-  readonly #sources: Socket[] = [];
+  readonly #sources: OutputReader[] = [];
   #openSources = 0;
   #reaped: ExitStatus | undefined;
   #lingerTimer: NodeJS.Timeout | undefined;
@@ -76,13 +76,12 @@ export class GuestProcess {
       this.#tellEnded = resolve;
     });
     if (parts.terminalFd !== undefined) {
-      const terminal = new ReadStream(parts.terminalFd);
-      this.#addSource(terminal, "pty", terminalChunkBytesMax);
-      this.#input = new StandardInput(terminal);
+      const terminal = this.#read("terminal", parts.terminalFd, "pty", terminalChunkBytesMax);
+      this.#input = new StandardInput(terminal.socket);
     } else {
       for (const kind of ["stdout", "stderr"] as const) {
         const fd = parts.started[kind];
-        if (fd !== undefined) this.#addSource(new Socket({ fd, readable: true, writable: false }), kind, pipeChunkBytesMax);
+        if (fd !== undefined) this.#read("pipe", fd, kind, pipeChunkBytesMax);
       }
       const fd = parts.started.stdin;
       if (fd !== undefined) this.#input = new StandardInput(new Socket({ fd, readable: false, writable: true }));
@@ -120,37 +119,48 @@ export class GuestProcess {
 
   /** Closes the pipes of an ended process: who still writes to them gets SIGPIPE. */
   closeOutput(): void {
-    for (const source of this.#sources) source.destroy();
+    for (const source of this.#sources) source.close();
   }
 
-  #addSource(source: Socket, kind: OutputKind, chunkBytesMax: number): void {
-    this.#sources.push(source);
+  #read(source: "pipe" | "terminal", fd: number, kind: OutputKind, chunkBytesMax: number): OutputReader {
+    const reader = new OutputReader(source, fd, chunkBytesMax, {
+      onData: (bytes) => this.#onData(kind, bytes),
+      onClose: () => {
+        this.#openSources -= 1;
+        if (this.#openSources === 0) this.#tryEnd();
+      },
+    });
     this.#openSources += 1;
-    source.pause();
-    source.on("data", (bytes: Buffer) => {
-      if (this.#isEnded) return; // read and dropped, so that what a process left behind does not die of SIGPIPE
-      if (this.#reaped !== undefined) this.#lingerBytes += bytes.length;
-      for (let at = 0; at < bytes.length; at += chunkBytesMax) this.output.push(kind, bytes.subarray(at, at + chunkBytesMax));
-      if (this.#lingerBytes > lingerBytesMax) this.#end();
-    });
-    // A terminal whose processes are gone reads as EIO: its way to say end of file.
-    source.on("error", () => source.destroy());
-    source.on("end", () => source.destroy());
-    source.on("close", () => {
-      this.#openSources -= 1;
-      if (this.#openSources === 0 && this.#reaped !== undefined) this.#end();
-    });
+    this.#sources.push(reader);
+    return reader;
+  }
+
+  #onData(kind: OutputKind, bytes: Uint8Array): void {
+    if (this.#isEnded) return; // read and dropped, so that what a process left behind does not die of SIGPIPE
+    this.output.push(kind, bytes);
+    if (this.#reaped === undefined) return;
+    this.#lingerBytes += bytes.length;
+    if (this.#lingerBytes > lingerBytesMax) this.#end();
   }
 
   #onReaped(waitStatus: number): void {
     this.#reaped = exitStatus(waitStatus);
     if (!this.hasTerminal) this.#input?.destroy();
-    if (this.#openSources === 0) this.#end();
-    else if (!this.output.paused) this.#startLinger();
+    this.#tryEnd();
   }
 
-  #startLinger(): void {
-    this.#lingerTimer = setTimeout(() => this.#end(), lingerMs);
+  /** Ends a reaped process when its output is at its end; else waits for what its state says. */
+  #tryEnd(): void {
+    if (this.#reaped === undefined || this.#isEnded) return;
+    if (this.#openSources === 0) this.#end();
+    else if (this.hasTerminal) this.#endWhenDrained();
+    else if (!this.output.paused) this.#lingerTimer ??= setTimeout(() => this.#endWhenDrained(), lingerMs);
+  }
+
+  /** Whatever the process wrote is in the pipe or the terminal by now: all of it goes before the end. */
+  #endWhenDrained(): void {
+    this.#lingerTimer = undefined;
+    if (this.#sources.every((source) => source.drain())) this.#end();
   }
 
   #end(): void {
@@ -159,17 +169,21 @@ export class GuestProcess {
     clearTimeout(this.#lingerTimer);
     this.output.end(this.#reaped);
     for (const source of this.#sources) source.resume();
-    if (this.hasTerminal) for (const source of this.#sources) source.destroy();
+    if (this.hasTerminal) {
+      this.closeOutput();
+      this.#started.hangUp();
+    }
     this.#tellEnded(this.#reaped);
   }
 
   #pause(): void {
     clearTimeout(this.#lingerTimer);
+    this.#lingerTimer = undefined;
     for (const source of this.#sources) source.pause();
   }
 
   #resume(): void {
     for (const source of this.#sources) source.resume();
-    if (this.#reaped !== undefined && !this.#isEnded) this.#startLinger();
+    this.#tryEnd();
   }
 }

@@ -1,0 +1,127 @@
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { createClient, type CallOptions, type Client } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import { Process } from "@roost/contract/gen/process/process_pb.js";
+import { silentLogger } from "@roost/kit";
+
+import { createGuestAgent } from "../guest-agent.ts";
+import type { GuestMachine } from "../init/guest-machine.ts";
+import { guestAgentOptions } from "../options.ts";
+
+const here = import.meta.dirname;
+
+/** Accounts of the tests' guests: ids need not exist on the machine that runs the tests. */
+export const passwdText = [
+  "root:x:0:0:root:/root:/bin/bash",
+  "daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin",
+  "user:x:1000:1000::/tmp:/bin/sh",
+  "homeless:x:1001:1001::/nowhere/at/all:/bin/sh",
+  "",
+].join("\n");
+export const groupText = [
+  "root:x:0:",
+  "user:x:1000:",
+  "docker:x:2001:user,daemon",
+  "video:x:2002:daemon,user",
+  "other:x:2003:daemon",
+  "",
+].join("\n");
+
+/** Builds `native/launcher.c` when it changed and answers the path of the program. */
+export function builtLauncher(): string {
+  const folder = join(here, "../..");
+  execFileSync(process.execPath, [join(folder, "build.mjs"), "--launcher"], { stdio: "pipe" });
+  return join(folder, "dist/native/launcher");
+}
+
+/** What `/init` would have done to the machine. */
+export class RecordedMachine implements GuestMachine {
+  readonly calls: { readonly what: string; readonly value: unknown }[] = [];
+  failure: Error | undefined;
+
+  async setClock(unixMs: number): Promise<void> {
+    this.#record("clock", unixMs);
+  }
+  async addEntropy(bytes: Uint8Array): Promise<void> {
+    this.#record("entropy", Buffer.from(bytes).toString("hex"));
+  }
+  async setHostname(name: string): Promise<void> {
+    this.#record("hostname", name);
+  }
+  async setMachineId(id: string): Promise<void> {
+    this.#record("machine id", id);
+  }
+
+  #record(what: string, value: unknown): void {
+    if (this.failure !== undefined) throw this.failure;
+    this.calls.push({ what, value });
+  }
+}
+
+export interface TestAgent extends AsyncDisposable {
+  readonly url: string;
+  readonly port: number;
+  readonly folder: string;
+  readonly machine: RecordedMachine;
+  readonly processes: Client<typeof Process>;
+  readonly failures: Error[];
+  /** A fresh agent on the same state, as the supervisor would start it. */
+  restart(): Promise<TestAgent>;
+}
+
+/** An agent in this process, with accounts and state of its own. */
+export async function startTestAgent(settings: Readonly<Record<string, string>> = {}, folderGiven?: string): Promise<TestAgent> {
+  const folder = folderGiven ?? mkdtempSync(join(tmpdir(), "roost-guest-"));
+  mkdirSync(join(folder, "etc"), { recursive: true });
+  writeFileSync(join(folder, "etc/passwd"), passwdText);
+  writeFileSync(join(folder, "etc/group"), groupText);
+  const machine = new RecordedMachine();
+  const failures: Error[] = [];
+  const options = guestAgentOptions.read(
+    {},
+    {
+      host: "127.0.0.1",
+      port: "0",
+      stateFolder: join(folder, "state"),
+      etcFolder: join(folder, "etc"),
+      agentDiskFolder: join(folder, "agent-disk"),
+      outerAddress: "127.0.0.2",
+      scanIntervalMs: "0",
+      ...settings,
+    },
+  );
+  const agent = createGuestAgent(options, {
+    launcher: builtLauncher(),
+    log: silentLogger,
+    machine,
+    onFailure: (error) => failures.push(error),
+  });
+  const port = await agent.listen();
+  const url = `http://127.0.0.1:${port}`;
+  const close = async () => agent.close();
+  return {
+    url,
+    port,
+    folder,
+    machine,
+    failures,
+    processes: createClient(Process, createConnectTransport({ baseUrl: url, httpVersion: "1.1", useBinaryFormat: true })),
+    async restart() {
+      await close();
+      return startTestAgent(settings, folder);
+    },
+    async [Symbol.asyncDispose]() {
+      await close();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** Call options that act as a user of the guest. */
+export function as(user: string, more: CallOptions = {}): CallOptions {
+  return { ...more, headers: { authorization: `Basic ${Buffer.from(`${user}:`).toString("base64")}` } };
+}
