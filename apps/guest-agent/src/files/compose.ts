@@ -1,10 +1,10 @@
 import { createReadStream } from "node:fs";
 import { stat, unlink } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
 import { pipeline } from "node:stream/promises";
 
 import { fileBytesMax, jsonBodyBytesMax } from "@roost/contract";
 import { Cleanup, formatBytes, MiB } from "@roost/kit";
-import type { Readable } from "node:stream";
 import { z } from "zod";
 
 import { baseName } from "../filesystem/disk-path.ts";
@@ -25,8 +25,8 @@ const composeSchema = z.object({
 });
 export type ComposeRequest = z.infer<typeof composeSchema>;
 
-export async function readComposeRequest(body: Readable): Promise<ComposeRequest> {
-  const text = (await readSmallBody(body, jsonBodyBytesMax)).toString("utf8");
+export async function readComposeRequest(request: IncomingMessage): Promise<ComposeRequest> {
+  const text = (await readSmallBody(request, jsonBodyBytesMax)).toString("utf8");
   let json: unknown;
   try {
     json = JSON.parse(text);

@@ -10,14 +10,13 @@ import { KiB, MiB } from "@roost/kit";
 import { baseName } from "../filesystem/disk-path.ts";
 import { errnoOf, isMissing } from "../filesystem/file-errors.ts";
 import { chooseCoding } from "./accept-encoding.ts";
-import { parseRange, type ByteRange } from "./byte-range.ts";
+import { parseRange } from "./byte-range.ts";
 import { contentDisposition } from "./content-disposition.ts";
 import { contentTypeOf } from "./content-type.ts";
 import { entityTag, isRangeCurrent, isUnchanged } from "./conditional.ts";
+import { readFrom } from "./file-streams.ts";
 import { HttpError } from "../http/http-error.ts";
 
-/** Bytes read ahead of a slow client, per download. */
-const readBufferBytes = 256 * KiB;
 /** Above this size in `bytes` files go out as they are: the link to the host is faster than an emulated CPU compresses. */
 const gzipBytesMax = 16 * MiB;
 /** Most that is read of a file whose size is not known before, in `bytes`. */
@@ -73,7 +72,7 @@ async function sendSized(
     response.writeHead(200, { ...headers, "content-encoding": "gzip" });
     if (request.method === "HEAD") response.end();
     else if (size === 0) await pipeline(Readable.from([]), gzip(), response);
-    else await pipeline(read(file, { start: 0, end: size - 1 }), gzip(), response);
+    else await pipeline(readFrom(file, { start: 0, end: size - 1 }), gzip(), response);
     return;
   }
   const part = range ?? { start: 0, end: size - 1 };
@@ -84,9 +83,10 @@ async function sendSized(
     response.end();
     return;
   }
-  const source = read(file, part);
+  let sent = 0;
+  const source = readFrom(file, part, (bytes) => (sent += bytes));
   await pipeline(source, response, { end: false });
-  if (source.bytesRead === length) response.end();
+  if (sent === length) response.end();
   else response.destroy(); // shorter than promised
 }
 
@@ -135,10 +135,6 @@ async function openRegular(path: string): Promise<FileHandle> {
   function notFoundIfMissing(error: unknown): never {
     throw isMissing(error) ? new HttpError(404, `path '${path}' does not exist`, error) : error;
   }
-}
-
-function read(file: FileHandle, range: ByteRange) {
-  return file.createReadStream({ start: range.start, end: range.end, highWaterMark: readBufferBytes, autoClose: false });
 }
 
 function gzip() {

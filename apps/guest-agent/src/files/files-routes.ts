@@ -28,13 +28,14 @@ const discardMs = 10 * second;
  * agent acts as root and gives what it makes to the acting user (see createFilesystemService).
  */
 export async function handleFiles(request: IncomingMessage, response: ServerResponse, url: URL, context: GuestContext): Promise<void> {
-  request.socket.setTimeout(transferIdleMs); // Node then cuts the connection
+  const { socket } = request;
+  socket.setTimeout(transferIdleMs); // Node then cuts the connection
   try {
     await dispatch(request, response, url, context);
   } catch (error) {
     fail(request, response, error, url.searchParams.get("path") ?? "", context);
   } finally {
-    if (!request.socket.destroyed) request.socket.setTimeout(0); // the server sets its own between requests
+    socket.setTimeout(0); // the server sets its own between requests
   }
 }
 

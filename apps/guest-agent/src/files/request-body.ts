@@ -1,5 +1,6 @@
 import type { IncomingMessage } from "node:http";
-import { Transform, type Readable } from "node:stream";
+import { Transform, Writable } from "node:stream";
+import { pipeline } from "node:stream/promises";
 import { createGunzip } from "node:zlib";
 
 import { formatBytes } from "@roost/kit";
@@ -56,13 +57,16 @@ export function toBodyError(error: unknown): unknown {
 }
 
 /** Reads a small body whole, with the same rules. */
-export async function readSmallBody(stream: Readable, bytesMax: number): Promise<Buffer> {
+export async function readSmallBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
   const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of stream as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > bytesMax) throw new HttpError(413, `the body is larger than ${formatBytes(bytesMax)}`);
-    chunks.push(chunk);
-  }
+  await pipeline([
+    ...openBody(request, bytesMax),
+    new Writable({
+      write: (chunk: Buffer, _encoding, done) => {
+        chunks.push(chunk);
+        done();
+      },
+    }),
+  ]);
   return Buffer.concat(chunks);
 }

@@ -3,21 +3,18 @@ import { copyFile, open, readlink, realpath, rename, stat, unlink, type FileHand
 import { dirname, join, resolve } from "node:path";
 import type { Writable } from "node:stream";
 
-import { MiB } from "@roost/kit";
-
 import { baseName } from "../filesystem/disk-path.ts";
 import { errnoOf, isMissing, systemError } from "../filesystem/file-errors.ts";
 import { libc } from "../filesystem/libc.ts";
 import { makeFolders, removeMadeFolders } from "../filesystem/make-folder.ts";
 import { copyForeignAttributes, writeMetadata, type Metadata } from "../filesystem/metadata.ts";
-import { newStagingName } from "../filesystem/staging-name.ts";
+import { newStagingName, rememberNameless } from "../filesystem/staging-name.ts";
 import type { GuestUser } from "../users/users.ts";
+import { writeTo } from "./file-streams.ts";
 import { HttpError } from "../http/http-error.ts";
 
 /** Mode of new files, whatever the agent's own umask is. */
 const fileMode = 0o644;
-/** Bytes that may wait for the disk before the sender is held back; written in few large calls. */
-const writeBufferBytes = 1 * MiB;
 /** Symbolic links followed to a file that does not exist yet, as the kernel would (path_resolution(7)). */
 const linksMax = 40;
 /** open(2): a file without a name, which is gone with its last descriptor. Node does not list it. */
@@ -84,7 +81,7 @@ export class StagedFile {
 
   /** Takes the content. May be asked for again: each writes on where the one before ended. */
   writable(): Writable {
-    return this.#handle.createWriteStream({ autoClose: false, highWaterMark: writeBufferBytes });
+    return writeTo(this.#handle);
   }
 
   /** Puts the file in its place, with the acting user as owner and the mode of the file it replaces. */
@@ -131,7 +128,9 @@ export class StagedFile {
 
 async function openNameless(folder: string): Promise<FileHandle | undefined> {
   try {
-    return await open(folder, O_TMPFILE | constants.O_WRONLY, 0o600);
+    const file = await open(folder, O_TMPFILE | constants.O_WRONLY, 0o600);
+    rememberNameless((await file.stat()).ino);
+    return file;
   } catch (error) {
     const unsupported = ["EOPNOTSUPP", "ENOTSUP", "EISDIR", "EINVAL"].includes(errnoOf(error) ?? "");
     if (!unsupported) throw error;

@@ -23,12 +23,17 @@ export type NextEvent = WatchEvent | "idle" | "end";
  * at once: after a loss, the rest would only mislead.
  */
 export class EventQueue {
+  readonly #lengthMax: number;
   #events: WatchEvent[] = [];
   /** index of the first event not yet read: shifting a long array is slow */
   #head = 0;
   #failure: ConnectError | undefined;
   #ended = false;
   #wake: (() => void) | undefined;
+
+  constructor(lengthMax: number = queuedEventsMax) {
+    this.#lengthMax = lengthMax;
+  }
 
   get isOpen(): boolean {
     return !this.#ended && this.#failure === undefined;
@@ -43,8 +48,8 @@ export class EventQueue {
     if (!this.isOpen) return;
     const last = this.length === 0 ? undefined : this.#events.at(-1);
     if (last !== undefined && last.type === event.type && last.name === event.name) return;
-    if (this.length >= queuedEventsMax) {
-      this.fail(new ConnectError(`events were lost: more than ${queuedEventsMax} waited to be read; watch again`, Code.ResourceExhausted));
+    if (this.length >= this.#lengthMax) {
+      this.fail(new ConnectError(`events were lost: more than ${this.#lengthMax} waited to be read; watch again`, Code.ResourceExhausted));
       return;
     }
     this.#events.push(event);
@@ -69,7 +74,7 @@ export class EventQueue {
     assert(this.#wake === undefined, "one reader");
     if (this.#failure === undefined && this.length === 0 && !this.#ended && !signal.aborted) {
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, idleMs);
+        const timer = setTimeout(() => wake(), idleMs);
         const wake = () => {
           clearTimeout(timer);
           signal.removeEventListener("abort", wake);

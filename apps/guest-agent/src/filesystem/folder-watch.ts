@@ -6,7 +6,7 @@ import { EventQueue } from "./event-queue.ts";
 import { errnoOf, isMissing, toConnectError } from "./file-errors.ts";
 import { Inotify, inotifyMask, type InotifyEvent } from "./inotify.ts";
 import { readFolder, readFolderSync, type FolderItem } from "./read-folder.ts";
-import { stagingPurpose, type StagingPurpose } from "./staging-name.ts";
+import { isNameless, stagingPurpose, type StagingPurpose } from "./staging-name.ts";
 import { keyOf, WatchedFolder } from "./watched-folder.ts";
 
 /** Folders of one recursive watch; the kernel's own limit for the whole guest is about as high. */
@@ -27,6 +27,8 @@ export interface FolderWatchOptions {
   readonly recursive: boolean;
   /** Absolute folders that are not entered: mounts that may not be watched. */
   readonly excluded: ReadonlySet<string>;
+  /** Events that may wait for the reader; default `queuedEventsMax`. */
+  readonly queuedEventsMax?: number;
 }
 
 /**
@@ -40,7 +42,7 @@ export interface FolderWatchOptions {
  * outside is new, with all it holds; one that moves out is forgotten.
  */
 export class FolderWatch implements Disposable {
-  readonly events = new EventQueue();
+  readonly events: EventQueue;
   readonly #options: FolderWatchOptions;
   readonly #inotify: Inotify;
   readonly #root: WatchedFolder;
@@ -63,6 +65,7 @@ export class FolderWatch implements Disposable {
 
   private constructor(root: string, options: FolderWatchOptions) {
     this.#options = options;
+    this.events = new EventQueue(options.queuedEventsMax);
     this.#inotify = new Inotify((events, drained) => {
       try {
         for (const event of events) this.#take(event);
@@ -131,6 +134,7 @@ export class FolderWatch implements Disposable {
 
   /** Whether the event is about a file of ours that is about to take another's place; the taking is news, the rest is not. */
   #takeStaging(folder: WatchedFolder, name: DiskPath, event: InotifyEvent): boolean {
+    if (isNameless(name)) return true;
     const purpose = stagingPurpose(name);
     if (purpose !== undefined) {
       if (event.mask & movedFrom) this.#stagingMoves.set(event.cookie, purpose);

@@ -22,6 +22,28 @@ export function newStagingName(replacing: boolean): string {
 
 export type StagingPurpose = "replace" | "create";
 
+/** Nameless files of late whose names are remembered: their events may come after they are done. */
+const namelessMax = 4096;
+const nameless = new Set<string>();
+
+/**
+ * Remembers a file without a name (O_TMPFILE). The kernel tells watchers of its folder about writes to it nevertheless,
+ * under the name "#<inode>".
+ */
+export function rememberNameless(inode: number): void {
+  nameless.delete(`#${inode}`);
+  nameless.add(`#${inode}`);
+  for (const oldest of nameless) {
+    if (nameless.size <= namelessMax) break;
+    nameless.delete(oldest);
+  }
+}
+
+/** Whether a name is that of a file of ours which has none. */
+export function isNameless(name: DiskPath): boolean {
+  return typeof name === "string" && nameless.has(name);
+}
+
 /** What a staging name is for; undefined for every other name. */
 export function stagingPurpose(name: DiskPath): StagingPurpose | undefined {
   if (typeof name !== "string" || !name.startsWith(prefix)) return undefined;

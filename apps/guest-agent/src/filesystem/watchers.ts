@@ -31,13 +31,15 @@ interface PolledWatcher {
 /** Every watch of the agent: those of streams, which end with them, and those that are polled, which have ids. */
 export class Watchers {
   readonly #log: Logger;
+  readonly #options: { readonly queuedEventsMax?: number };
   readonly #polled = new Map<string, PolledWatcher>();
   #streams = 0;
   /** watches being set up: they count, so that the limit holds while many come at once */
   #opening = 0;
 
-  constructor(log: Logger) {
+  constructor(log: Logger, options: { readonly queuedEventsMax?: number } = {}) {
     this.#log = log;
+    this.#options = options;
   }
 
   get size(): number {
@@ -111,7 +113,7 @@ export class Watchers {
     }
     this.#opening += 1;
     try {
-      return await openWatch(request, signal);
+      return await openWatch(request, this.#options, signal);
     } catch (error) {
       throw toConnectError(error, request.path);
     } finally {
@@ -120,7 +122,7 @@ export class Watchers {
   }
 }
 
-async function openWatch(request: WatchRequest, signal: AbortSignal): Promise<FolderWatch> {
+async function openWatch(request: WatchRequest, limits: { readonly queuedEventsMax?: number }, signal: AbortSignal): Promise<FolderWatch> {
   const mounts = await readMounts();
   // The table first: asking a mount whose daemon is dead would wait for ever.
   const refuse = (path: string) => {
@@ -132,5 +134,6 @@ async function openWatch(request: WatchRequest, signal: AbortSignal): Promise<Fo
   refuse(root);
   if (!(await stat(root)).isDirectory()) throw new ConnectError(`path ${request.path} is not a directory`, Code.InvalidArgument);
   const excluded = request.allowNetworkMounts ? [] : mounts.filter((mount) => mount.isNetwork && isWithin(mount.folder, root));
-  return FolderWatch.open(root, { recursive: request.recursive, excluded: new Set(excluded.map((mount) => mount.folder)) }, signal);
+  const options = { ...limits, recursive: request.recursive, excluded: new Set(excluded.map((mount) => mount.folder)) };
+  return FolderWatch.open(root, options, signal);
 }
