@@ -1,0 +1,29 @@
+import { connect, type Socket } from "node:net";
+
+import { DeadlineError } from "@roost/kit";
+
+import type { DialOptions } from "./network.ts";
+
+/** A TCP connection, or the reason there is none: the socket's error, a `DeadlineError`, or the signal's reason. */
+export async function dialTcp(host: string, port: number, options: DialOptions): Promise<Socket> {
+  options.signal?.throwIfAborted();
+  return new Promise((resolve, reject) => {
+    const socket = connect({ host, port, noDelay: true });
+    const settle = (error?: unknown) => {
+      clearTimeout(timer);
+      options.signal?.removeEventListener("abort", onAbort);
+      socket.removeListener("error", settle);
+      socket.removeListener("connect", onConnect);
+      if (error === undefined) return resolve(socket);
+      socket.on("error", () => undefined); // it is being destroyed; its reason has been told already
+      socket.destroy();
+      reject(error);
+    };
+    const onConnect = () => settle();
+    const onAbort = () => settle(options.signal?.reason);
+    const timer = setTimeout(() => settle(new DeadlineError(`a connection to port ${port}`, options.timeoutMs)), options.timeoutMs);
+    options.signal?.addEventListener("abort", onAbort, { once: true });
+    socket.once("error", settle);
+    socket.once("connect", onConnect);
+  });
+}

@@ -1,0 +1,68 @@
+import type { Socket } from "node:net";
+
+import { PlatformError } from "@roost/contract";
+
+import { dialTcp } from "./dial.ts";
+import { guestMacAddress, tapName, type DialOptions, type Network, type Slot } from "./network.ts";
+
+/**
+ * Slots without a kernel, for tests: a dial goes to the loopback port that the test gives. Keeps the promises of the
+ * port: no slot is lent twice, and the numbers are bounded.
+ */
+export class FakeNetwork implements Network {
+  readonly slotCountMax: number;
+  readonly guestDnsServers = ["192.0.2.53"];
+  readonly lent = new Set<number>();
+  /** Loopback port that stands for a port of a slot's guest; undefined refuses the connection */
+  resolvePort: (slot: Slot, port: number) => number | undefined = () => undefined;
+  /** Called at each acquire; throws to make it fail */
+  onAcquire: (signal?: AbortSignal) => Promise<void> | void = () => undefined;
+  /** Called at each release; throws to make it fail */
+  onRelease: (slot: Slot) => Promise<void> | void = () => undefined;
+  closed = false;
+
+  constructor(options: { readonly slotCountMax?: number } = {}) {
+    this.slotCountMax = options.slotCountMax ?? 64;
+  }
+
+  async start(inUse: readonly number[]): Promise<void> {
+    this.lent.clear();
+    for (const index of inUse) this.lent.add(index);
+    this.closed = false;
+  }
+
+  async acquire(signal?: AbortSignal): Promise<Slot> {
+    signal?.throwIfAborted();
+    let index = 0;
+    while (this.lent.has(index)) index += 1;
+    if (index >= this.slotCountMax) throw new PlatformError("capacity_exhausted", "this host has no network slot left", { retryAfterSec: 5 });
+    this.lent.add(index);
+    try {
+      await this.onAcquire(signal);
+    } catch (error) {
+      this.lent.delete(index);
+      throw error;
+    }
+    return this.slot(index);
+  }
+
+  slot(index: number): Slot {
+    return { index, namespacePath: null, tapName, macAddress: guestMacAddress, address: "127.0.0.1", uid: 900_000 + index };
+  }
+
+  async release(slot: Slot): Promise<void> {
+    if (!this.lent.has(slot.index)) return;
+    await this.onRelease(slot);
+    this.lent.delete(slot.index);
+  }
+
+  async dial(slot: Slot, port: number, options: DialOptions): Promise<Socket> {
+    // 1 is never listened on in tests: refuses as a guest without a listener does
+    return dialTcp("127.0.0.1", this.resolvePort(slot, port) ?? 1, options);
+  }
+
+  async close(options: { readonly remove: boolean }): Promise<void> {
+    if (options.remove) this.lent.clear();
+    this.closed = true;
+  }
+}

@@ -1,0 +1,140 @@
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import type { Socket } from "node:net";
+
+import { assert, must, run, type Logger } from "@roost/kit";
+
+import { hostTableName, namespaceFolder, namespaceName, namespacePrefix, vethName, vethPrefix, type Instance } from "../instance.ts";
+import { claimAddressBlock, releaseAddressBlock, slotAddresses, slotsPerBlock, type AddressBlock } from "./address-block.ts";
+import { dialTcp } from "./dial.ts";
+import { guestMacAddress, tapName, type DialOptions, type Network, type Slot } from "./network.ts";
+import { hostRuleset, removeTable } from "./policy.ts";
+import { makeSlot, removeSlot } from "./slot-commands.ts";
+import { SlotPool } from "./slot-pool.ts";
+
+export interface LinuxNetworkOptions {
+  readonly instance: Instance;
+  readonly slotCidr: string;
+  readonly slotCount: number;
+  readonly slotPoolSize: number;
+  readonly uidBase: number;
+  readonly guestDnsServers: readonly string[];
+  readonly log: Logger;
+}
+
+/** The host's network through iproute2 and nftables. Needs root. */
+export class LinuxNetwork implements Network {
+  readonly guestDnsServers: readonly string[];
+  readonly #options: LinuxNetworkOptions;
+  readonly #instance: Instance;
+  #block: AddressBlock | undefined;
+  #pool: SlotPool | undefined;
+
+  constructor(options: LinuxNetworkOptions) {
+    this.#options = options;
+    this.#instance = options.instance;
+    this.guestDnsServers = options.guestDnsServers;
+  }
+
+  get slotCountMax(): number {
+    return Math.min(this.#options.slotCount, this.#block?.slotCountMax ?? slotsPerBlock);
+  }
+
+  async start(inUse: readonly number[]): Promise<void> {
+    assert(this.#pool === undefined, "a network is started once");
+    this.#block = await claimAddressBlock(this.#instance, this.#options.slotCidr);
+    await this.#enableForwarding();
+    await run(["nft", "-f", "-"], {
+      input: hostRuleset({
+        tableName: hostTableName(this.#instance),
+        vethPrefix: vethPrefix(this.#instance),
+        blockCidr: this.#block.cidr,
+        resolvers: this.guestDnsServers,
+        deniedExtra: [this.#options.slotCidr],
+      }),
+    });
+    await this.#sweep(inUse);
+    this.#pool = new SlotPool({
+      maker: { make: (index) => this.#make(index), remove: (index) => this.#remove(index) },
+      log: this.#options.log,
+      slotCount: this.slotCountMax,
+      preparedMax: this.#options.slotPoolSize,
+      inUse,
+    });
+    this.#pool.refill();
+  }
+
+  /** Routing between interfaces is a setting of the whole host; sandboxes have no internet without it. It stays on. */
+  async #enableForwarding(): Promise<void> {
+    const path = "/proc/sys/net/ipv4/ip_forward";
+    if ((await readFile(path, "latin1")).trim() === "1") return;
+    await writeFile(path, "1\n");
+    this.#options.log.info({}, "switched on net.ipv4.ip_forward: sandboxes reach the internet through this host");
+  }
+
+  /** Removes slots that nobody uses: those an earlier host agent had prepared, and those of sandboxes that are gone. */
+  async #sweep(inUse: readonly number[]): Promise<void> {
+    const slots = new Set([
+      ...numbersAfter(await readdir(namespaceFolder).catch(() => []), namespacePrefix(this.#instance)), // absent: no namespace was ever made
+      ...numbersAfter(await readdir("/sys/class/net"), vethPrefix(this.#instance)),
+    ]);
+    for (const index of inUse) slots.delete(index);
+    for (const index of slots) await this.#remove(index);
+    if (slots.size > 0) this.#options.log.info({ count: slots.size }, "removed network slots of an earlier host agent");
+  }
+
+  async #make(index: number): Promise<void> {
+    const block = must(this.#block, "address block");
+    const addresses = slotAddresses(block, index);
+    await makeSlot({
+      namespace: namespaceName(this.#instance, index),
+      veth: vethName(this.#instance, index),
+      uid: this.slot(index).uid,
+      hostAddress: addresses.host,
+      innerAddress: addresses.inner,
+      resolvers: this.guestDnsServers,
+      deniedExtra: [this.#options.slotCidr],
+    });
+  }
+
+  async #remove(index: number): Promise<void> {
+    await removeSlot({ namespace: namespaceName(this.#instance, index), veth: vethName(this.#instance, index) });
+  }
+
+  slot(index: number): Slot {
+    const block = must(this.#block, "address block");
+    return {
+      index,
+      namespacePath: `${namespaceFolder}/${namespaceName(this.#instance, index)}`,
+      tapName,
+      macAddress: guestMacAddress,
+      address: slotAddresses(block, index).inner,
+      uid: this.#options.uidBase + block.index * slotsPerBlock + index,
+    };
+  }
+
+  async acquire(signal?: AbortSignal): Promise<Slot> {
+    return this.slot(await must(this.#pool, "slot pool: start() comes first").acquire(signal));
+  }
+
+  async release(slot: Slot): Promise<void> {
+    await must(this.#pool, "slot pool: start() comes first").release(slot.index);
+  }
+
+  async dial(slot: Slot, port: number, options: DialOptions): Promise<Socket> {
+    return dialTcp(slot.address, port, options);
+  }
+
+  async close(options: { readonly remove: boolean }): Promise<void> {
+    await this.#pool?.close({ removeLent: options.remove });
+    if (!options.remove || this.#block === undefined) return;
+    await run(["nft", "-f", "-"], { input: removeTable(hostTableName(this.#instance)) });
+    await releaseAddressBlock(this.#block);
+  }
+}
+
+function numbersAfter(names: readonly string[], prefix: string): number[] {
+  return names
+    .filter((name) => name.startsWith(prefix))
+    .map((name) => Number(name.slice(prefix.length)))
+    .filter((index) => Number.isSafeInteger(index) && index >= 0);
+}
