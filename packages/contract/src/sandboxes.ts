@@ -39,8 +39,15 @@ export const envsSchema = z
   .refine((envs) => Object.keys(envs).length <= envsEntriesMax, `at most ${envsEntriesMax} variables`)
   .describe("Environment variables");
 
+/** What PostgreSQL can store as text: neither NUL nor half of a surrogate pair. */
+const isStorable = (text: string) => !/\0|\p{Surrogate}/u.test(text);
+const notStorable = "must be well-formed text without NUL";
+
 export const metadataSchema = z
-  .record(z.string().min(1).max(metadataKeyLengthMax), z.string().max(metadataValueLengthMax))
+  .record(
+    z.string().min(1).max(metadataKeyLengthMax).refine(isStorable, notStorable),
+    z.string().max(metadataValueLengthMax).refine(isStorable, notStorable),
+  )
   .refine((metadata) => Object.keys(metadata).length <= metadataEntriesMax, `at most ${metadataEntriesMax} entries`)
   .describe("Labels of yours; the list can be filtered by them");
 
@@ -102,7 +109,7 @@ export const listSandboxesQuerySchema = z.strictObject({
   metadata: z
     .union([z.string(), z.array(z.string())])
     .transform((given) => (typeof given === "string" ? [given] : given))
-    .pipe(z.array(z.string().regex(/^[^=]+=/, "written as key=value")).max(metadataEntriesMax))
+    .pipe(z.array(z.string().regex(/^[^=]+=/, "written as key=value").refine(isStorable, notStorable)).max(metadataEntriesMax))
     .optional()
     .describe("`key=value`, repeatable; all must match"),
   limit: z.coerce.number().int().min(1).max(pageSizeMax).default(pageSizeDefault),

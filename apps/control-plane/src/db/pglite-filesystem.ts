@@ -33,5 +33,8 @@ interface EmscriptenModule {
 /** PGlite's start parameters with fsync on, and buffers of a size that fits tables of thousands of rows, not millions. */
 export const durableStartParams: readonly string[] = [
   ...PGlite.defaultStartParams.filter((param) => param !== "-F"),
-  ...["-c", "wal_sync_method=fsync", "-c", "shared_buffers=8MB"],
+  "-c",
+  "wal_sync_method=fsync",
+  "-c",
+  "shared_buffers=8MB",
 ];

@@ -222,7 +222,7 @@ export async function countByState(db: Db): Promise<Map<SandboxState, number>> {
     .select(["state", (row) => row.fn.countAll<number>().as("count")])
     .groupBy("state")
     .execute();
-  return new Map(rows.map((row) => [row.state, Number(row.count)]));
+  return new Map(rows.map((row) => [row.state, row.count]));
 }
 
 /** Deletes records of sandboxes that stopped before `before`; answers how many. */

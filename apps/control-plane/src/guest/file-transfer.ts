@@ -116,7 +116,7 @@ function limitBytes(bytesMax: number): Transform {
 async function errorFrom(answer: IncomingMessage, path: string): Promise<PlatformError> {
   const said = quoteGuest(messageIn(await readStart(answer)));
   const because = said === "" ? "" : `: ${said}`;
-  switch (answer.statusCode) {
+  switch (answer.statusCode ?? 0) {
     case 400:
     case 406:
       return new PlatformError("path_invalid", said === "" ? `${path} cannot be used` : said);

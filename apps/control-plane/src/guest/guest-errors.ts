@@ -48,6 +48,8 @@ export function findPlatformError(error: unknown): PlatformError | undefined {
   return undefined;
 }
 
+const didNotAnswer: ReadonlySet<Code> = new Set([Code.Unavailable, Code.Aborted, Code.DeadlineExceeded, Code.Canceled]);
+
 /** What a failed guest call means to the user. Whatever the guest says, it is said to be the guest's words. */
 export function fromGuestError(error: unknown, codes: GuestErrorCodes): PlatformError {
   const known = findPlatformError(error);
@@ -58,17 +60,8 @@ export function fromGuestError(error: unknown, codes: GuestErrorCodes): Platform
     return new PlatformError("user_unknown", said, { cause: failure });
   const code = codes[failure.code];
   if (code !== undefined) return new PlatformError(code, said === "" ? "the guest refused this" : said, { cause: failure });
-  switch (failure.code) {
-    case Code.Unavailable:
-    case Code.Aborted:
-    case Code.DeadlineExceeded:
-    case Code.Canceled:
-      return guestUnreachable(failure);
-    default:
-      return new PlatformError("guest_error", said === "" ? "the guest agent failed" : `the guest agent failed: ${said}`, {
-        cause: failure,
-      });
-  }
+  if (didNotAnswer.has(failure.code)) return guestUnreachable(failure);
+  return new PlatformError("guest_error", said === "" ? "the guest agent failed" : `the guest agent failed: ${said}`, { cause: failure });
 }
 
 export function guestUnreachable(cause: unknown): PlatformError {

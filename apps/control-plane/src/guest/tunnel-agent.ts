@@ -1,4 +1,4 @@
-import { Agent, type ClientRequestArgs } from "node:http";
+import { Agent, type ClientRequest, type ClientRequestArgs } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 
@@ -54,18 +54,20 @@ export class TunnelAgent extends Agent {
     );
   }
 
-  override keepSocketAlive(socket: Duplex): boolean {
-    if (this.#isDestroyed) return false;
+  override keepSocketAlive(socket: Duplex): void {
+    const isKept: unknown = super.keepSocketAlive(socket); // declared void; Node drops the socket when it is not true
+    if (isKept !== true || this.#isDestroyed) return false as never;
     this.#idleTimers.set(
       socket,
       setTimeout(() => socket.destroy(), idleConnectionMs),
     );
-    return true;
+    return true as never;
   }
 
-  override reuseSocket(socket: Duplex): void {
+  override reuseSocket(socket: Duplex, request: ClientRequest): void {
     clearTimeout(this.#idleTimers.get(socket));
     this.#idleTimers.delete(socket);
+    super.reuseSocket(socket, request);
   }
 
   /** Ends all connections, also those in use. */

@@ -1,6 +1,8 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { errorCodeHeader, isErrorCode, PlatformError } from "@roost/contract";
 
+const didNotGetThrough: ReadonlySet<Code> = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Canceled, Code.Aborted]);
+
 /**
  * What a failed `hostagent.v1` call means. A host agent sends a catalogue code with every failure of its own; without
  * one the call did not get through, or the host agent has a bug.
@@ -11,17 +13,12 @@ export function fromConnectError(error: unknown, hostId: string): PlatformError 
   const code = failure.metadata.get(errorCodeHeader);
   if (code !== null && isErrorCode(code)) return new PlatformError(code, failure.rawMessage, { cause: failure });
   const detail = `host ${hostId} answered ${Code[failure.code] ?? failure.code}: ${failure.rawMessage}`;
-  switch (failure.code) {
-    case Code.Unavailable:
-    case Code.DeadlineExceeded:
-    case Code.Canceled:
-    case Code.Aborted:
-      return new PlatformError("host_unreachable", "the sandbox's host cannot be reached right now", {
-        detail,
-        cause: failure,
-        retryAfterSec: 5,
-      });
-    default:
-      return new PlatformError("internal", "the sandbox's host failed; its log says why", { detail, cause: failure });
+  if (didNotGetThrough.has(failure.code)) {
+    return new PlatformError("host_unreachable", "the sandbox's host cannot be reached right now", {
+      detail,
+      cause: failure,
+      retryAfterSec: 5,
+    });
   }
+  return new PlatformError("internal", "the sandbox's host failed; its log says why", { detail, cause: failure });
 }

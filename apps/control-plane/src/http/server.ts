@@ -177,7 +177,7 @@ function onClientError(error: NodeJS.ErrnoException, socket: Socket): void {
 }
 
 function clientErrorAnswer(code: string | undefined): PlatformError {
-  switch (code) {
+  switch (code ?? "") {
     case "HPE_HEADER_OVERFLOW":
       return new PlatformError("request_too_large", `the request's path and headers together may have at most ${headerBytesMax / KiB} KiB`);
     case "ERR_HTTP_REQUEST_TIMEOUT":

@@ -16,7 +16,7 @@ export class InputQueue {
   #bytes = 0;
   #isEnding = false;
   #hasFailed = false;
-  #working: Promise<void> | undefined;
+  #isWorking = false;
   #wake: (() => void) | undefined;
 
   constructor(input: ProcessInput, onFailure: (error: unknown) => void) {
@@ -28,14 +28,14 @@ export class InputQueue {
     if (this.#hasFailed || this.#isEnding) return;
     this.#pieces.push(data);
     this.#bytes += data.length;
-    this.#working ??= this.#work();
+    this.#startWork();
   }
 
   /** Ends the input after what was pushed. */
   end(): void {
     if (this.#isEnding) return;
     this.#isEnding = true;
-    this.#working ??= this.#work();
+    this.#startWork();
   }
 
   /** Resolves when less than `webSocketBufferedBytesMax` waits, or nothing will be delivered any more. */
@@ -54,6 +54,12 @@ export class InputQueue {
     this.#wake?.();
   }
 
+  #startWork(): void {
+    if (this.#isWorking) return;
+    this.#isWorking = true;
+    void this.#work();
+  }
+
   async #work(): Promise<void> {
     try {
       while (this.#pieces.length > 0) {
@@ -63,7 +69,7 @@ export class InputQueue {
         this.#wake?.();
       }
       if (this.#isEnding) await this.#input.end();
-      else this.#working = undefined;
+      this.#isWorking = false;
     } catch (error) {
       if (this.#hasFailed) return;
       this.#hasFailed = true;

@@ -1,0 +1,224 @@
+import { connect } from "node:net";
+import type { Duplex } from "node:stream";
+
+import { Code, ConnectError, createRouterTransport, type ServiceImpl } from "@connectrpc/connect";
+import { create } from "@bufbuild/protobuf";
+import {
+  HostAgentService,
+  SandboxSchema,
+  SandboxState,
+  WatchSandboxesResponse_SyncedSchema,
+  type Sandbox,
+  type SandboxSpec,
+  type WatchSandboxesResponse,
+} from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import { errorCodeHeader, guestAgentPort, PlatformError, type ErrorCode, type GuestTunnels } from "@roost/contract";
+
+import type { HostDependency } from "../hosts/host-link.ts";
+
+/** Says what a host agent says when it fails: a Connect error with a catalogue code. */
+export function hostError(code: ErrorCode, message: string): ConnectError {
+  return new ConnectError(message, Code.FailedPrecondition, { [errorCodeHeader]: code });
+}
+
+/** A host agent without a host: sandboxes are entries in a map, and all guests are one process's port. */
+export class FakeHost implements HostDependency {
+  readonly id: string;
+  readonly sandboxes = new Map<string, Sandbox>();
+  readonly transport: HostDependency["transport"];
+  readonly tunnels: GuestTunnels;
+  readonly destroyed: string[] = [];
+  readonly openTunnels = new Set<Duplex>();
+  /** What `CreateSandbox` waits for, when set. */
+  createGate: Promise<void> | undefined;
+  /** What the next create answers instead of a sandbox. */
+  createFailure: ConnectError | undefined;
+  /** Whether every call fails as when the host cannot be reached. */
+  isUnreachable = false;
+  /** Called when a listing was made and before it is answered. */
+  afterListing: (() => Promise<void>) | undefined;
+  readonly #watchers = new Set<(event: WatchSandboxesResponse["event"] | "cut") => void>();
+  readonly #aborted = new Set<string>();
+
+  constructor(id: string, guestPort: () => number) {
+    this.id = id;
+    this.transport = createRouterTransport((router) => {
+      router.service(HostAgentService, this.#service());
+    });
+    this.tunnels = {
+      connect: async (sandboxId, port) => {
+        const sandbox = this.sandboxes.get(sandboxId);
+        if (sandbox === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${sandboxId}`);
+        if (sandbox.state !== SandboxState.RUNNING) throw new PlatformError("sandbox_wrong_state", `sandbox ${sandboxId} is not running`);
+        if (port !== guestAgentPort) throw new PlatformError("guest_unreachable", "nothing listens there");
+        const socket = connect(guestPort(), "127.0.0.1");
+        await new Promise((resolve, reject) => {
+          socket.once("connect", resolve);
+          socket.once("error", () => reject(new PlatformError("guest_unreachable", "the guest agent cannot be reached")));
+        });
+        this.openTunnels.add(socket);
+        socket.once("close", () => this.openTunnels.delete(socket));
+        return socket;
+      },
+    };
+  }
+
+  /** Changes a sandbox as its loop would: a new generation, told to watchers. */
+  change(sandboxId: string, state: SandboxState, more: Partial<Pick<Sandbox, "failureReason" | "stopReason" | "vmExit">> = {}): Sandbox {
+    const sandbox = this.sandboxes.get(sandboxId);
+    if (sandbox === undefined) throw new Error(`no sandbox ${sandboxId}`);
+    sandbox.state = state;
+    sandbox.generation += 1n;
+    Object.assign(sandbox, more);
+    if (state !== SandboxState.RUNNING) for (const tunnel of this.openTunnels) tunnel.destroy();
+    this.tell({ case: "sandbox", value: structuredClone(sandbox) });
+    return sandbox;
+  }
+
+  add(spec: Partial<SandboxSpec> & { readonly sandboxId: string }, state = SandboxState.RUNNING): Sandbox {
+    const now = BigInt(Date.now());
+    const sandbox = create(SandboxSchema, {
+      spec: { template: "base", vcpus: 1, memoryMib: 512, diskSizeMib: 1024, timeoutSec: 1800, accessToken: "token", ...(spec as object) },
+      state,
+      generation: 1n,
+      timeCreatedMs: now,
+      timeStartedMs: now,
+      timeLastActiveMs: now,
+      versions: { kernel: "6.1", vmm: "fake" },
+    });
+    this.sandboxes.set(spec.sandboxId, sandbox);
+    return sandbox;
+  }
+
+  /** Ends a sandbox without anybody being told. */
+  forget(sandboxId: string): void {
+    this.sandboxes.delete(sandboxId);
+  }
+
+  tell(event: WatchSandboxesResponse["event"]): void {
+    for (const watcher of this.#watchers) watcher(event);
+  }
+
+  /** Ends every watch, as a broken connection does. */
+  cutWatches(): void {
+    for (const watcher of this.#watchers) watcher("cut");
+  }
+
+  get watcherCount(): number {
+    return this.#watchers.size;
+  }
+
+  #reach(): void {
+    if (this.isUnreachable) throw new ConnectError("connection refused", Code.Unavailable);
+  }
+
+  #find(sandboxId: string): Sandbox {
+    this.#reach();
+    const sandbox = this.sandboxes.get(sandboxId);
+    if (sandbox === undefined) throw hostError("sandbox_not_found", `there is no sandbox ${sandboxId}`);
+    return sandbox;
+  }
+
+  #service(): ServiceImpl<typeof HostAgentService> {
+    const host = this;
+    return {
+      getHost: () => {
+        this.#reach();
+        return {
+          hostId: this.id,
+          agentVersion: "0.1.0",
+          vmm: "fake",
+          memoryMib: 4096,
+          memoryFreeMib: 2048,
+          cpuCount: 2,
+          sandboxCountMax: 64,
+          sandboxCount: this.sandboxes.size,
+          templates: [{ name: "base", digest: `sha256:${"0".repeat(64)}`, diskSizeMib: 2048 }],
+        };
+      },
+      createSandbox: async ({ spec }) => {
+        this.#reach();
+        if (spec === undefined) throw new Error("no spec");
+        if (this.createFailure !== undefined) {
+          const failure = this.createFailure;
+          this.createFailure = undefined;
+          throw failure;
+        }
+        const sandbox = this.add(spec, SandboxState.CREATING);
+        this.tell({ case: "sandbox", value: structuredClone(sandbox) });
+        await this.createGate;
+        if (this.#aborted.has(spec.sandboxId)) throw hostError("create_aborted", "deleted while it was being created");
+        return { sandbox: structuredClone(this.change(spec.sandboxId, SandboxState.RUNNING)) };
+      },
+      destroySandbox: ({ sandboxId }) => {
+        this.#reach();
+        this.destroyed.push(sandboxId);
+        if (this.sandboxes.get(sandboxId)?.state === SandboxState.CREATING) this.#aborted.add(sandboxId);
+        if (this.sandboxes.has(sandboxId)) {
+          this.change(sandboxId, SandboxState.STOPPING, { stopReason: "deleted" });
+          this.sandboxes.delete(sandboxId);
+          this.tell({ case: "removedSandboxId", value: sandboxId });
+        }
+        return {};
+      },
+      getSandbox: ({ sandboxId }) => ({ sandbox: structuredClone(this.#find(sandboxId)) }),
+      listSandboxes: async () => {
+        this.#reach();
+        const sandboxes = [...this.sandboxes.values()].map((sandbox) => structuredClone(sandbox));
+        await this.afterListing?.();
+        return { sandboxes };
+      },
+      async *watchSandboxes(_request, context) {
+        host.#reach();
+        const queue: (WatchSandboxesResponse["event"] | "cut")[] = [...host.sandboxes.values()].map((sandbox) => ({
+          case: "sandbox" as const,
+          value: structuredClone(sandbox),
+        }));
+        queue.push({ case: "synced", value: create(WatchSandboxesResponse_SyncedSchema) });
+        let wake = () => {};
+        const watcher = (event: WatchSandboxesResponse["event"] | "cut") => {
+          queue.push(event);
+          wake();
+        };
+        host.#watchers.add(watcher);
+        context.signal.addEventListener("abort", () => watcher("cut"), { once: true });
+        try {
+          for (;;) {
+            const event = queue.shift();
+            if (event === "cut") throw new ConnectError("cut", Code.Unavailable);
+            if (event !== undefined) {
+              yield { event };
+              continue;
+            }
+            await new Promise<void>((resolve) => {
+              wake = resolve;
+            });
+          }
+        } finally {
+          host.#watchers.delete(watcher);
+        }
+      },
+      pingSandbox: ({ sandboxId }) => {
+        this.#find(sandboxId).timeLastActiveMs = BigInt(Date.now());
+        return {};
+      },
+      setTimeout: ({ sandboxId, timeoutSec }) => {
+        const sandbox = this.#find(sandboxId);
+        if (sandbox.spec !== undefined) sandbox.spec.timeoutSec = timeoutSec;
+        return { sandbox: structuredClone(this.change(sandboxId, sandbox.state)) };
+      },
+      getMetrics: ({ sandboxId }) => {
+        this.#find(sandboxId);
+        return {
+          points: [{ timeUnixSec: 1n, cpuPercent: 12.5, memoryBytes: 100n, diskBytes: 200n }],
+          memoryTotalBytes: 1000n,
+          diskTotalBytes: 2000n,
+        };
+      },
+      getConsole: ({ sandboxId, bytesMax }) => {
+        this.#find(sandboxId);
+        return { data: Buffer.from("Linux version 6.1\nlogin: ".slice(-bytesMax)) };
+      },
+    };
+  }
+}
