@@ -25,11 +25,13 @@ export async function logs(context: CommandContext, reference: string, options: 
     if (context.isJson) for (const line of data.toString("utf8").split("\n").filter(Boolean)) await context.printJson({ line });
     else await write(context.io.stdout, data);
   };
-  let seen = await read(bytes);
-  await show(seen);
+  // always the same window, so that two looks can be compared
+  const window = Math.max(bytes, bytesDefault);
+  let seen = await read(options.follow === true ? window : bytes);
+  await show(seen.subarray(-bytes));
   while (options.follow === true) {
     await sleep(followIntervalMs, undefined, { signal: context.signal });
-    const latest = await read(bytesDefault);
+    const latest = await read(window);
     await show(newBytes(seen, latest));
     seen = latest;
   }

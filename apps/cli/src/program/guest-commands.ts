@@ -1,10 +1,14 @@
 import type { Command } from "commander";
 
+import { UsageError } from "../failure.ts";
 import { parseEnvironment, parseSeconds } from "../parse/values.ts";
 import { examples, withCommonOptions, type ProgramEnvironment } from "./define.ts";
 import { withCreateOptions } from "./sandbox-commands.ts";
 
 const group = "Inside a sandbox:";
+
+/** `ID -- command …` is as good as `ID command …`: what stands behind the id is passed through, dashes and all. */
+const withoutDashes = (words: readonly string[]) => (words[0] === "--" ? words.slice(1) : words);
 
 function withExecOptions(command: Command, { io }: ProgramEnvironment): Command {
   return command
@@ -56,8 +60,12 @@ export function defineGuestCommands(program: Command, environment: ProgramEnviro
           "roost exec --detach --tag server i3x python3 -m http.server",
         ),
       ),
-  ).action(async (id: string, command: string, args: string[], options) =>
-    run(options, async (context) => (await import("../commands/exec.ts")).exec(context, id, command, args, options)),
+  ).action(async (id: string, first: string, rest: string[], options) =>
+    run(options, async (context) => {
+      const [command, ...args] = withoutDashes([first, ...rest]);
+      if (command === undefined) throw new UsageError("there is no command behind --");
+      return (await import("../commands/exec.ts")).exec(context, id, command, args, options);
+    }),
   );
 
   withCommonOptions(
@@ -75,8 +83,11 @@ export function defineGuestCommands(program: Command, environment: ProgramEnviro
       .option("--detach-key <key>", "ctrl-<character> that leaves, or none", "ctrl-]")
       .passThroughOptions()
       .addHelpText("after", examples("roost shell i3x", "roost shell i3x --tag work", "roost shell -u root i3x top")),
-  ).action(async (id: string, command: string | undefined, args: string[], options) =>
-    run(options, async (context) => (await import("../commands/shell.ts")).shell(context, id, command, args, options)),
+  ).action(async (id: string, first: string | undefined, rest: string[], options) =>
+    run(options, async (context) => {
+      const [command, ...args] = withoutDashes(first === undefined ? [] : [first, ...rest]);
+      return (await import("../commands/shell.ts")).shell(context, id, command, args, options);
+    }),
   );
 
   withCommonOptions(

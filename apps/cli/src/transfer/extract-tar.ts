@@ -29,44 +29,44 @@ export interface Extracted {
 
 export async function extractTar(source: AsyncIterable<Buffer>, destination: string): Promise<Extracted> {
   const extraction = new Extraction(destination);
-  const parser = new Parser({ gzip: false, brotli: false, zstd: false, maxDecompressionRatio: 1 });
-  let failure: Error | undefined;
-  const fail = (error: Error) => {
-    failure ??= error;
-    parser.abort(error);
-  };
+  const parser = new Parser({ strict: true, gzip: false, brotli: false, zstd: false, maxDecompressionRatio: 1 });
+  let failure: unknown;
   let done: () => void = () => undefined;
   const ended = new Promise<void>((resolve) => {
     done = resolve;
   });
-  // One entry at a time: the parser offers the next when this one was read to its end.
-  parser.on("entry", (entry: ReadEntry) => {
-    extraction.take(entry).catch((error: unknown) => {
-      fail(error instanceof Error ? error : new Error(String(error)));
-      entry.resume();
-      done();
-    });
-  });
-  parser.on("error", (error: Error) => {
-    fail(new CliError(`the sandbox sent a broken archive: ${error.message}`, { cause: error }));
+  const fail = (error: unknown) => {
+    failure ??= error;
     done();
-  });
+  };
+  // The parser offers an entry when it has read the one before to its end; which is still being written then, perhaps.
+  parser.on("entry", (entry: ReadEntry) => void extraction.take(entry).catch(fail));
+  parser.on("error", (error: Error) => fail(new CliError(`the sandbox sent a broken archive: ${error.message}`, { cause: error })));
   parser.on("end", done);
-  for await (const chunk of source) {
-    if (failure !== undefined) throw failure;
-    if (!parser.write(chunk)) await Promise.race([new Promise((resolve) => parser.once("drain", resolve)), ended]);
+  try {
+    for await (const chunk of source) {
+      if (failure !== undefined) break;
+      if (!parser.write(chunk)) await Promise.race([new Promise((resolve) => parser.once("drain", resolve)), ended]);
+    }
+    if (failure === undefined) {
+      parser.end();
+      await ended;
+      await extraction.settled();
+    }
+  } catch (error) {
+    fail(error);
   }
-  if (failure === undefined) parser.end();
-  await ended;
-  await extraction.settled();
-  if (failure !== undefined) throw failure;
-  return extraction.finish();
+  if (failure === undefined) return extraction.finish();
+  await extraction.abandon();
+  throw failure;
 }
 
 class Extraction {
   readonly #root: string;
   /** Folders that are known to be folders, by relative path. */
   readonly #folders = new Set<string>();
+  /** Those of them that were not there before: only their modes are ours to set. */
+  readonly #made = new Set<string>();
   /** Files of this archive, by relative path. */
   readonly #files = new Set<string>();
   readonly #modes = new Map<string, number>();
@@ -74,21 +74,37 @@ class Extraction {
   readonly #skipped: { name: string; why: string }[] = [];
   #entries = 0;
   #bytes = 0;
+  #current: ReadEntry | undefined;
   #last: Promise<void> = Promise.resolve();
 
   constructor(root: string) {
     this.#root = root;
   }
 
+  /** Unpacks an entry after those before it. */
   async take(entry: ReadEntry): Promise<void> {
-    const work = this.#take(entry);
-    this.#last = work.catch(() => undefined);
+    const work = this.#last.then(async () => {
+      this.#current = entry;
+      try {
+        await this.#take(entry);
+      } finally {
+        this.#current = undefined;
+      }
+    });
+    this.#last = work;
     await work;
   }
 
-  /** Resolves when no entry is being written any more. */
+  /** Resolves when no entry is being written any more; rejects when one could not be. */
   async settled(): Promise<void> {
     await this.#last;
+  }
+
+  /** Lets go of the entry that is open. */
+  async abandon(): Promise<void> {
+    this.#current?.on("error", () => undefined);
+    this.#current?.destroy(new Error("the copy failed")); // its reader, which waits for bytes that will not come
+    await this.#last.catch(() => undefined); // what failed is known already
   }
 
   async #take(entry: ReadEntry): Promise<void> {
@@ -99,7 +115,7 @@ class Extraction {
       case "Directory":
       case "GNUDumpDir":
         await this.#makeFolder(name);
-        if (name !== "") this.#modes.set(name, (entry.mode ?? 0o755) & 0o777);
+        if (this.#made.has(name)) this.#modes.set(name, (entry.mode ?? 0o755) & 0o777);
         entry.resume();
         return;
       case "File":
@@ -162,8 +178,10 @@ class Extraction {
     if (name !== "") await this.#makeFolder(parentOf(name));
     const path = join(this.#root, name);
     const present = await lstat(path).catch(() => undefined);
-    if (present === undefined) await mkdir(path, { recursive: name === "", mode: 0o755 });
-    else if (name !== "" && !present.isDirectory()) throw new CliError(`${printable(path)} is in the way: it is not a folder`);
+    if (present === undefined) {
+      await mkdir(path, { recursive: name === "", mode: 0o755 });
+      if (name !== "") this.#made.add(name);
+    } else if (name !== "" && !present.isDirectory()) throw new CliError(`${printable(path)} is in the way: it is not a folder`);
     this.#folders.add(name);
   }
 
