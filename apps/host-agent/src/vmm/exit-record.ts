@@ -5,7 +5,10 @@ import type { VmExit } from "./driver.ts";
 /** Longest exit record in `bytes`: three digits and a newline. */
 export const exitRecordBytesMax = 8;
 
-const signalNames = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
+const signalNames = new Map<number, string>();
+for (const [name, number] of Object.entries(constants.signals)) {
+  if (!signalNames.has(number)) signalNames.set(number, name); // the first is the usual one: SIGABRT, then SIGIOT
+}
 
 /**
  * Reads what the supervisor wrote: the exit status as a shell counts it, 128 and the signal's number for a signal.

@@ -75,6 +75,7 @@ export class QemuVm implements Vm {
 
   async kill(): Promise<VmExit> {
     if (await isAlive(this.record.vmm)) process.kill(this.record.vmm.pid, "SIGKILL");
+    this.#qmp.close(); // the kernel closes it too, unless the VMM gave it to somebody
     return this.exited;
   }
 
