@@ -11,7 +11,8 @@ const readsEnvironment = [
   /\.test\.ts$/,
   /^tools\//,
   /^tests\//,
-  /^packages\/testing\//,
+  /(^|\/)testing\//,
+  /(^|\/)test-[a-z-]+\.ts$/,
   /vitest\.config\.ts$/,
 ];
 
