@@ -1,3 +1,5 @@
+import { dirname } from "node:path";
+
 import { consoleFileBytesMax, consoleFileName, consoleOldFileName } from "../console.ts";
 import type { VmLayout } from "./layout.ts";
 
@@ -13,7 +15,7 @@ import type { VmLayout } from "./layout.ts";
  *               → QEMU, which puts a seccomp filter on itself
  *
  * Each arrow but the last is an exec, so all of it is one process and its child. Both scripts run in busybox, whose shell has `mount`
- * and the like built in: some 15 ms for all. Namespaces, mounts and processes vanish with the last process.
+ * and the like built in: 20 ms for all of it. Namespaces, mounts and processes vanish with the last process.
  */
 
 const busybox = "/usr/bin/busybox";
@@ -33,7 +35,7 @@ export interface LaunchPlan {
   readonly cgroupProcs: readonly string[];
   /** Files the VMM sees at their own paths and cannot write */
   readonly readOnlyFiles: readonly string[];
-  /** Files and folders it may write, beside its `run` folder */
+  /** Files it may write, beside its `run` folder */
   readonly writableFiles: readonly string[];
   readonly devices: readonly LaunchDevice[];
   /** Largest file it may write in `MiB` */
@@ -67,6 +69,19 @@ function launchScript(plan: LaunchPlan): string {
     "--no-new-privs",
   ];
   const supervisor = [busybox, "sh", "-c", supervisorScript, "roost-vm-supervisor", layout.runFolder, ...plan.command];
+  const files = [
+    ...plan.readOnlyFiles.map((path) => ({ path, options: "ro,noexec" })),
+    ...plan.writableFiles.map((path) => ({ path, options: "rw,noexec" })),
+  ];
+  const mounts = [{ path: "/usr", options: "ro" }, { path: layout.runFolder, options: "rw,noexec" }, ...files];
+  const folders = [
+    "old",
+    "etc",
+    "usr",
+    `.${layout.runFolder}`,
+    ...plan.devices.map((device) => dirname(`dev/${device.name}`)),
+    ...files.map((mount) => dirname(`.${mount.path}`)),
+  ];
   return [
     "set -eu",
     "umask 022",
@@ -75,23 +90,15 @@ function launchScript(plan: LaunchPlan): string {
     `cd ${quote(layout.rootFolder)}`,
     "mount -t tmpfs -o mode=0755,size=1m,nr_inodes=512 roost-vm .",
     `cd ${quote(layout.rootFolder)}`, // again: the first one is below the mount
-    "mkdir old dev",
-    // bind PATH OPTIONS: PATH of the host at the same place here. Options need a second call: a bind keeps its source's.
-    `bind() {
-  if [ -d "$1" ]; then mkdir -p ".$1"; else mkdir -p ".\${1%/*}"; : >".$1"; fi
-  mount -o bind "$1" ".$1"
-  mount -o "remount,bind,nosuid,nodev,$2" ".$1"
-}`,
-    "bind /usr ro",
-    // Where /bin and the like are links into /usr they are here too; where they are folders they are bound.
-    "for name in bin sbin lib lib64; do if [ -L /$name ]; then ln -s usr/$name $name; elif [ -d /$name ]; then bind /$name ro; fi; done",
-    "bind /etc/ld.so.cache ro,noexec",
-    ...plan.devices.flatMap((device) => [
-      `mkdir -p ${quote(parentOf(`dev/${device.name}`))}`,
-      `mknod -m 0666 ${quote(`dev/${device.name}`)} c ${device.major} ${device.minor}`,
+    `mkdir -p ${folders.map(quote).join(" ")}`,
+    ...files.map((mount) => `: >${quote(`.${mount.path}`)}`),
+    ...mounts.flatMap((mount) => [
+      `mount -o bind ${quote(mount.path)} ${quote(`.${mount.path}`)}`,
+      `mount -o remount,bind,nosuid,nodev,${mount.options} ${quote(`.${mount.path}`)}`, // a bind alone keeps its source's options
     ]),
-    ...plan.readOnlyFiles.map((path) => `bind ${quote(path)} ro,noexec`),
-    ...[layout.runFolder, ...plan.writableFiles].map((path) => `bind ${quote(path)} rw,noexec`),
+    "ln -s usr/bin usr/sbin usr/lib usr/lib64 .",
+    "cp /etc/ld.so.cache etc", // else the loader searches for each of a hundred libraries
+    ...plan.devices.map((device) => `mknod -m 0666 ${quote(`dev/${device.name}`)} c ${device.major} ${device.minor}`),
     "mount -o remount,ro,nosuid,noexec .",
     "pivot_root . old",
     "cd /",
@@ -113,7 +120,7 @@ mkfifo console.pipe
 vmm=$!
 exec <console.pipe
 rm console.pipe
-echo $vmm >vmm.pid.new && mv vmm.pid.new vmm.pid
+echo $vmm >vmm.pid
 while /usr/bin/stdbuf -o0 /usr/bin/head -c ${consoleFileBytesMax} >${consoleFileName} && [ "$(stat -c %s ${consoleFileName})" -ge ${consoleFileBytesMax} ]; do
   mv ${consoleFileName} ${consoleOldFileName}
 done
@@ -123,8 +130,4 @@ echo $? >exit.new && /usr/bin/sync exit.new && mv exit.new exit && /usr/bin/sync
 
 function quote(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
-}
-
-function parentOf(path: string): string {
-  return path.slice(0, path.lastIndexOf("/"));
 }

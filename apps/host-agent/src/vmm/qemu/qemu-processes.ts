@@ -17,9 +17,8 @@ const groupEndTimeoutMs = 10 * second;
  * root sends. Undefined until there is a child of the supervisor with that pid.
  */
 export async function findVmm(layout: VmLayout, supervisorPid: number): Promise<ProcessIdentity | undefined> {
-  const text = (await readFileTail(layout.pidFile, 16)).toString("latin1").trim();
-  if (!/^\d{1,10}$/.test(text)) return undefined;
-  const identity = await identifyProcess(Number(text));
+  const pid = /^(\d{1,10})\n$/.exec((await readFileTail(layout.pidFile, 16)).toString("latin1"))?.[1];
+  const identity = pid === undefined || Number(pid) === 0 ? undefined : await identifyProcess(Number(pid));
   if (identity === undefined || (await processGroup(identity.pid)) !== supervisorPid) return undefined;
   return identity;
 }

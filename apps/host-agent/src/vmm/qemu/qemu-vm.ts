@@ -5,7 +5,7 @@ import { consoleLines, readConsole, readFileTail } from "../console.ts";
 import { exitConsoleLines, type Vm, type VmExit, type VmRecord } from "../driver.ts";
 import { vmLayout, type VmLayout } from "./layout.ts";
 import { collectExit, endVmProcesses } from "./qemu-processes.ts";
-import { QmpClient, type QmpConnectionError } from "./qmp.ts";
+import { QmpClient } from "./qmp.ts";
 
 /** Bytes of console looked through for its last lines. */
 const tailBytesMax = 64 * 1024;
@@ -97,8 +97,8 @@ export class QemuVm implements Vm {
     for (;;) {
       const reason = await this.#qmp.closed;
       if (this.#released) return;
-      if (await this.#isGone()) break;
-      if (!(await this.#reconnect(reason))) {
+      if (!reason.violation && (await this.#isGone())) break;
+      if (reason.violation || !(await this.#reconnect())) {
         this.#log.error({ err: reason, sandboxId: this.record.sandboxId }, "ending a VM whose VMM does not speak its protocol");
         if (await isAlive(this.record.vmm)) process.kill(this.record.vmm.pid, "SIGKILL");
         break;
@@ -113,8 +113,7 @@ export class QemuVm implements Vm {
     ).catch(() => false);
   }
 
-  async #reconnect(reason: QmpConnectionError): Promise<boolean> {
-    if (reason.violation) return false;
+  async #reconnect(): Promise<boolean> {
     try {
       this.#qmp = await QmpClient.connect(this.#layout.qmpSocket);
       this.#logEvents();
