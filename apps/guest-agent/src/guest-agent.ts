@@ -6,6 +6,7 @@ import { createLogger, must, type Logger } from "@roost/kit";
 import { expandPath, type GuestContext } from "./context.ts";
 import { handleFiles } from "./files/files-routes.ts";
 import { createFilesystemService } from "./filesystem/filesystem-service.ts";
+import { Watchers } from "./filesystem/watchers.ts";
 import { createConnectRoutes } from "./http/connect-routes.ts";
 import { createGuestServer, type PlainRoute } from "./http/guest-server.ts";
 import { sendJson } from "./http/http-error.ts";
@@ -56,13 +57,14 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
     onFailure: parts.onFailure,
   });
   const table = new ProcessTable(launcher, log);
+  const watchers = new Watchers(log);
   const shutdown = new AbortController();
   setMaxListeners(0, shutdown.signal); // one for each call in progress
   const server = createGuestServer({
     context,
     plain: plainRoutes({ context, state, machine: parts.machine ?? createGuestMachine(launcher) }),
     connect: createConnectRoutes(
-      { process: createProcessService({ context, table, init: state }), filesystem: createFilesystemService(context) },
+      { process: createProcessService({ context, table, init: state }), filesystem: createFilesystemService(context, watchers) },
       log,
       shutdown.signal,
     ),
@@ -91,6 +93,7 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
       });
       server.closeAllConnections();
       await closed;
+      watchers.close();
       table.close();
       launcher.close();
     },

@@ -62,6 +62,7 @@ export class OutputHub {
     if (this.#exit === undefined) {
       this.#forgetUnheard();
       this.#subscriptions.add(subscription);
+      this.#balance(); // somebody stuck holds up one more now
     } else {
       for (const item of this.#unheard) subscription.offer(item);
       subscription.offer({ kind: "end", exit: this.#exit });

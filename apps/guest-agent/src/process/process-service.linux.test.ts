@@ -6,7 +6,7 @@ import { Signal, type StreamInputRequestSchema } from "@roost/contract/gen/proce
 import { poll } from "@roost/kit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-import { collect, pidOf, runShell, until, untilOutput } from "../testing/run-process.ts";
+import { collect, events, pidOf, runShell, until, untilOutput } from "../testing/run-process.ts";
 import { as, startTestAgent, type TestAgent } from "../testing/test-agent.ts";
 
 type InputMessage = MessageInitShape<typeof StreamInputRequestSchema>;
@@ -69,7 +69,7 @@ describe("Start", () => {
     const stream = agent.processes.start({ process: { cmd: "printf", args: [String.raw`\377\000\200`] }, stdin: false });
     const chunks: Uint8Array[] = [];
     for await (const { event } of stream) if (event?.event.case === "data") chunks.push(event.event.value.output.value ?? new Uint8Array());
-    expect([...Buffer.concat(chunks)]).toEqual([255, 0, 128]);
+    expect(Buffer.concat(chunks).toString("hex")).toBe("ff0080");
   });
 
   test("cuts output into pieces of at most 32 KiB", async () => {
@@ -246,9 +246,7 @@ describe("users and environment", () => {
 
 describe("Connect and List", () => {
   test("List shows a running process until its end", async () => {
-    const stream = agent.processes
-      .start({ process: { cmd: "cat", args: ["-"], envs: { A: "1" }, cwd: "/etc" }, tag: "listed" })
-      [Symbol.asyncIterator]();
+    const stream = events(agent.processes.start({ process: { cmd: "cat", args: ["-"], envs: { A: "1" }, cwd: "/etc" }, tag: "listed" }));
     const pid = pidOf(await until(stream, "start"));
     const listed = (await agent.processes.list({})).processes;
     expect(listed).toHaveLength(1);
@@ -261,7 +259,7 @@ describe("Connect and List", () => {
   test("a tag selects; a second process with it is refused until the first ended", async () => {
     const request = { process: { cmd: "cat" }, tag: "twice" };
     const selector = { process: { selector: { case: "tag", value: "twice" } } } as const;
-    const stream = agent.processes.start(request)[Symbol.asyncIterator]();
+    const stream = events(agent.processes.start(request));
     await until(stream, "start");
     await expect(collect(agent.processes.start(request))).rejects.toMatchObject({ code: Code.AlreadyExists });
     await agent.processes.closeStdin(selector);
@@ -282,14 +280,14 @@ describe("Connect and List", () => {
   });
 
   test("a second listener gets output from then on, and both get the end", async () => {
-    const first = agent.processes.start({ process: { cmd: "cat" }, tag: "shared" })[Symbol.asyncIterator]();
+    const first = events(agent.processes.start({ process: { cmd: "cat" }, tag: "shared" }));
     const selector = { process: { selector: { case: "tag", value: "shared" } } } as const;
     const say = async (text: string) =>
       agent.processes.sendInput({ ...selector, input: { input: { case: "stdin", value: Buffer.from(text) } } });
     await until(first, "start");
     await say("one\n");
     await untilOutput(first, "one\n");
-    const second = agent.processes.connect(selector)[Symbol.asyncIterator]();
+    const second = events(agent.processes.connect(selector));
     await until(second, "start");
     await say("two\n");
     expect(await untilOutput(second, "two\n")).toBe("two\n");
@@ -300,16 +298,19 @@ describe("Connect and List", () => {
 
   test("a disconnect leaves the process alone; who connects after the end gets what nobody heard, and the end", async () => {
     const leaving = new AbortController();
-    const stream = agent.processes
-      .start({ process: { cmd: "/bin/sh", args: ["-c", "read line; echo $line; exit 4"] }, tag: "left" }, { signal: leaving.signal })
-      [Symbol.asyncIterator]();
+    const stream = events(
+      agent.processes.start(
+        { process: { cmd: "/bin/sh", args: ["-c", "read line; echo $line; exit 4"] }, tag: "left" },
+        { signal: leaving.signal },
+      ),
+    );
     const pid = pidOf(await until(stream, "start"));
     leaving.abort();
     await expect(stream.next()).rejects.toMatchObject({ code: Code.Canceled });
     const selector = { process: { selector: { case: "pid", value: pid } } } as const;
     // The agent hears of the disconnect soon, not at once: until then the first listener still gets the output.
     await poll({ what: "the connection gone", timeoutMs: 5_000 }, async () => {
-      const { value } = await agent.processes.connect(selector)[Symbol.asyncIterator]().next();
+      const { value } = await events(agent.processes.connect(selector)).next();
       return value?.event?.event.case === "start" ? true : undefined;
     });
     await agent.processes.sendInput({ ...selector, input: { input: { case: "stdin", value: Buffer.from("hello\n") } } });
@@ -353,7 +354,7 @@ describe("Connect and List", () => {
 describe("input", () => {
   test("goes to the process in order and is followed by end of file", async () => {
     const stream = agent.processes.start({ process: { cmd: "cat" } });
-    const iterator = stream[Symbol.asyncIterator]();
+    const iterator = events(stream);
     const process = { selector: { case: "pid", value: pidOf(await until(iterator, "start")) } } as const;
     const blocks = Array.from({ length: 30 }, (_unused, index) => Buffer.alloc(50_000, String.fromCharCode(97 + (index % 26))));
     const writing = (async () => {
@@ -367,7 +368,7 @@ describe("input", () => {
   });
 
   test("comes by a stream, too", async () => {
-    const stream = agent.processes.start({ process: { cmd: "cat" } })[Symbol.asyncIterator]();
+    const stream = events(agent.processes.start({ process: { cmd: "cat" } }));
     const selector = { case: "pid", value: pidOf(await until(stream, "start")) } as const;
     await agent.processes.streamInput(
       (async function* (): AsyncGenerator<InputMessage> {
@@ -389,7 +390,7 @@ describe("input", () => {
   });
 
   test("is refused when the process was started without, has closed it, or has ended", async () => {
-    const stream = agent.processes.start({ process: { cmd: "sleep", args: ["30"] }, stdin: false })[Symbol.asyncIterator]();
+    const stream = events(agent.processes.start({ process: { cmd: "sleep", args: ["30"] }, stdin: false }));
     const process = { selector: { case: "pid", value: pidOf(await until(stream, "start")) } } as const;
     const input = { input: { case: "stdin", value: Buffer.from("x") } } as const;
     await expect(agent.processes.sendInput({ process, input })).rejects.toMatchObject({ code: Code.FailedPrecondition });
@@ -407,7 +408,7 @@ describe("input", () => {
   });
 
   test("that nobody reads is refused before it fills the agent, and the agent lives on", async () => {
-    const stream = agent.processes.start({ process: { cmd: "sleep", args: ["30"] } })[Symbol.asyncIterator]();
+    const stream = events(agent.processes.start({ process: { cmd: "sleep", args: ["30"] } }));
     const process = { selector: { case: "pid", value: pidOf(await until(stream, "start")) } } as const;
     const value = Buffer.alloc(1024 * 1024);
     const writes = Array.from({ length: 8 }, async () =>
@@ -432,9 +433,7 @@ describe("input", () => {
   });
 
   test("of a process that closed it is refused, not lost", async () => {
-    const stream = agent.processes
-      .start({ process: { cmd: "/bin/sh", args: ["-c", "exec <&-; echo closed; sleep 30"] } })
-      [Symbol.asyncIterator]();
+    const stream = events(agent.processes.start({ process: { cmd: "/bin/sh", args: ["-c", "exec <&-; echo closed; sleep 30"] } }));
     const process = { selector: { case: "pid", value: pidOf(await until(stream, "start")) } } as const;
     await untilOutput(stream, "closed\n");
     const input = { input: { case: "stdin", value: Buffer.from("x") } } as const;
@@ -446,9 +445,7 @@ describe("input", () => {
 
 describe("signals and deadlines", () => {
   test("a signal goes to the whole group", async () => {
-    const stream = agent.processes
-      .start({ process: { cmd: "/bin/sh", args: ["-c", "sleep 60 & sleep 61 & wait"] }, stdin: false })
-      [Symbol.asyncIterator]();
+    const stream = events(agent.processes.start({ process: { cmd: "/bin/sh", args: ["-c", "sleep 60 & sleep 61 & wait"] }, stdin: false }));
     const pid = pidOf(await until(stream, "start"));
     await poll({ what: "children", timeoutMs: 5_000 }, () =>
       readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").length === 2 ? true : undefined,
@@ -460,7 +457,7 @@ describe("signals and deadlines", () => {
 
   test("SIGTERM can be handled", async () => {
     const script = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
-    const stream = agent.processes.start({ process: { cmd: "/bin/sh", args: ["-c", script] }, stdin: false })[Symbol.asyncIterator]();
+    const stream = events(agent.processes.start({ process: { cmd: "/bin/sh", args: ["-c", script] }, stdin: false }));
     const pid = pidOf(await until(stream, "start"));
     await untilOutput(stream, "ready\n");
     await agent.processes.sendSignal({ process: { selector: { case: "pid", value: pid } }, signal: Signal.SIGTERM });
@@ -469,7 +466,7 @@ describe("signals and deadlines", () => {
   });
 
   test("another signal is refused", async () => {
-    const stream = agent.processes.start({ process: { cmd: "cat" } })[Symbol.asyncIterator]();
+    const stream = events(agent.processes.start({ process: { cmd: "cat" } }));
     const process = { selector: { case: "pid", value: pidOf(await until(stream, "start")) } } as const;
     await expect(agent.processes.sendSignal({ process, signal: Signal.UNSPECIFIED })).rejects.toMatchObject({ code: Code.InvalidArgument });
     await agent.processes.closeStdin({ process });
@@ -496,12 +493,12 @@ describe("signals and deadlines", () => {
 
   test("a deadline kills although the client left", async () => {
     const leaving = new AbortController();
-    const stream = agent.processes
-      .start({ process: { cmd: "sleep", args: ["78"] }, stdin: false }, { signal: leaving.signal, timeoutMs: 1_500 })
-      [Symbol.asyncIterator]();
+    const stream = events(
+      agent.processes.start({ process: { cmd: "sleep", args: ["78"] }, stdin: false }, { signal: leaving.signal, timeoutMs: 1_500 }),
+    );
     const pid = pidOf(await until(stream, "start"));
     leaving.abort();
-    await expect(stream.next()).rejects.toThrow();
+    await expect(stream.next()).rejects.toThrow(/canceled|aborted|unavailable|unknown/);
     expect(aliveInGroup(pid)).toBe(true);
     await poll({ what: "the group gone", timeoutMs: 10_000 }, () => (aliveInGroup(pid) ? undefined : true));
     await poll({ what: "an empty list", timeoutMs: 5_000 }, async () =>

@@ -2,7 +2,7 @@ import { Code } from "@connectrpc/connect";
 import { Signal } from "@roost/contract/gen/process/process_pb.js";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-import { collect, pidOf, runShell, until, untilOutput, type EventStream } from "../testing/run-process.ts";
+import { collect, events, pidOf, runShell, until, untilOutput, type EventStream } from "../testing/run-process.ts";
 import { as, startTestAgent, type TestAgent } from "../testing/test-agent.ts";
 
 let agent: TestAgent;
@@ -15,9 +15,7 @@ afterAll(async () => {
 });
 
 async function openShell(script: string, size = { cols: 80, rows: 24 }) {
-  const stream: EventStream = agent.processes
-    .start({ process: { cmd: "/bin/sh", args: ["-c", script] }, pty: { size } })
-    [Symbol.asyncIterator]();
+  const stream: EventStream = events(agent.processes.start({ process: { cmd: "/bin/sh", args: ["-c", script] }, pty: { size } }));
   const pid = pidOf(await until(stream, "start"));
   const process = { selector: { case: "pid", value: pid } } as const;
   const type = async (text: string) => agent.processes.sendInput({ process, input: { input: { case: "pty", value: Buffer.from(text) } } });

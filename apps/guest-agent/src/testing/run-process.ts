@@ -49,6 +49,11 @@ export async function collect(stream: AsyncIterable<{ readonly event?: ProcessEv
 
 export type EventStream = AsyncIterator<{ readonly event?: ProcessEvent | undefined }>;
 
+/** The events of a stream, one by one. */
+export function events(stream: AsyncIterable<{ readonly event?: ProcessEvent | undefined }>): EventStream {
+  return stream[Symbol.asyncIterator]();
+}
+
 /** Reads events until one is of the kind; answers it. */
 export async function until(stream: EventStream, kind: "start" | "data" | "end" | "keepalive"): Promise<ProcessEvent["event"]> {
   for (;;) {
