@@ -1,16 +1,19 @@
 // Bundles the command line into a few files, so that `roost --help` need not read hundreds. The servers stay packages of
 // their own: only `roost up` loads them, and the embedded database brings files that cannot be bundled.
 import { rm } from "node:fs/promises";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 import { build } from "esbuild";
 
 const folder = fileURLToPath(new URL(".", import.meta.url));
-await rm(`${folder}dist/bundle`, { recursive: true, force: true });
+// tests bundle into a folder of their own
+const outdir = process.argv[2] ?? "dist/bundle";
+await rm(`${folder}${outdir}`, { recursive: true, force: true });
 await build({
   absWorkingDir: folder,
   entryPoints: ["src/main.ts"],
-  outdir: "dist/bundle",
+  outdir,
   bundle: true,
   splitting: true,
   minify: true,

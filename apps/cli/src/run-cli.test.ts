@@ -174,6 +174,22 @@ describe("exec", () => {
     expect(text((await cli.run(["exec", id, "echo", "--json"])).stdout)).toBe("--json\n");
   });
 
+  test("options may stand before or behind the id, but not behind the command", async () => {
+    const { id } = await cli.sandbox();
+    const script = ["sh", "-c", "pwd; echo $A; cat"];
+    for (const args of [
+      ["exec", "-e", "A=1", "--cwd", "/", "-i", id, ...script],
+      ["exec", id, "-e", "A=1", "--cwd=/", "-i", ...script],
+      ["exec", "-i", id, "--cwd", "/", "-e", "A=1", "--", ...script],
+    ]) {
+      expect(text((await cli.run(args, { input: "in" })).stdout), args.join(" ")).toBe("/\n1\nin");
+    }
+    expect((await cli.run(["exec", id, "--frob", "true"])).exitCode).toBe(2);
+    expect((await cli.run(["exec", id, "--cwd"])).exitCode).toBe(2);
+    expect((await cli.run(["exec", id, "--"])).exitCode).toBe(2);
+    expect((await cli.run(["exec", id])).exitCode).toBe(2);
+  });
+
   test("environment and folder", async () => {
     const { id } = await cli.sandbox();
     const args = ["exec", "-e", "A=1=2", "-e", "B", "--cwd", "/", id, "sh", "-c", "echo $A $B $PWD"];

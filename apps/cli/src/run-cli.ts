@@ -5,6 +5,7 @@ import type { CommandContext, CommonOptions } from "./context.ts";
 import { describeFailure, exitCodes, type Failure } from "./failure.ts";
 import { Interrupts } from "./interrupts.ts";
 import { hasColors, type Io } from "./io.ts";
+import { liftOptions } from "./program/lift-options.ts";
 import { createProgram } from "./program/program.ts";
 
 /** Runs one command line and answers its exit code. Errors are told on standard error, never thrown. */
@@ -25,7 +26,7 @@ export async function runCli(argv: readonly string[], io: Io, force: (exitCode: 
     const platformTables = argv[0] === "up" ? (await import("./platform/tables.ts")).platformTables : [];
     const program = createProgram({ io, run, platformTables });
     if (argv.length === 0) program.outputHelp();
-    else await program.parseAsync(argv, { from: "user" });
+    else await program.parseAsync(liftOptions(program, argv), { from: "user" });
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage; // it has told the user
     return report(io, error, false);

@@ -179,7 +179,7 @@ export class LocalProcesses {
   #start(command: Command, givenTag: string | undefined): Running {
     const tag = givenTag ?? `proc-${++this.#count}`;
     const child = spawn(command.cmd, command.args, {
-      cwd: command.cwd ?? this.#home,
+      cwd: command.cwd === undefined || command.cwd === "~" ? this.#home : command.cwd,
       env: { PATH: process.env["PATH"] ?? "", HOME: this.#home, ...this.#envs, ...command.envs },
       stdio: ["pipe", "pipe", "pipe"],
       detached: true,

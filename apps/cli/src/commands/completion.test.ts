@@ -1,0 +1,67 @@
+import { execFile } from "node:child_process";
+import { mkdir, symlink, writeFile, chmod } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+import { TestBundle } from "../testing/bundle.ts";
+import { TestCli } from "../testing/test-cli.ts";
+
+let bundle: TestBundle;
+let cli: TestCli;
+let id: string;
+beforeAll(async () => {
+  bundle = await TestBundle.build();
+  cli = await TestCli.start();
+  ({ id } = await cli.sandbox());
+  await mkdir(join(cli.folder, "bin"));
+  await writeFile(join(cli.folder, "bin/roost"), `#!/bin/sh\nexec "${process.execPath}" "${bundle.main}" "$@"\n`);
+  await chmod(join(cli.folder, "bin/roost"), 0o755);
+  await symlink("bin/roost", join(cli.folder, "link"));
+});
+afterAll(async () => {
+  await cli[Symbol.asyncDispose]();
+  await bundle[Symbol.asyncDispose]();
+});
+
+/** What bash would offer for a line with the cursor at its end. */
+async function completionsOf(line: string): Promise<string[]> {
+  const script = `
+    source <(roost completion bash)
+    COMP_LINE=$1 COMP_POINT=\${#1} COMP_WORDS=() COMP_CWORD=0
+    _roost_complete 2>/dev/null
+    printf '%s\\n' "\${COMPREPLY[@]}"`;
+  const environment = { ...cli.environment, PATH: `${cli.folder}/bin:/usr/bin:/bin` };
+  const { stdout } = await promisify(execFile)("bash", ["-c", script, "bash", line], { env: environment, cwd: cli.folder });
+  return stdout.split("\n").filter(Boolean);
+}
+
+test("bash: commands, options, their values and sandbox ids", async () => {
+  expect(await completionsOf("roost ")).toEqual(expect.arrayContaining(["create", "exec", "up", "doctor"]));
+  expect(await completionsOf("roost sh")).toEqual(["shell"]);
+  expect(await completionsOf("roost create --me")).toEqual(["--memory", "--metadata"]);
+  expect(await completionsOf("roost ls --state run")).toEqual(["running"]);
+  expect(await completionsOf("roost exec ")).toEqual([id]);
+  expect(await completionsOf(`roost get ${id.slice(0, 4)}`)).toEqual([id]);
+  expect(await completionsOf(`roost cp file ${id.slice(0, 4)}`)).toEqual([`${id}:`]);
+  expect(await completionsOf("roost completion ")).toEqual(["bash", "zsh", "fish"]);
+});
+
+test("what stands on the line is never run", async () => {
+  await completionsOf("roost exec $(touch pwned) `touch pwned` ; touch pwned; ");
+  await expect(promisify(execFile)("ls", [join(cli.folder, "pwned")])).rejects.toThrow("No such file");
+});
+
+test("no platform: commands still complete, ids silently do not", async () => {
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, [bundle.main, "complete", "--", "get", ""], {
+    env: { PATH: "/usr/bin:/bin", ROOST_DIR: join(cli.folder, "none") },
+  });
+  expect(stdout.trim()).toBe(":4");
+  expect(stderr).toBe("");
+});
+
+test.each(["zsh", "fish"])("a script for %s is printed", async (shell) => {
+  const { stdout } = await promisify(execFile)(process.execPath, [bundle.main, "completion", shell]);
+  expect(stdout).toContain("roost");
+});
