@@ -252,7 +252,9 @@ describe("exec", () => {
 
   test("names from the guest cannot send escape sequences to the terminal", async () => {
     const { id } = await cli.sandbox();
-    cli.api.handlers.http.listProcesses = () => ({ processes: [{ pid: 1, tag: "\u001b]0;title\u0007", cmd: "x\u009b2J", args: ["a\nb"] }] });
+    cli.api.handlers.http.listProcesses = () => ({
+      processes: [{ pid: 1, tag: "\u001b]0;title\u0007", cmd: "x\u009b2J", args: ["a\nb"] }],
+    });
     const shown = text((await cli.run(["ps", id])).stdout);
     expect(shown).toContain("\\x1b]0;title\\x07");
     expect(shown).toContain("x\\x9b2J a\\x0ab");

@@ -156,7 +156,9 @@ describe("folders", () => {
 
   test("a hostile archive writes nothing outside and the copy fails", async () => {
     await mkdir(join(home, "bait"));
-    await writeFile(join(home, "tar"), `#!/bin/sh\ncd "${home}" && exec /bin/tar -cPf - -C bait --transform=s,^,../../evil/, .\n`, { mode: 0o755 });
+    await writeFile(join(home, "tar"), `#!/bin/sh\ncd "${home}" && exec /bin/tar -cPf - -C bait --transform=s,^,../../evil/, .\n`, {
+      mode: 0o755,
+    });
     const { record } = await cli.api.sandboxes.create({ envs: { PATH: `${home}:/usr/bin:/bin` } });
     const result = await cli.run(["cp", `${record.id}:${home}/bait`, "bait"]);
     expect(result.exitCode).toBe(1);

@@ -124,7 +124,7 @@ function flagsOf(flags: UpFlags, tables: readonly AnyOptions[]): string[] {
       if (seen.has(key) || value === undefined || key === "logFile") continue;
       seen.add(key);
       if (value === true) given.push(table.flagName(key));
-      else given.push(table.flagName(key), String(value as string));
+      else if (typeof value === "string") given.push(table.flagName(key), value);
     }
   }
   return given;

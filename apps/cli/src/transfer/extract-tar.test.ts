@@ -102,7 +102,11 @@ test("a hard link to something outside or not copied is skipped", async () => {
 });
 
 test("devices and pipes are skipped", async () => {
-  const result = await extract({ path: "null", type: "CharacterDevice" }, { path: "disk", type: "BlockDevice" }, { path: "pipe", type: "FIFO" });
+  const result = await extract(
+    { path: "null", type: "CharacterDevice" },
+    { path: "disk", type: "BlockDevice" },
+    { path: "pipe", type: "FIFO" },
+  );
   expect(result.skipped.map(({ name }) => name)).toEqual(["null", "disk", "pipe"]);
   expect(await readdir(destination)).toEqual([]);
 });

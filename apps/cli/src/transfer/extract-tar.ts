@@ -18,6 +18,8 @@ import { printable } from "../output/printable.ts";
  * - Entries and bytes are bounded.
  */
 
+const folderTypes: ReadonlySet<string> = new Set(["Directory", "GNUDumpDir"]);
+const fileTypes: ReadonlySet<string> = new Set(["File", "OldFile", "ContiguousFile"]);
 /** Entries of one archive; more are no folder somebody wants copied. */
 const entriesMax = 2_000_000;
 
@@ -111,30 +113,22 @@ class Extraction {
     this.#entries += 1;
     if (this.#entries > entriesMax) throw new CliError(`the sandbox sent more than ${entriesMax} files`);
     const name = safeName(entry.path);
-    switch (entry.type) {
-      case "Directory":
-      case "GNUDumpDir":
-        await this.#makeFolder(name);
-        if (this.#made.has(name)) this.#modes.set(name, (entry.mode ?? 0o755) & 0o777);
-        entry.resume();
-        return;
-      case "File":
-      case "OldFile":
-      case "ContiguousFile":
-        await this.#writeFile(name, entry);
-        return;
-      case "Link":
-        entry.resume();
-        await this.#copyLinked(name, safeName(entry.linkpath ?? ""));
-        return;
-      case "SymbolicLink":
-        entry.resume();
-        await this.#makeFolder(parentOf(name));
-        this.#links.push({ name, target: entry.linkpath ?? "" });
-        return;
-      default:
-        entry.resume();
-        this.#skip(name, "not a file");
+    if (folderTypes.has(entry.type)) {
+      await this.#makeFolder(name);
+      if (this.#made.has(name)) this.#modes.set(name, (entry.mode ?? 0o755) & 0o777);
+      entry.resume();
+    } else if (fileTypes.has(entry.type)) {
+      await this.#writeFile(name, entry);
+    } else if (entry.type === "Link") {
+      entry.resume();
+      await this.#copyLinked(name, safeName(entry.linkpath ?? ""));
+    } else if (entry.type === "SymbolicLink") {
+      entry.resume();
+      await this.#makeFolder(parentOf(name));
+      this.#links.push({ name, target: entry.linkpath ?? "" });
+    } else {
+      entry.resume();
+      this.#skip(name, "not a file");
     }
   }
 

@@ -92,7 +92,7 @@ async function uploadFolder(
     signal: context.signal,
   });
   const messages = new TarMessages();
-  const counted = countBytes(Readable.from(archive as unknown as AsyncIterable<Buffer>), progress, `copying ${basename(local)}`, undefined);
+  const counted = countBytes(Readable.from(archive), progress, `copying ${basename(local)}`, undefined);
   const writing = (async () => {
     for await (const chunk of counted) {
       bytes += chunk.length;
