@@ -1,5 +1,5 @@
 import { constants } from "node:fs";
-import { open } from "node:fs/promises";
+import { lstat, open } from "node:fs/promises";
 import { join } from "node:path";
 
 import { KiB } from "@roost/kit";
@@ -13,15 +13,26 @@ export const consoleFileBytesMax = 128 * KiB;
 export const consoleFileName = "console";
 export const consoleOldFileName = "console.old";
 
+/** Reads of a console that is rotated meanwhile; then a seam that repeats or lacks some bytes is accepted. */
+const readAttemptsMax = 3;
 /** Longest line shown to people in `characters`; the rest of it is cut. */
 const lineLengthMax = 400;
 
 /** Newest bytes of the console in `folder`, at most `bytesMax`; empty when there is none yet. */
 export async function readConsole(folder: string, bytesMax: number): Promise<Buffer> {
-  const newest = await readFileTail(join(folder, consoleFileName), Math.min(bytesMax, consoleFileBytesMax));
-  const missing = Math.min(bytesMax - newest.length, consoleFileBytesMax);
-  if (missing <= 0) return newest;
-  return Buffer.concat([await readFileTail(join(folder, consoleOldFileName), missing), newest]);
+  const path = join(folder, consoleFileName);
+  for (let attempt = 1; ; attempt += 1) {
+    const before = await inode(path);
+    const newest = await readFileTail(path, Math.min(bytesMax, consoleFileBytesMax));
+    const missing = Math.min(bytesMax - newest.length, consoleFileBytesMax);
+    const older = missing > 0 ? await readFileTail(join(folder, consoleOldFileName), missing) : Buffer.alloc(0);
+    const isWhole = (await inode(path)) === before; // else the files changed places between the two reads
+    if (isWhole || attempt === readAttemptsMax) return Buffer.concat([older, newest]);
+  }
+}
+
+async function inode(path: string): Promise<bigint | undefined> {
+  return (await lstat(path, { bigint: true }).catch(() => undefined))?.ino; // not there yet
 }
 
 /** The last `count` lines that hold something, without control characters and terminal escapes. */

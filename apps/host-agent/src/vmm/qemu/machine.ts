@@ -17,6 +17,8 @@ export interface Machine {
 const commonArguments = ["console=ttyS0", "quiet", "panic=-1", "cryptomgr.notests", "random.trust_cpu=on", "8250.nr_uarts=1"];
 /** An emulated CPU does not speculate: the kernel's guards against that only cost. */
 const emulated = ["mitigations=off"];
+/** A just-in-time compiler in the guest agent pays where its code runs as it is, and costs where it is translated again. */
+const native = ["roost.jit=1"];
 
 /**
  * `microvm` boots fastest and has a tenth of q35's device state. Both its legacy timers stay off: with `pit=on` the timer
@@ -35,8 +37,8 @@ export function chooseMachine(accelerator: Accelerator, tscKhz: number | undefin
       kernelArguments: [...commonArguments, ...emulated],
     };
   }
-  const tsc = accelerator === "tcg" ? ["tsc=reliable", `tsc_early_khz=${tscKhz}`, ...emulated] : [];
-  return { name: "microvm", options: "microvm,pit=off,pic=off", virtioBus: "device", kernelArguments: [...commonArguments, ...tsc] };
+  const own = accelerator === "tcg" ? ["tsc=reliable", `tsc_early_khz=${tscKhz}`, ...emulated] : native;
+  return { name: "microvm", options: "microvm,pit=off,pic=off", virtioBus: "device", kernelArguments: [...commonArguments, ...own] };
 }
 
 /** Frequency of the host's time stamp counter in `kHz`, as its kernel measured it; undefined when it cannot be told. */

@@ -50,6 +50,8 @@ export interface QemuDriverOptions {
   /** Folder for files that all VMs share, such as base files of zeros; absolute, root's */
   readonly memoryFolder: string;
   readonly log?: Logger;
+  /** Frequency of the host's time stamp counter in `kHz`; null: unknown. Default: what the host's kernel says */
+  readonly tscKhz?: number | null;
 }
 
 /** Starts QEMU processes that run unprivileged and detached. See `launch.ts` for how. */
@@ -58,7 +60,7 @@ export class QemuDriver implements VmmDriver {
   readonly #options: QemuDriverOptions;
   readonly #log: Logger;
   readonly #version = once(readVersion);
-  readonly #tscKhz = once(readHostTscKhz);
+  readonly #tscKhz = once(async () => (this.#options.tscKhz === undefined ? readHostTscKhz() : (this.#options.tscKhz ?? undefined)));
   readonly #cgroups = once(() => Cgroups.probe(`roost-probe-${process.pid}`));
 
   constructor(options: QemuDriverOptions) {

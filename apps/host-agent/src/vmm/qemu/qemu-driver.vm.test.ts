@@ -14,7 +14,7 @@ import { consoleFileBytesMax } from "../console.ts";
 import { isRunning, vmRecordSchema, type Vm, type VmRecord, type VmSpec } from "../driver.ts";
 import { findTestImages } from "../test-guest.ts";
 import { vmLayout } from "./layout.ts";
-import type { QemuDriver } from "./qemu-driver.ts";
+import { QemuDriver } from "./qemu-driver.ts";
 import { QemuVm } from "./qemu-vm.ts";
 import { createQemuHarness, type QemuHarness } from "./qemu-harness.ts";
 
@@ -201,9 +201,9 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
     }
   });
 
-  test("a state folder may have a path longer than a socket's may be", async () => {
+  test("a state folder may have a path longer than a socket's may be, with any characters", async () => {
     const spec = await harness.createSpec();
-    const folder = join(spec.folder, "a-folder-with-a-rather-long-name".repeat(4));
+    const folder = join(spec.folder, `it's a "folder" with $(a), ${"long-".repeat(20)}name`);
     await run(["/usr/bin/mkdir", folder]);
     const vm = await start({ ...spec, folder });
     await untilSaid(vm, "guest is up");
@@ -243,6 +243,14 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
     expect(await vm.kill()).toMatchObject({ signal: "SIGKILL" });
     expect((await readFile(backing)).equals(Buffer.alloc(MiB, "base"))).toBe(true);
     expect((await readFile(agentDisk)).equals(Buffer.alloc(MiB, "agent"))).toBe(true);
+  });
+
+  test("boots on the machine for hosts whose TSC is not known", async () => {
+    const vm = await new QemuDriver({ memoryFolder: harness.memoryFolder, tscKhz: null }).start(await harness.createSpec());
+    records.push(vm.record);
+    await untilSaid(vm, "guest is up");
+    expect(await readFile(`/proc/${vm.record.vmm.pid}/cmdline`, "utf8")).toContain("q35");
+    await vm.kill();
   });
 
   test("a tap of its own in another network namespace is its only network", async () => {
