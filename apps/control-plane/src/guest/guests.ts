@@ -33,6 +33,6 @@ export class Guests {
   }
 
   close(): void {
-    for (const sandboxId of [...this.#guests.keys()]) this.drop(sandboxId);
+    for (const sandboxId of this.#guests.keys()) this.drop(sandboxId);
   }
 }

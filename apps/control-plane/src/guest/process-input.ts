@@ -15,6 +15,7 @@ export class ProcessInput {
   #failure: unknown;
   #next: { readonly data: Uint8Array | undefined; readonly taken: () => void } | undefined;
   #wake: (() => void) | undefined;
+  #hasEnded = false;
 
   constructor(guest: Guest, pid: number, kind: "stdin" | "pty") {
     this.#guest = guest;
@@ -43,18 +44,16 @@ export class ProcessInput {
   /** Drops the connection; the process's input stays as it is. */
   close(): void {
     this.#abort.abort(new Error("input closed"));
+    this.#wake?.();
   }
 
   async #offer(data: Uint8Array | undefined): Promise<void> {
     this.#open();
     this.#throwFailure();
-    await Promise.race([
-      this.#call,
-      new Promise<void>((taken) => {
-        this.#next = { data, taken };
-        this.#wake?.();
-      }),
-    ]);
+    await new Promise<void>((taken) => {
+      this.#next = { data, taken };
+      this.#wake?.();
+    });
     this.#throwFailure();
   }
 
@@ -64,11 +63,16 @@ export class ProcessInput {
 
   #open(): void {
     this.#call ??= this.#guest.processes.streamInput(this.#messages(), { headers: this.#guest.headers(), signal: this.#abort.signal }).then(
-      () => undefined,
-      (error: unknown) => {
-        this.#failure = error;
-      },
+      () => this.#settle(undefined),
+      (error: unknown) => this.#settle(error),
     );
+  }
+
+  /** The call is over: nobody will take what is still offered. */
+  #settle(failure: unknown): void {
+    this.#failure = failure ?? (this.#hasEnded ? undefined : new Error("the guest agent ended the input early"));
+    this.#next?.taken();
+    this.#next = undefined;
   }
 
   async *#messages() {
@@ -77,7 +81,6 @@ export class ProcessInput {
       if (this.#next === undefined) {
         await new Promise<void>((resolve) => {
           this.#wake = resolve;
-          this.#abort.signal.addEventListener("abort", () => resolve(), { once: true });
         });
         this.#wake = undefined;
       }
@@ -85,7 +88,10 @@ export class ProcessInput {
       const next = this.#next;
       if (next === undefined) continue;
       this.#next = undefined;
-      if (next.data === undefined) return next.taken();
+      if (next.data === undefined) {
+        this.#hasEnded = true;
+        return next.taken();
+      }
       yield { event: { case: "data" as const, value: { input: { input: { case: this.#kind, value: next.data } } } } };
       next.taken(); // the connection asks for more only when it has taken this one
     }

@@ -84,5 +84,5 @@ function parseBody(operation: Operation, body: unknown): unknown {
     if (body !== undefined && body !== null) parse(noBody, body, "the body");
     return undefined;
   }
-  return operation.body === "stream" ? undefined : parse(operation.body, body ?? {}, "the body");
+  return operation.body === "stream" ? undefined : parse(operation.body, body === undefined ? {} : body, "the body");
 }

@@ -145,7 +145,7 @@ export class Sandboxes {
     const row = await this.get(id);
     if (row.time_delete_requested !== null) {
       // The delete may have reached the host before the create did, and found nothing to end.
-      await this.delete(id);
+      await this.#endOnHost(id, host);
       throw new PlatformError("create_aborted", `sandbox ${id} was deleted while it was being created`);
     }
     return row;
@@ -224,7 +224,10 @@ export class Sandboxes {
     const row = await requestDelete(this.#db, id, new Date());
     if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
     if (row.state === "stopped") return;
-    const host = this.#hosts.get(row.host_id);
+    await this.#endOnHost(id, this.#hosts.get(row.host_id));
+  }
+
+  async #endOnHost(id: string, host: HostLink): Promise<void> {
     await host.call(() => host.client.destroySandbox({ sandboxId: id }, { timeoutMs: destroyTimeoutMs }));
     if (await markStopped(this.#db, id, "deleted", new Date())) this.#log.info({ sandboxId: id, state: "stopped" }, "sandbox state");
     this.#onEnded(id);

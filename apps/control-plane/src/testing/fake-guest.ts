@@ -11,7 +11,7 @@ import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { EventType, Filesystem, FileType, type WatchDirResponseSchema } from "@roost/contract/gen/filesystem/filesystem_pb.js";
-import { Process, type ProcessSelector } from "@roost/contract/gen/process/process_pb.js";
+import { Process, Signal, type ConnectRequest, type ProcessSelector, type StartRequest } from "@roost/contract/gen/process/process_pb.js";
 import { accessTokenHeader } from "@roost/contract";
 
 /** Ways in which a guest can be bad; each is looked at anew with every request. */
@@ -63,7 +63,7 @@ export class FakeGuest {
   }
 
   async close(): Promise<void> {
-    for (const pid of this.#running.keys()) this.#kill(pid, "SIGKILL");
+    this.killAll();
     this.#server.closeAllConnections();
     await new Promise((resolve) => {
       this.#server.close(resolve);
@@ -71,16 +71,9 @@ export class FakeGuest {
     await rm(this.#root, { recursive: true, force: true });
   }
 
-  /** Cuts every connection, as the end of a VM does. */
-  cutConnections(): void {
-    this.#server.closeAllConnections();
-  }
-
-  /** Connections held open at this moment. */
-  async connectionCount(): Promise<number> {
-    return new Promise((resolve, reject) => {
-      this.#server.getConnections((error, count) => (error === null ? resolve(count) : reject(error)));
-    });
+  /** Ends everything that runs, as the end of a VM does. */
+  killAll(): void {
+    for (const pid of this.#running.keys()) this.#kill(pid, "SIGKILL");
   }
 
   get runningPids(): number[] {
@@ -110,7 +103,6 @@ export class FakeGuest {
   }
 
   #addRoutes(router: ConnectRouter): void {
-    const guest = this;
     router.service(Process, {
       list: () => ({
         processes: [...this.#running].map(([pid, running]) => ({
@@ -119,40 +111,10 @@ export class FakeGuest {
           ...(running.tag === undefined ? {} : { tag: running.tag }),
         })),
       }),
-      async *start(request) {
-        if (guest.misbehaviour.start !== undefined) return yield* guest.misbehaviour.start() as AsyncGenerator<never>;
-        const config = request.process;
-        if (config === undefined) throw new ConnectError("no process", Code.InvalidArgument);
-        if ([...guest.#running.values()].some((running) => request.tag !== undefined && running.tag === request.tag)) {
-          throw new ConnectError("the tag is taken", Code.AlreadyExists);
-        }
-        const child = spawn(config.cmd, config.args, {
-          cwd: guest.#root,
-          env: { PATH: process.env["PATH"], ...config.envs },
-          detached: true,
-          stdio: [request.stdin === false ? "ignore" : "pipe", "pipe", "pipe"],
-        });
-        await new Promise((resolve, reject) => {
-          child.once("spawn", resolve);
-          child.once("error", () => reject(new ConnectError(`${config.cmd}: command not found`, Code.NotFound)));
-        });
-        const pid = child.pid ?? 0;
-        child.stdin?.on("error", () => undefined);
-        const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
-          child.once("close", (code, signal) => resolve({ code, signal }));
-        });
-        guest.#running.set(pid, { child, tag: request.tag, cmd: config.cmd, args: config.args, ended });
-        void ended.then(() => guest.#running.delete(pid));
-        yield { event: { event: { case: "start", value: { pid } } } };
-        yield* guest.#follow(child, ended);
-      },
-      async *connect(request) {
-        const [pid, running] = guest.#find(request.process);
-        yield { event: { event: { case: "start", value: { pid } } } };
-        yield* guest.#follow(running.child, running.ended);
-      },
+      start: (request) => this.#start(request),
+      connect: (request) => this.#connect(request),
       sendSignal: (request) => {
-        this.#kill(this.#find(request.process)[0], request.signal === 9 ? "SIGKILL" : "SIGTERM");
+        this.#kill(this.#find(request.process)[0], request.signal === Signal.SIGKILL ? "SIGKILL" : "SIGTERM");
         return {};
       },
       closeStdin: (request) => {
@@ -169,7 +131,7 @@ export class FakeGuest {
             const stdin = child?.stdin;
             if (stdin?.writable !== true) throw new ConnectError("it takes no input", Code.FailedPrecondition);
             const data = event.value.input?.input.value ?? new Uint8Array();
-            if (!stdin.write(data)) await new Promise((resolve) => stdin.once("drain", resolve).once("close", resolve));
+            await new Promise((resolve) => stdin.write(data, resolve));
           }
         }
         return {};
@@ -196,12 +158,48 @@ export class FakeGuest {
         await rm(this.pathOf(path), { recursive: true, force: true });
         return {};
       },
-      async *watchDir(): AsyncGenerator<MessageInitShape<typeof WatchDirResponseSchema>> {
-        yield { event: { case: "start" as const, value: {} } };
-        yield { event: { case: "filesystem" as const, value: { name: "seen", type: EventType.CREATE } } };
-        await new Promise(() => undefined);
-      },
+      watchDir: () => this.#watch(),
     });
+  }
+
+  async *#start(request: StartRequest) {
+    if (this.misbehaviour.start !== undefined) return yield* this.misbehaviour.start() as AsyncGenerator<never>;
+    const config = request.process;
+    if (config === undefined) throw new ConnectError("no process", Code.InvalidArgument);
+    if ([...this.#running.values()].some((running) => request.tag !== undefined && running.tag === request.tag)) {
+      throw new ConnectError("the tag is taken", Code.AlreadyExists);
+    }
+    const child = spawn(config.cmd, config.args, {
+      cwd: this.#root,
+      env: { PATH: process.env["PATH"], ...config.envs },
+      detached: true,
+      stdio: [request.stdin === false ? "ignore" : "pipe", "pipe", "pipe"],
+    });
+    await new Promise((resolve, reject) => {
+      child.once("spawn", resolve);
+      child.once("error", () => reject(new ConnectError(`${config.cmd}: command not found`, Code.NotFound)));
+    });
+    const pid = child.pid ?? 0;
+    child.stdin?.on("error", () => undefined);
+    const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
+      child.once("close", (code, signal) => resolve({ code, signal }));
+    });
+    this.#running.set(pid, { child, tag: request.tag, cmd: config.cmd, args: config.args, ended });
+    void ended.then(() => this.#running.delete(pid));
+    yield { event: { event: { case: "start", value: { pid } } } };
+    yield* this.#follow(child, ended);
+  }
+
+  async *#connect(request: ConnectRequest) {
+    const [pid, running] = this.#find(request.process);
+    yield { event: { event: { case: "start", value: { pid } } } };
+    yield* this.#follow(running.child, running.ended);
+  }
+
+  async *#watch(): AsyncGenerator<MessageInitShape<typeof WatchDirResponseSchema>> {
+    yield { event: { case: "start" as const, value: {} } };
+    yield { event: { case: "filesystem" as const, value: { name: "seen", type: EventType.CREATE } } };
+    await new Promise(() => undefined);
   }
 
   async *#follow(child: ChildProcess, ended: Running["ended"]) {

@@ -1,7 +1,7 @@
 import { connect } from "node:net";
 import type { Duplex } from "node:stream";
 
-import { Code, ConnectError, createRouterTransport, type ServiceImpl } from "@connectrpc/connect";
+import { Code, ConnectError, createRouterTransport, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import { create } from "@bufbuild/protobuf";
 import {
   HostAgentService,
@@ -119,8 +119,38 @@ export class FakeHost implements HostDependency {
     return sandbox;
   }
 
+  async *#watch(context: HandlerContext): AsyncGenerator<{ event: WatchSandboxesResponse["event"] }> {
+    this.#reach();
+    const queue: (WatchSandboxesResponse["event"] | "cut")[] = [...this.sandboxes.values()].map((sandbox) => ({
+      case: "sandbox" as const,
+      value: structuredClone(sandbox),
+    }));
+    queue.push({ case: "synced", value: create(WatchSandboxesResponse_SyncedSchema) });
+    let wake = () => {};
+    const watcher = (event: WatchSandboxesResponse["event"] | "cut") => {
+      queue.push(event);
+      wake();
+    };
+    this.#watchers.add(watcher);
+    context.signal.addEventListener("abort", () => watcher("cut"), { once: true });
+    try {
+      for (;;) {
+        const event = queue.shift();
+        if (event === "cut") throw new ConnectError("cut", Code.Unavailable);
+        if (event !== undefined) {
+          yield { event };
+          continue;
+        }
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
+    } finally {
+      this.#watchers.delete(watcher);
+    }
+  }
+
   #service(): ServiceImpl<typeof HostAgentService> {
-    const host = this;
     return {
       getHost: () => {
         this.#reach();
@@ -168,36 +198,7 @@ export class FakeHost implements HostDependency {
         await this.afterListing?.();
         return { sandboxes };
       },
-      async *watchSandboxes(_request, context) {
-        host.#reach();
-        const queue: (WatchSandboxesResponse["event"] | "cut")[] = [...host.sandboxes.values()].map((sandbox) => ({
-          case: "sandbox" as const,
-          value: structuredClone(sandbox),
-        }));
-        queue.push({ case: "synced", value: create(WatchSandboxesResponse_SyncedSchema) });
-        let wake = () => {};
-        const watcher = (event: WatchSandboxesResponse["event"] | "cut") => {
-          queue.push(event);
-          wake();
-        };
-        host.#watchers.add(watcher);
-        context.signal.addEventListener("abort", () => watcher("cut"), { once: true });
-        try {
-          for (;;) {
-            const event = queue.shift();
-            if (event === "cut") throw new ConnectError("cut", Code.Unavailable);
-            if (event !== undefined) {
-              yield { event };
-              continue;
-            }
-            await new Promise<void>((resolve) => {
-              wake = resolve;
-            });
-          }
-        } finally {
-          host.#watchers.delete(watcher);
-        }
-      },
+      watchSandboxes: (_request, context) => this.#watch(context),
       pingSandbox: ({ sandboxId }) => {
         this.#find(sandboxId).timeLastActiveMs = BigInt(Date.now());
         return {};

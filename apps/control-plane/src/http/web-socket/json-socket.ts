@@ -26,6 +26,7 @@ export class JsonSocket<Incoming, Outgoing> implements AsyncIterable<Incoming> {
   readonly #schema: z.ZodType<Incoming> | undefined;
   readonly #queue: { readonly message: Incoming; readonly bytes: number }[] = [];
   readonly #closed = new AbortController();
+  readonly #waitingForRoom = new Set<() => void>();
   #queuedBytes = 0;
   #isPaused = false;
   #failure: PlatformError | undefined;
@@ -43,6 +44,8 @@ export class JsonSocket<Incoming, Outgoing> implements AsyncIterable<Incoming> {
       clearInterval(pinger);
       this.#closed.abort(new Error("the client closed the socket"));
       this.#wake?.();
+      for (const resolve of this.#waitingForRoom) resolve();
+      this.#waitingForRoom.clear();
     });
   }
 
@@ -56,9 +59,12 @@ export class JsonSocket<Incoming, Outgoing> implements AsyncIterable<Incoming> {
     const socket = this.#socket;
     if (socket.readyState !== socket.OPEN) return;
     await new Promise<void>((resolve) => {
-      socket.send(JSON.stringify(message), () => resolve());
+      socket.send(JSON.stringify(message), () => {
+        this.#waitingForRoom.delete(resolve);
+        resolve();
+      });
       if (socket.bufferedAmount < webSocketBufferedBytesMax) resolve();
-      else this.#closed.signal.addEventListener("abort", () => resolve(), { once: true });
+      else this.#waitingForRoom.add(resolve);
     });
   }
 

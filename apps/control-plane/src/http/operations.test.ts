@@ -1,0 +1,180 @@
+import {
+  errorBodySchema,
+  errorCatalogue,
+  operations,
+  sandboxListSchema,
+  sandboxSchema,
+  type Operation,
+  type OperationId,
+} from "@roost/contract";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+import { World } from "../testing/world.ts";
+
+/** Questions asked of every operation of the table. */
+
+let world: World;
+beforeAll(async () => {
+  world = await World.start();
+}, 60_000);
+afterAll(async () => world[Symbol.asyncDispose]());
+
+const all = Object.entries(operations) as [OperationId, Operation][];
+const unknownId = "idoesnotexist";
+
+function pathOf(operation: Operation, id: string): string {
+  return operation.path.replace("{id}", id).replace("{selector}", "sometag");
+}
+
+/** What the operation needs besides the sandbox's id, so that nothing but the id is wrong. */
+const valid: Partial<Record<OperationId, { readonly query?: string; readonly body?: unknown }>> = {
+  setSandboxTimeout: { body: { timeout_sec: 5 } },
+  exec: { body: { cmd: "true" } },
+  readFile: { query: "?path=/x" },
+  writeFile: { query: "?path=/x", body: "data" },
+  listFiles: { body: { path: "/" } },
+  statFile: { body: { path: "/" } },
+  makeFolder: { body: { path: "/y" } },
+  moveFile: { body: { source: "/a", destination: "/b" } },
+  removeFile: { body: { path: "/z" } },
+  watchFiles: { query: "?path=/" },
+};
+
+interface Answer {
+  readonly status: number;
+  readonly body: string;
+}
+
+async function ask(id: OperationId, operation: Operation, path: string, headers: Record<string, string>, body?: unknown): Promise<Answer> {
+  if (operation.webSocket !== undefined) {
+    const socket = world.socket(path, { headers });
+    const end = await socket.ended;
+    return { status: end.status ?? 0, body: end.body ?? "" };
+  }
+  const answer = await world.request(operation.method, path, body, headers);
+  return { status: answer.status, body: await answer.text() };
+}
+
+function codeOf(answer: Answer): string {
+  const { error } = errorBodySchema.parse(JSON.parse(answer.body));
+  expect(errorCatalogue[error.code].status, "the status is the catalogue's").toBe(answer.status);
+  return error.code;
+}
+
+describe.each(all)("%s", (id, operation) => {
+  const query = valid[id]?.query ?? "";
+  const body = valid[id]?.body;
+
+  test("refuses a caller without a key, with a wrong one, and with one in the URL", async () => {
+    const path = pathOf(operation, unknownId) + query;
+    for (const headers of [
+      { "x-api-key": "" },
+      { "x-api-key": `roost_${"0".repeat(40)}` },
+      { "x-api-key": "", authorization: "Bearer nonsense" },
+    ]) {
+      expect(codeOf(await ask(id, operation, path, headers, body))).toBe("api_key_invalid");
+    }
+    const inUrl = `${path}${query === "" ? "?" : "&"}api_key=${world.key}`;
+    expect(codeOf(await ask(id, operation, inUrl, { "x-api-key": "" }, body))).toBe("api_key_invalid");
+  });
+
+  test.runIf(operation.path.includes("{id}"))("says that an unknown sandbox is unknown", async () => {
+    const path = pathOf(operation, unknownId) + query;
+    expect(codeOf(await ask(id, operation, path, {}, body))).toBe("sandbox_not_found");
+  });
+
+  test.runIf(operation.path.includes("{id}"))("refuses what can be no id", async () => {
+    for (const bad of ["UPPER", "with-dash", "x".repeat(41), "%00", "i%2f..%2f..", "%F0%9F%90%94"]) {
+      const answer = await ask(id, operation, pathOf(operation, bad) + query, {}, body);
+      expect(codeOf(answer)).toBe("request_invalid");
+      expect(answer.body).toContain("1 to 40 lower-case letters and digits");
+    }
+  });
+
+  test("refuses a query parameter there is not", async () => {
+    const path = `${pathOf(operation, unknownId)}${query === "" ? "?" : `${query}&`}bogus=1`;
+    const answer = await ask(id, operation, path, {}, body);
+    expect(codeOf(answer)).toBe("request_invalid");
+    expect(answer.body).toContain("bogus");
+  });
+
+  test.runIf(operation.body !== undefined && operation.body !== "stream")("refuses bodies that are not what it takes", async () => {
+    const path = pathOf(operation, unknownId) + query;
+    const json = { "content-type": "application/json" };
+    for (const bad of [
+      "{",
+      "[]",
+      "null",
+      '"text"',
+      "1",
+      '{"bogus":1}',
+      '{"__proto__":{"x":1}}',
+      '{"constructor":{"prototype":{}}}',
+      "\0",
+      '{"a":1}}',
+    ]) {
+      expect(codeOf(await ask(id, operation, path, json, bad)), bad).toBe("request_invalid");
+    }
+    expect(codeOf(await ask(id, operation, path, { "content-type": "text/plain" }, "{}"))).toBe("media_type_unsupported");
+    expect(codeOf(await ask(id, operation, path, json, `{"a":"${"x".repeat(1024 * 1024)}"}`))).toBe("request_too_large");
+  });
+
+  test("carries the request's id", async () => {
+    if (operation.webSocket !== undefined) return;
+    const path = pathOf(operation, unknownId) + query;
+    const answer = await world.request(operation.method, path, body, { "x-request-id": "my-own.id_1" });
+    expect(answer.headers.get("x-request-id")).toBe("my-own.id_1");
+    await answer.text();
+    const other = await world.request(operation.method, path, body, { "x-request-id": "no good\tid" });
+    expect(other.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{16}$/);
+    await other.text();
+  });
+});
+
+test("a sandbox through its life, each answer of the promised form", async () => {
+  const created = await world.request("POST", "/v1/sandboxes", { metadata: { purpose: "life" }, timeout_sec: 77 });
+  expect(created.status).toBe(201);
+  const sandbox = sandboxSchema.parse(await created.json());
+  expect(sandbox).toMatchObject({ state: "running", template: "base", vcpus: 1, memory_mb: 512, timeout_sec: 77, stopped_at: null });
+  const path = `/v1/sandboxes/${sandbox.id}`;
+  expect(sandboxSchema.parse(await (await world.request("GET", path)).json()).id).toBe(sandbox.id);
+  const listed = sandboxListSchema.parse(await (await world.request("GET", "/v1/sandboxes?metadata=purpose%3Dlife&state=running")).json());
+  expect(listed.sandboxes.map((entry) => entry.id)).toEqual([sandbox.id]);
+  expect((await world.request("POST", `${path}/ping`)).status).toBe(204);
+  expect(await (await world.request("POST", `${path}/timeout`, { timeout_sec: 0 })).json()).toMatchObject({ timeout_sec: 0 });
+  expect(await (await world.request("GET", `${path}/metrics?range=1h`)).json()).toMatchObject({ range: "1h" });
+  const logs = await world.request("GET", `${path}/logs`);
+  expect(await logs.text()).toContain("Linux version");
+  expect(logs.headers.get("content-type")).toBe("text/plain; charset=utf-8");
+  expect((await world.request("DELETE", path)).status).toBe(204);
+  expect(await (await world.request("GET", path)).json()).toMatchObject({ state: "stopped", stop_reason: "deleted" });
+  const use = await world.request("POST", `${path}/exec`, { cmd: "true" });
+  expect(use.status).toBe(409);
+  expect(JSON.stringify(await use.json())).not.toContain("access_token");
+});
+
+test("an empty create takes the defaults, with and without a body", async () => {
+  for (const [body, headers] of [
+    [undefined, {}],
+    ["", { "content-type": "application/json" }],
+    ["{}", { "content-type": "application/json; charset=utf-8" }],
+  ] as const) {
+    const answer = await world.request("POST", "/v1/sandboxes", body, headers);
+    expect(answer.status, JSON.stringify(body)).toBe(201);
+    await answer.json();
+  }
+});
+
+test("pages of the list are followed by their cursor", async () => {
+  for (let index = 0; index < 5; index += 1) await world.createSandbox({ metadata: { page: "yes" } });
+  const seen: string[] = [];
+  let cursor: string | null = "";
+  while (cursor !== null) {
+    const next: string = cursor === "" ? "" : `&cursor=${cursor}`;
+    const page = sandboxListSchema.parse(await (await world.request("GET", `/v1/sandboxes?metadata=page%3Dyes&limit=2${next}`)).json());
+    seen.push(...page.sandboxes.map((entry) => entry.id));
+    cursor = page.next_cursor;
+  }
+  expect(new Set(seen).size).toBe(5);
+  expect(seen).toHaveLength(5);
+});
