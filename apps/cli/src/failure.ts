@@ -63,6 +63,9 @@ export function describeFailure(error: unknown): Failure {
     return { code: error.code, message: error.message, hint: hintOf(error), exitCode: exitCodes.error, isQuiet: false };
   }
   const message = error instanceof Error ? error.message : String(error);
+  if (error instanceof Error && error.name === "OptionError") {
+    return { code: "usage", message, hint: undefined, exitCode: exitCodes.usage, isQuiet: false };
+  }
   const hint = isOperating(error) ? undefined : "this looks like a bug in roost; ROOST_DEBUG=1 shows where it happened";
   return { code: codeOf(error), message, hint, exitCode: exitCodes.error, isQuiet: false };
 }
@@ -73,7 +76,7 @@ function isRoostError(error: unknown): error is RoostError {
 }
 
 /** Errors of our own processes (by name: several bundles may each hold the class) and of the operating system. */
-const operatingNames = new Set(["PlatformError", "OptionError", "CommandError", "DeadlineError", "InstanceLockedError", "MigrationError"]);
+const operatingNames = new Set(["PlatformError", "CommandError", "DeadlineError", "InstanceLockedError", "MigrationError"]);
 
 function isOperating(error: unknown): boolean {
   return error instanceof Error && (operatingNames.has(error.name) || typeof (error as NodeJS.ErrnoException).syscall === "string");

@@ -84,7 +84,8 @@ async function redraw(session: PtySession, size: Size): Promise<void> {
 
 function sizeOf(context: CommandContext): Size {
   const { columns, rows } = context.io.stdout;
-  const clamp = (value: number | undefined, otherwise: number, max: number) => Math.min(Math.max(1, value ?? otherwise), max);
+  const clamp = (value: number | undefined, otherwise: number, max: number) =>
+    Math.min(value === undefined || value === 0 ? otherwise : value, max);
   return { cols: clamp(columns, 80, ptyColsMax), rows: clamp(rows, 24, ptyRowsMax) };
 }
 

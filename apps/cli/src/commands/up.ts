@@ -65,7 +65,7 @@ async function serveHere(
     const platform = await startPlatform(settings, log);
     const isDetached = settings.up.logFile !== undefined;
     if (!isDetached) await context.note(startedText(dir, platform.url));
-    const options = { dir, stopSandboxes: settings.hostAgent.stopSandboxes, ignoresHangup: isDetached };
+    const options = { dir, stopSandboxes: settings.up.stopSandboxes, ignoresHangup: isDetached };
     return await serve(context, platform, options, log);
   } catch (error) {
     log.error({ err: error }, "the platform failed");

@@ -145,6 +145,19 @@ async function tryListen(host: string, port: number): Promise<NodeJS.ErrnoExcept
   });
 }
 
+/** What is known of hardware virtualization before a platform has started and tried it. */
+export async function checkAccelerator(): Promise<Check> {
+  const name = "accelerator";
+  const hasKvm = await access("/dev/kvm", constants.R_OK | constants.W_OK).then(
+    () => true,
+    () => false,
+  );
+  const detail = hasKvm
+    ? "/dev/kvm is there; the first start tries whether it really runs guests"
+    : "no usable /dev/kvm: guests run with software emulation (tcg), which is slower";
+  return { name, status: "ok", detail };
+}
+
 /** Whether the kernel forwards packets between interfaces; the platform turns it on when it starts. */
 export async function checkForwarding(): Promise<Check> {
   const name = "ip_forward";

@@ -3,7 +3,7 @@ import { hostAgentOptions } from "@roost/host-agent";
 
 import type { CommandContext } from "../context.ts";
 import { describeFailure } from "../failure.ts";
-import { checkDiskSpace, checkForwarding, requiredChecks, type Check } from "./checks.ts";
+import { checkAccelerator, checkDiskSpace, checkForwarding, requiredChecks, type Check } from "./checks.ts";
 import { findRunning, type RunningPlatform } from "./endpoint.ts";
 
 /** All that `roost doctor` looks at. It changes nothing. */
@@ -23,7 +23,10 @@ export async function examine(context: CommandContext): Promise<Check[]> {
     await checkDiskSpace("image cache", hostAgent.cacheDir),
     await checkForwarding(),
     ...(running === undefined
-      ? [{ name: "platform", status: "warn", detail: "not running", fix: "start it: roost up --detach" } satisfies Check]
+      ? [
+          await checkAccelerator(),
+          { name: "platform", status: "warn", detail: "not running", fix: "start it: roost up --detach" } satisfies Check,
+        ]
       : await checkRunning(context, running)),
   ];
 }

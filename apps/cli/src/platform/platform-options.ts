@@ -8,6 +8,10 @@ export const upOptions = defineOptions("ROOST_", {
     schema: z.string().startsWith("/").optional(),
     desc: "Write the log there as JSON lines, rotated, instead of to standard output",
   },
+  stopSandboxes: {
+    schema: z.union([z.boolean(), z.stringbool()]).default(false),
+    desc: "End the sandboxes when the platform ends; otherwise they go on and are found again by the next one",
+  },
 });
 export type UpOptions = OptionValues<typeof upOptions.table>;
 

@@ -13,11 +13,17 @@ export interface ProgramEnvironment {
   run(options: CommonOptions, work: (context: CommandContext) => Promise<number>): Promise<void>;
 }
 
-/** Options every command has. They stand behind the command's name. */
+/** Options of every command that talks to a platform. They stand behind the command's name. */
 export function withCommonOptions(command: Command): Command {
+  return withLocalOptions(command).addOption(
+    new Option("--url <url>", "platform to talk to (ROOST_URL; default: this machine's)").helpGroup("Common options:"),
+  );
+}
+
+/** Options of commands that are about this machine. */
+export function withLocalOptions(command: Command): Command {
   return command
     .addOption(new Option("--json", "print JSON, for programs").helpGroup("Common options:"))
-    .addOption(new Option("--url <url>", "platform to talk to (ROOST_URL; default: this machine's)").helpGroup("Common options:"))
     .addOption(new Option("--dir <folder>", "state folder of this machine's platform (ROOST_DIR)").helpGroup("Common options:"));
 }
 

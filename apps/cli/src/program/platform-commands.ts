@@ -1,12 +1,12 @@
 import { Argument, type Command } from "commander";
 
-import { examples, withCommonOptions, type ProgramEnvironment } from "./define.ts";
+import { examples, withCommonOptions, withLocalOptions, type ProgramEnvironment } from "./define.ts";
 import { withSettings } from "./up-options.ts";
 
 const group = "Platform:";
 
 export function definePlatformCommands(program: Command, { run, platformTables }: ProgramEnvironment): void {
-  withCommonOptions(
+  withLocalOptions(
     withSettings(
       program
         .command("up")
@@ -17,7 +17,7 @@ export function definePlatformCommands(program: Command, { run, platformTables }
     ).addHelpText("after", examples("roost up", "roost up --detach", "roost up --port 8080", "ROOST_DIR=/srv/roost roost up")),
   ).action(async (options) => run(options, async (context) => (await import("../commands/up.ts")).up(context, options, platformTables)));
 
-  withCommonOptions(
+  withLocalOptions(
     program
       .command("down")
       .helpGroup(group)
@@ -34,7 +34,7 @@ export function definePlatformCommands(program: Command, { run, platformTables }
       .addHelpText("after", examples("roost status", "roost status --json | jq .healthy")),
   ).action(async (options) => run(options, async (context) => (await import("../commands/status.ts")).status(context)));
 
-  withCommonOptions(
+  withLocalOptions(
     program
       .command("doctor")
       .helpGroup(group)

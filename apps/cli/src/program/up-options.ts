@@ -13,7 +13,7 @@ export function withSettings(command: Command, tables: readonly AnyOptions[]): C
   for (const table of tables) {
     for (const key of table.keys) {
       const spec = table.table[key];
-      if (spec === undefined || seen.has(key)) continue;
+      if (spec === undefined || seen.has(key) || spec.secret === true) continue; // a secret flag would show in `ps`
       seen.add(key);
       const flag = table.flagName(key);
       const option = new Option(isSwitch(spec.schema) ? flag : `${flag} <value>`, `${spec.desc} (${table.environmentName(key)})`);
