@@ -1,7 +1,8 @@
-import { access, mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { access, mkdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
-import { assert, endProcess, identifyProcess, poll } from "@roost/kit";
+import { assert, poll } from "@roost/kit";
 
 const controllers = ["memory", "cpu", "pids"] as const;
 export type CgroupController = (typeof controllers)[number];
@@ -38,8 +39,9 @@ export class Cgroups {
     this.#hierarchies = hierarchies;
   }
 
-  /** Finds what is mounted and writable; `probeName` is made and removed to try. */
-  static async probe(probeName: string): Promise<Cgroups> {
+  /** Finds what is mounted and writable, by making and removing a cgroup. */
+  static async probe(): Promise<Cgroups> {
+    const probeName = `roost-probe-${randomBytes(6).toString("hex")}`;
     const usable: Hierarchy[] = [];
     for (const hierarchy of await mountedHierarchies()) {
       const folder = join(hierarchy.mountPoint, probeName);
@@ -72,30 +74,6 @@ export class Cgroups {
       procs.push(join(folder, "cgroup.procs"));
     }
     return procs;
-  }
-
-  /** Names of the cgroups directly below `parent`, such as all VMs of an installation: what a sweep compares with its records. */
-  async list(parent: string): Promise<string[]> {
-    checkName(parent);
-    const names = new Set<string>();
-    for (const { mountPoint } of this.#hierarchies) {
-      const entries = await readdir(join(mountPoint, parent), { withFileTypes: true }).catch(() => []); // no VM yet
-      for (const entry of entries) if (entry.isDirectory()) names.add(`${parent}/${entry.name}`);
-    }
-    return [...names].toSorted();
-  }
-
-  /** Kills every process of a VM's cgroup and removes it: for one whose owner is not known any more. */
-  async sweep(name: string): Promise<void> {
-    checkName(name);
-    for (const { mountPoint } of this.#hierarchies) {
-      const procs = await readFile(join(mountPoint, name, "cgroup.procs"), "utf8").catch(() => ""); // gone already
-      for (const pid of procs.split("\n").filter((line) => line !== "")) {
-        const identity = await identifyProcess(Number(pid));
-        if (identity !== undefined) await endProcess(identity, { graceMs: 0 });
-      }
-    }
-    await this.remove(name);
   }
 
   /** Removes a VM's cgroup once its processes are gone, and the folders above it that are empty then. Idempotent. */

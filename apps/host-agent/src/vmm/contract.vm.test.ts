@@ -5,8 +5,8 @@ import { createQemuHarness } from "./qemu/qemu-harness.ts";
 import { findTestImages } from "./test-guest.ts";
 
 const images = await findTestImages();
-const kernel = typeof images === "string" ? "" : images.kernel.path;
+const guest = typeof images === "string" ? { kernel: "", initramfs: "" } : { kernel: images.kernel.path, initramfs: images.initramfs.path };
 
 describe.skipIf(typeof images === "string")(`on real guests${typeof images === "string" ? ` (${images})` : ""}`, () => {
-  describeVmmDriver("qemu", () => createQemuHarness(kernel), 60_000);
+  describeVmmDriver("qemu", () => createQemuHarness(guest), 60_000);
 });

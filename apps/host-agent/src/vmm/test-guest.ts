@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { imageSetFileName, imageSetSchema, type ImageSet } from "@roost/contract";
 import { run } from "@roost/kit";
 
-/** Support for tests: the smallest guest that is one, an initramfs with busybox. */
+/** Support for tests: the initramfs of the images, with an init of our own that does what a test wants. */
 
 const cacheFolder = process.env["ROOST_CACHE_DIR"] ?? "/var/cache/roost";
 
@@ -23,7 +23,7 @@ export async function findTestImages(): Promise<ImageSet | string> {
 
 /**
  * PID 1 of the test guest. `test=` on the kernel command line says what it does once it is up:
- * nothing (default), `poweroff`, `reboot`, `panic`, `flood` (prints for ever), `write-disks`.
+ * nothing (default), `poweroff`, `reboot`, `panic`, `flood` (prints for ever), `write-disks` (tries to, and powers off).
  */
 const init = `#!/bin/busybox sh
 export PATH=/bin
@@ -35,18 +35,37 @@ case "$(busybox cat /proc/cmdline)" in
   *test=poweroff*) echo "powering off"; busybox poweroff -f ;;
   *test=reboot*) echo "rebooting"; busybox reboot -f ;;
   *test=panic*) echo "panicking"; echo c >/proc/sysrq-trigger ;;
+  *test=write-disks*)
+    while read -r module bus; do
+      case "$bus" in mmio | any) busybox insmod "/lib/modules/$module" ;; esac
+    done </lib/modules/order
+    for disk in vda vdb; do
+      result=refused
+      busybox blockdev --setrw /dev/$disk
+      echo "roost was here" | busybox dd of=/dev/$disk conv=notrunc,fsync && result=written
+      echo "$disk: $(busybox cat /sys/block/$disk/size) sectors, read-only $(busybox cat /sys/block/$disk/ro), $result"
+    done
+    busybox poweroff -f ;;
   *test=flood*) busybox yes "the quick brown fox jumps over the lazy dog" ;;
 esac
 while true; do busybox sleep 1000; done
 `;
 
-/** Makes the initramfs of the test guest in \`folder\` and returns its path. */
-export async function makeTestInitramfs(folder: string): Promise<string> {
+/** Makes the initramfs of the test guest in `folder`, on top of the images' one, and returns its path. */
+export async function makeTestInitramfs(folder: string, imagesInitramfs: string): Promise<string> {
   const root = join(folder, "initramfs");
-  for (const name of ["bin", "dev", "proc", "sys"]) await mkdir(join(root, name), { recursive: true });
-  await writeFile(join(root, "bin/busybox"), await readFile("/usr/bin/busybox"), { mode: 0o755 });
+  await mkdir(root);
   await writeFile(join(root, "init"), init, { mode: 0o755 });
   const path = join(folder, "initramfs.cpio");
-  await run(["/usr/bin/busybox", "sh", "-c", `cd "$1" && find . | cpio -o -H newc >"$2"`, "cpio", root, path]);
-  return path;
+  await run([
+    "/usr/bin/busybox",
+    "sh",
+    "-c",
+    `cd "$1" && { cat "$2"; find . | cpio -o -H newc; } >"$3"`,
+    "cpio",
+    root,
+    imagesInitramfs,
+    path,
+  ]);
+  return path; // the kernel unpacks one archive after the other: the last /init counts
 }

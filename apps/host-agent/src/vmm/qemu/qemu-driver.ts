@@ -61,7 +61,7 @@ export class QemuDriver implements VmmDriver {
   readonly #log: Logger;
   readonly #version = once(readVersion);
   readonly #tscKhz = once(async () => (this.#options.tscKhz === undefined ? readHostTscKhz() : (this.#options.tscKhz ?? undefined)));
-  readonly #cgroups = once(() => Cgroups.probe(`roost-probe-${process.pid}`));
+  readonly #cgroups = once(() => Cgroups.probe());
 
   constructor(options: QemuDriverOptions) {
     assert(isAbsolute(options.memoryFolder), "the memory folder is absolute");

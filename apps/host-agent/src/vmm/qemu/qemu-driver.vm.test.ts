@@ -19,8 +19,8 @@ import { QemuVm } from "./qemu-vm.ts";
 import { createQemuHarness, type QemuHarness } from "./qemu-harness.ts";
 
 const images = await findTestImages();
-const kernel = typeof images === "string" ? "" : images.kernel.path;
-const cgroups = await Cgroups.probe(`roost-test-probe-${process.pid}`);
+const guest = typeof images === "string" ? { kernel: "", initramfs: "" } : { kernel: images.kernel.path, initramfs: images.initramfs.path };
+const cgroups = await Cgroups.probe();
 const upTimeoutMs = 60_000;
 
 describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "string" ? ` (${images})` : ""}`, () => {
@@ -29,7 +29,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   const records: VmRecord[] = [];
 
   beforeEach(async () => {
-    harness = await createQemuHarness(kernel);
+    harness = await createQemuHarness(guest);
     driver = harness.createDriver();
   });
 
@@ -251,6 +251,27 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
     await untilSaid(vm, "guest is up");
     expect(await readFile(`/proc/${vm.record.vmm.pid}/cmdline`, "utf8")).toContain("q35");
     await vm.kill();
+  });
+
+  test("a guest that writes to all its disks changes its overlay alone", async () => {
+    const plain = await harness.createSpec("write-disks");
+    const backing = join(harness.folder, "base.raw");
+    const agentDisk = join(harness.folder, "agent.squashfs");
+    const path = join(plain.folder, "root.qcow2");
+    await writeFile(backing, Buffer.alloc(MiB, "base"));
+    await writeFile(agentDisk, Buffer.alloc(MiB, "agent"));
+    await createOverlay({ base: backing, path, sizeMib: 8, uid: plain.uid, gid: plain.gid, reserveBytes: 0 });
+    const vm = await start({ ...plain, disks: { rootOverlay: { path, backingFiles: [backing], sizeMib: 8 }, agentDisk } });
+    expect(await vm.exited).toMatchObject({ exitCode: 0, signal: null });
+    const said = (await vm.consoleTail(40)).join("\n");
+    expect(said).toContain("vda: 16384 sectors, read-only 0, written");
+    expect(said).toContain("vdb: 2048 sectors, read-only 1, refused");
+
+    expect((await readFile(backing)).equals(Buffer.alloc(MiB, "base"))).toBe(true);
+    expect((await readFile(agentDisk)).equals(Buffer.alloc(MiB, "agent"))).toBe(true);
+    const copy = join(harness.folder, "copy.raw");
+    await run(["/usr/bin/qemu-img", "convert", "-O", "raw", path, copy]);
+    expect((await readFile(copy)).subarray(0, 9).toString()).toBe("roost was");
   });
 
   test("a tap of its own in another network namespace is its only network", async () => {

@@ -23,10 +23,13 @@ export interface QemuHarness extends DriverHarness {
 let specCount = 0;
 
 /** Real VMs of QEMU on the smallest guest, in a folder that goes away. */
-export async function createQemuHarness(kernel: string, log?: Logger): Promise<QemuHarness> {
+export async function createQemuHarness(
+  guest: { readonly kernel: string; readonly initramfs: string },
+  log?: Logger,
+): Promise<QemuHarness> {
   const folder = await mkdtemp(join(tmpdir(), "roost-vmm-"));
   const memoryFolder = join(folder, "memory");
-  const initramfs = await makeTestInitramfs(folder);
+  const initramfs = await makeTestInitramfs(folder, guest.initramfs);
   const cgroupParent = `roost-test-${process.pid}`;
   const specs: VmSpec[] = [];
 
@@ -41,7 +44,7 @@ export async function createQemuHarness(kernel: string, log?: Logger): Promise<Q
       folder: vmFolder,
       vcpus: 1,
       memoryMib: 192,
-      kernel,
+      kernel: guest.kernel,
       initramfs,
       kernelArguments: [`test=${behaviour}`],
       disks: null,
