@@ -3,6 +3,8 @@ import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
+import { DeadlineError } from "@roost/kit";
+import { SeededRandom } from "@roost/testing";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
 import { QmpClient, QmpConnectionError, QmpError, type QmpEvent } from "./qmp.ts";
@@ -132,4 +134,42 @@ test("the end of the peer is told, and is no violation", async () => {
   const client = await QmpClient.connect(path);
   sockets[0]?.end();
   expect((await client.closed).violation).toBe(false);
+});
+
+test("random and mangled bytes end in an error of ours or in an answer, never in anything else", async () => {
+  const random = new SeededRandom();
+  const pieces = [
+    greeting,
+    '{"return": {}, "id": 1}',
+    '{"event": 7}',
+    '{"error": {"class": 1}, "id": 1}',
+    "null",
+    "\n",
+    '"',
+    "{}",
+    "[]",
+    "1e999",
+    "\ufeff",
+  ] as const;
+  let answered = 0;
+  for (let round = 0; round < 200; round += 1) {
+    const mangled = Array.from({ length: 1 + random.integer(6) }, () =>
+      random.integer(4) === 0
+        ? Buffer.from(random.bytes(random.integer(40)))
+        : Buffer.from(random.pick(pieces) + (random.integer(3) === 0 ? "" : "\n")),
+    );
+    const path = await listen(greeting, (command) =>
+      command.execute === "qmp_capabilities" ? ok(command) : Buffer.concat([...mangled, Buffer.from("\n")]),
+    );
+    const client = await QmpClient.connect(path);
+    const outcome = await client.execute("query-status", {}, { timeoutMs: 25 }).catch((error: unknown) => error);
+    const context = `SEED=${random.seed} round ${round}: ${JSON.stringify(Buffer.concat(mangled).toString("latin1"))}`;
+    const isExpected = outcome instanceof QmpConnectionError || outcome instanceof QmpError || outcome instanceof DeadlineError;
+    if (!isExpected) answered += 1;
+    expect(isExpected || !(outcome instanceof Error), context).toBe(true);
+    client.close();
+    for (const socket of sockets.splice(0)) socket.destroy();
+    await new Promise<void>((resolve) => server?.close(() => resolve()));
+  }
+  expect(answered).toBeLessThan(200);
 });
