@@ -1,3 +1,4 @@
+import "./fast-base64.ts";
 import { setMaxListeners } from "node:events";
 import type { AddressInfo } from "node:net";
 

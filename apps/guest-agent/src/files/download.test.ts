@@ -7,13 +7,13 @@ import { gunzipSync } from "node:zlib";
 import { SeededRandom } from "@roost/testing";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
-import { startTestAgent, type TestAgent } from "../filesystem/test-agent.ts";
+import { startFileServer, type TestFileServer } from "../filesystem/test-file-server.ts";
 
-let agent: TestAgent;
+let agent: TestFileServer;
 const content = Buffer.from(new SeededRandom(7).bytes(300_000));
 
 beforeEach(async () => {
-  agent = await startTestAgent();
+  agent = await startFileServer();
   await writeFile(join(agent.home, "data.bin"), content);
 });
 afterEach(async () => agent[Symbol.asyncDispose]());

@@ -28,14 +28,11 @@ const discardMs = 10 * second;
  * agent acts as root and gives what it makes to the acting user (see createFilesystemService).
  */
 export async function handleFiles(request: IncomingMessage, response: ServerResponse, url: URL, context: GuestContext): Promise<void> {
-  const { socket } = request;
-  socket.setTimeout(transferIdleMs); // Node then cuts the connection
+  request.socket.setTimeout(transferIdleMs); // Node then cuts the connection, and sets its own time between requests
   try {
     await dispatch(request, response, url, context);
   } catch (error) {
     fail(request, response, error, url.searchParams.get("path") ?? "", context);
-  } finally {
-    socket.setTimeout(0); // the server sets its own between requests
   }
 }
 

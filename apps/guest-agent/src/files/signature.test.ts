@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { SeededRandom } from "@roost/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
-import { startTestAgent, type TestAgent } from "../filesystem/test-agent.ts";
+import { startFileServer, type TestFileServer } from "../filesystem/test-file-server.ts";
 import { signFile, verifySignature } from "./signature.ts";
 
 test("a signature is v1_ and the unpadded base64 of the SHA-256 of its parts", () => {
@@ -30,9 +30,9 @@ test("any change to a signature is refused with the same words", () => {
 });
 
 describe("with an access token", () => {
-  let agent: TestAgent;
+  let agent: TestFileServer;
   beforeEach(async () => {
-    agent = await startTestAgent();
+    agent = await startFileServer();
     agent.token = "the-token";
     await writeFile(join(agent.home, "f"), "content");
   });

@@ -9,11 +9,11 @@ import { poll } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
-import { multipart, startTestAgent, type TestAgent, type TestAnswer } from "../filesystem/test-agent.ts";
+import { multipart, startFileServer, type TestFileServer, type TestAnswer } from "../filesystem/test-file-server.ts";
 
-let agent: TestAgent;
+let agent: TestFileServer;
 beforeEach(async () => {
-  agent = await startTestAgent();
+  agent = await startFileServer();
 });
 afterEach(async () => agent[Symbol.asyncDispose]());
 

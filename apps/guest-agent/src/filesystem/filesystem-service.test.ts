@@ -5,11 +5,11 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { FileType, type EntryInfo } from "@roost/contract/gen/filesystem/filesystem_pb.js";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
-import { startTestAgent, type TestAgent } from "./test-agent.ts";
+import { startFileServer, type TestFileServer } from "./test-file-server.ts";
 
-let agent: TestAgent;
+let agent: TestFileServer;
 beforeEach(async () => {
-  agent = await startTestAgent();
+  agent = await startFileServer();
 });
 afterEach(async () => agent[Symbol.asyncDispose]());
 
@@ -294,7 +294,7 @@ describe("Remove", () => {
 });
 
 test("the binary codec works as the JSON one", async () => {
-  await using binary = await startTestAgent({ binary: true });
+  await using binary = await startFileServer({ binary: true });
   await writeFile(join(binary.home, "f"), "123");
   expect((await binary.client.stat({ path: "f" })).entry).toMatchObject({ name: "f", size: 3n });
   await rm(join(binary.home, "f"));

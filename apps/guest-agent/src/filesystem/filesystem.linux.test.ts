@@ -9,16 +9,16 @@ import { Cleanup, MiB } from "@roost/kit";
 import { EventType } from "@roost/contract/gen/filesystem/filesystem_pb.js";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
-import { startTestAgent, type TestAgent, type TestAnswer } from "./test-agent.ts";
+import { startFileServer, type TestFileServer, type TestAnswer } from "./test-file-server.ts";
 
 /** As the user of the base template, so that what belongs to them and what to root differ. */
 const [uid, gid] = [1000, 1001];
 
-let agent: TestAgent;
+let agent: TestFileServer;
 let cleanup: Cleanup;
 beforeEach(async () => {
   cleanup = new Cleanup();
-  agent = await startTestAgent({ uid, gid });
+  agent = await startFileServer({ uid, gid });
   await chown(agent.home, uid, gid);
 });
 afterEach(async () => {

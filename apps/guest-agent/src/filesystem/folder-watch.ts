@@ -1,3 +1,5 @@
+import { lstatSync } from "node:fs";
+
 import { Code, ConnectError } from "@connectrpc/connect";
 import { EventType } from "@roost/contract/gen/filesystem/filesystem_pb.js";
 
@@ -38,6 +40,9 @@ export interface FolderWatchOptions {
  * before the watch is there. So: watch first, then look, and report what is there as created. What was both seen and
  * reported by the kernel is one event: names seen are remembered until the kernel's queue has been read to its end.
  *
+ * Events tell of the past, paths lead to the present: a folder may have moved when we come to watch it. What is not
+ * found under its name is looked for again when the queue is empty, and with it the moves are known.
+ *
  * A folder that moves inside the tree keeps its watches; only its own rename is reported. One that moves in from
  * outside is new, with all it holds; one that moves out is forgotten.
  */
@@ -49,6 +54,7 @@ export class FolderWatch implements Disposable {
   readonly #folders = new Map<number, WatchedFolder>();
   readonly #announced = new Map<WatchedFolder, Set<string>>();
   readonly #moves = new Map<number, PendingMove>();
+  readonly #missed = new Map<WatchedFolder, Map<string, DiskPath>>();
   readonly #stagingMoves = new Map<number, StagingPurpose>();
 
   /** Watches `root`, an absolute path to a folder; resolves when every folder under it is watched too. */
@@ -154,7 +160,7 @@ export class FolderWatch implements Disposable {
     else if (event.mask & movedTo) this.#arrive(folder, name, isFolder, event.cookie);
     else if (event.mask & movedFrom) this.#leave(folder, name, event.cookie);
     else if (event.mask & removed) {
-      this.#wasAnnounced(folder, name);
+      this.#forget(folder, name);
       folder.child(name)?.detach();
       this.#emit(folder, name, EventType.REMOVE);
     } else this.#emit(folder, name, event.mask & attrib ? EventType.CHMOD : EventType.WRITE);
@@ -167,7 +173,7 @@ export class FolderWatch implements Disposable {
   }
 
   #leave(folder: WatchedFolder, name: DiskPath, cookie: number): void {
-    this.#wasAnnounced(folder, name);
+    this.#forget(folder, name);
     this.#emit(folder, name, EventType.RENAME);
     const child = folder.child(name);
     if (child === undefined) return;
@@ -182,6 +188,7 @@ export class FolderWatch implements Disposable {
       return;
     }
     this.#moves.delete(cookie);
+    this.#forget(folder, name);
     folder.child(name)?.detach(); // an empty folder that was replaced
     move.folder.attach(folder, name);
     this.#emit(folder, name, EventType.CREATE);
@@ -201,6 +208,17 @@ export class FolderWatch implements Disposable {
         this.#folders.delete(gone.watch);
         this.#inotify.remove(gone.watch);
       }
+    }
+    this.#lookAgain();
+  }
+
+  /** Folders that were not where they should have been: by now the moves that took them along are known. */
+  #lookAgain(): void {
+    const missed = [...this.#missed];
+    this.#missed.clear();
+    for (const [folder, names] of missed) {
+      if (this.#folders.get(folder.watch) !== folder) continue;
+      for (const name of names.values()) if (folder.child(name) === undefined) this.#enterNew(folder, name);
     }
   }
 
@@ -227,18 +245,38 @@ export class FolderWatch implements Disposable {
     try {
       watch = this.#inotify.add(path, innerMask);
     } catch (error) {
-      if (!isMissing(error)) this.#fail(describe(error, shownPath(path)));
+      if (isMissing(error)) this.#miss(parent, name);
+      else this.#fail(describe(error, shownPath(path)));
       return undefined;
     }
     const known = this.#folders.get(watch);
-    // Known under another name means a move whose events are still to come, or a second mount of the same folder.
-    if (known !== undefined) return known === parent.child(name) ? known : undefined;
+    if (known !== undefined) return known === parent.child(name) || this.#takeBack(known, parent, name) ? known : undefined;
     const folder = new WatchedFolder(watch, name, parent);
     this.#folders.set(watch, folder);
     if (this.#folders.size > watchedFoldersMax) {
       this.#fail(new ConnectError(`more than ${watchedFoldersMax} folders to watch; watch a smaller tree`, Code.ResourceExhausted));
     }
     return folder;
+  }
+
+  /**
+   * A folder is known under another name. It may be mounted twice: then that stays. Else it has moved here, perhaps
+   * before its new parent was watched, so that nobody will tell; or the other name was looked up too late and led here
+   * by mistake, and is looked for again. Whether it was taken from there.
+   */
+  #takeBack(known: WatchedFolder, parent: WatchedFolder, name: DiskPath): boolean {
+    const { place } = known;
+    const recorded = inodeOf(known.path);
+    if (place === undefined || recorded === inodeOf(joinPath(parent.path, name))) return false;
+    known.attach(parent, name);
+    if (recorded !== undefined) this.#miss(place.parent, place.name);
+    return true;
+  }
+
+  #miss(parent: WatchedFolder, name: DiskPath): void {
+    const names = this.#missed.get(parent) ?? new Map<string, DiskPath>();
+    names.set(keyOf(name), name);
+    this.#missed.set(parent, names);
   }
 
   #emit(folder: WatchedFolder, name: DiskPath, type: EventType): void {
@@ -258,6 +296,12 @@ export class FolderWatch implements Disposable {
     return this.#announced.get(folder)?.delete(keyOf(name)) ?? false;
   }
 
+  /** What was at this name is elsewhere or nowhere. */
+  #forget(folder: WatchedFolder, name: DiskPath): void {
+    this.#wasAnnounced(folder, name);
+    this.#missed.get(folder)?.delete(keyOf(name));
+  }
+
   #fail(error: ConnectError): void {
     this.events.fail(error);
     this.#stop();
@@ -269,7 +313,12 @@ export class FolderWatch implements Disposable {
     this.#folders.clear();
     this.#announced.clear();
     this.#moves.clear();
+    this.#missed.clear();
   }
+}
+
+function inodeOf(path: DiskPath): bigint | undefined {
+  return lstatSync(path, { throwIfNoEntry: false, bigint: true })?.ino;
 }
 
 function itemsNow(path: DiskPath): FolderItem[] {

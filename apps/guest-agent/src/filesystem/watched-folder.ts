@@ -22,6 +22,11 @@ export class WatchedFolder {
     return this.#parent === undefined;
   }
 
+  /** Where it hangs; undefined for the root. */
+  get place(): { readonly parent: WatchedFolder; readonly name: DiskPath } | undefined {
+    return this.#parent === undefined ? undefined : { parent: this.#parent, name: this.#name };
+  }
+
   get path(): DiskPath {
     return this.#parent === undefined ? this.#name : joinPath(this.#parent.path, this.#name);
   }

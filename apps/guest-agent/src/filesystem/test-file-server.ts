@@ -21,7 +21,7 @@ export interface TestAnswer {
   readonly body: Buffer;
 }
 
-export interface TestAgent extends AsyncDisposable {
+export interface TestFileServer extends AsyncDisposable {
   readonly url: string;
   /** home of the acting user, empty at the start */
   readonly home: string;
@@ -34,9 +34,9 @@ export interface TestAgent extends AsyncDisposable {
 }
 
 /** The file half of the guest agent behind a server of its own; its users are this process's, under other names. */
-export async function startTestAgent(
+export async function startFileServer(
   options: { uid?: number; gid?: number; binary?: boolean; folder?: string; queuedEventsMax?: number } = {},
-): Promise<TestAgent> {
+): Promise<TestFileServer> {
   const cleanup = new Cleanup();
   const folder = await mkdtemp(join(options.folder ?? tmpdir(), "roost-files-"));
   cleanup.defer("remove the test folder", async () => rm(folder, { recursive: true, force: true }));
