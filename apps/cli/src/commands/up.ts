@@ -11,7 +11,7 @@ import { printable } from "../output/printable.ts";
 import { requiredChecks, type Check } from "../platform/checks.ts";
 import { ConsoleLog } from "../platform/console-log.ts";
 import { logPath, startDetached } from "../platform/detach.ts";
-import { findRunning } from "../platform/endpoint.ts";
+import { findRunning, stateFolderMode } from "../platform/endpoint.ts";
 import { PlatformLock } from "../platform/platform-lock.ts";
 import { refuseUnknownNames, upOptions } from "../platform/platform-options.ts";
 import { RotatingLog } from "../platform/rotating-log.ts";
@@ -56,7 +56,7 @@ async function serveHere(
   },
 ): Promise<number> {
   const { dir } = settings.controlPlane;
-  await mkdir(dir, { recursive: true, mode: 0o755 });
+  await mkdir(dir, { recursive: true, mode: stateFolderMode });
   await using lock = await PlatformLock.take(dir);
   if (lock === undefined) throw alreadyRunning(dir, undefined);
   const log = createLogger({ level: settings.up.logLevel, ...destinationOf(context, settings.up.logFile) });

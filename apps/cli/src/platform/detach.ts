@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { endProcess, identifyProcess, poll, sleep } from "@roost/kit";
 
 import { CliError } from "../failure.ts";
-import { findRunning, type RunningPlatform } from "./endpoint.ts";
+import { findRunning, stateFolderMode, type RunningPlatform } from "./endpoint.ts";
 
 /** Time a platform may take to answer in `ms`: the first start makes a database and probes the accelerator. */
 const startTimeoutMs = 120_000;
@@ -18,6 +18,7 @@ const outputPath = (dir: string) => join(dir, "logs", "roost.out");
 
 /** Starts this same program as a server in a session of its own, and waits until it is healthy. */
 export async function startDetached(dir: string, flags: readonly string[], signal: AbortSignal): Promise<RunningPlatform> {
+  mkdirSync(dir, { recursive: true, mode: stateFolderMode });
   mkdirSync(join(dir, "logs"), { recursive: true, mode: 0o750 });
   const output = openSync(outputPath(dir), "w", 0o640);
   const program = process.argv[1] ?? "";

@@ -5,6 +5,9 @@ import { identifyProcess, isAlive, must, writeFileDurably, type ProcessIdentity 
 import { apiKeyPath, endpointPath, readEndpoint, type Endpoint } from "../settings.ts";
 import { version } from "../version.ts";
 
+/** Others may pass through: VMMs run as users of their own, and commands of other users find `endpoint.json`. */
+export const stateFolderMode = 0o755;
+
 /** A platform that runs in a state folder. */
 export interface RunningPlatform {
   readonly endpoint: Endpoint;
