@@ -1,4 +1,4 @@
-import { mkdir } from "node:fs/promises";
+import { chmod, mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 
 import { PGlite } from "@electric-sql/pglite";
@@ -70,6 +70,9 @@ async function openPglite(location: Exclude<DatabaseLocation, { kind: "server" }
   let pglite: PGlite;
   if (location.kind === "folder") {
     await mkdir(dirname(location.path), { recursive: true });
+    // the engine makes its files readable and writable for everybody: nobody else may even reach them
+    await mkdir(location.path, { recursive: true, mode: 0o700 });
+    await chmod(location.path, 0o700);
     pglite = await PGlite.create({ fs: new DurableNodeFs(location.path), startParams: [...durableStartParams], parsers });
   } else {
     pglite = await PGlite.create({ parsers, ...(location.dump === undefined ? {} : { loadDataDir: location.dump }) });
