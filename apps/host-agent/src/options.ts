@@ -9,8 +9,6 @@ const addressListSchema = z
   .transform((text) => text.split(",").map((part) => part.trim()))
   .pipe(z.array(z.ipv4()).min(1).max(3));
 
-const flagSchema = z.union([z.boolean(), z.stringbool()]);
-
 /** Settings of the host agent. */
 export const hostAgentOptions = defineOptions("ROOST_", {
   dir: { schema: z.string().startsWith("/").default("/var/lib/roost"), desc: "State folder: sandboxes, disks, sockets" },
@@ -21,7 +19,7 @@ export const hostAgentOptions = defineOptions("ROOST_", {
     desc: "`auto` uses hardware virtualization where it really works",
   },
   sandboxCountMax: {
-    schema: z.coerce.number().int().min(1).max(1024).default(256),
+    schema: z.coerce.number().int().min(1).max(1_023).default(256),
     desc: "Sandboxes this host holds at once; each takes one network slot",
   },
   slotPoolSize: {
@@ -29,7 +27,10 @@ export const hostAgentOptions = defineOptions("ROOST_", {
     desc: "Network slots prepared ahead of need",
   },
   slotCidr: {
-    schema: z.cidrv4().default("198.18.0.0/15"),
+    schema: z
+      .cidrv4()
+      .refine((cidr) => Number(cidr.split("/")[1]) >= 15 && Number(cidr.split("/")[1]) <= 29, "a range from /15 to /29")
+      .default("198.18.0.0/15"),
     desc: "Addresses of network slots; an installation claims one /21 of it (default: RFC 2544's range, which the internet does not use)",
   },
   uidBase: {
@@ -48,7 +49,6 @@ export const hostAgentOptions = defineOptions("ROOST_", {
     schema: addressListSchema.optional(),
     desc: "Resolvers of the guests, comma-separated; default: the host's own. Guests may reach them on port 53 even in private ranges",
   },
-  stopSandboxes: { schema: flagSchema.default(false), desc: "End the sandboxes when the host agent ends" },
 });
 
 export type HostAgentOptions = OptionValues<typeof hostAgentOptions.table>;

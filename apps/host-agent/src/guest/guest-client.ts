@@ -47,7 +47,10 @@ export class GuestClient {
     for (;;) {
       let status: string;
       try {
-        const answer = await this.#ask({ method: "GET", path: "/health" }, { dialTimeoutMs: dialTryTimeoutMs, timeoutMs: healthTimeoutMs, signal });
+        const answer = await this.#ask(
+          { method: "GET", path: "/health" },
+          { dialTimeoutMs: dialTryTimeoutMs, timeoutMs: healthTimeoutMs, signal },
+        );
         if (answer.status >= 200 && answer.status < 300) return;
         status = `it answered ${answer.status}`;
       } catch (error) {
@@ -76,7 +79,9 @@ export class GuestClient {
       { dialTimeoutMs: initTimeoutMs, timeoutMs: initTimeoutMs, signal },
     );
     if (answer.status < 200 || answer.status >= 300) {
-      throw new PlatformError("guest_error", "the guest agent refused its identity", { detail: `${answer.status} ${answer.body.slice(0, 500)}` });
+      throw new PlatformError("guest_error", "the guest agent refused its identity", {
+        detail: `${answer.status} ${answer.body.slice(0, 500)}`,
+      });
     }
   }
 
@@ -86,7 +91,8 @@ export class GuestClient {
       { method: "GET", path: "/metrics", headers: { [accessTokenHeader]: this.#accessToken } },
       { dialTimeoutMs: metricsTimeoutMs, timeoutMs: metricsTimeoutMs, ...(signal === undefined ? {} : { signal }) },
     );
-    if (answer.status !== 200) throw new PlatformError("guest_error", "the guest agent did not tell its metrics", { detail: `status ${answer.status}` });
+    if (answer.status !== 200)
+      throw new PlatformError("guest_error", "the guest agent did not tell its metrics", { detail: `status ${answer.status}` });
     return guestMetricsSchema.parse(JSON.parse(answer.body));
   }
 

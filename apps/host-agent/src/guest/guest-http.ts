@@ -36,7 +36,6 @@ export async function askGuest(socket: Socket, asked: GuestRequest): Promise<Gue
           ...(asked.body === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(asked.body) }),
           ...asked.headers,
         },
-        agent: false,
         maxHeaderSize: headerBytesMax,
         createConnection: () => socket,
         signal: asked.signal,

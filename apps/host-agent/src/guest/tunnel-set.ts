@@ -34,9 +34,13 @@ export class TunnelSet {
   async connect(port: number, signal?: AbortSignal): Promise<Duplex> {
     if (this.#ended !== undefined) throw this.#ended;
     if (this.#open.size + this.#dialing >= tunnelCountMax) {
-      throw new PlatformError("sandbox_busy", `this sandbox has ${tunnelCountMax} connections open already; close some or try again later`, {
-        retryAfterSec: 1,
-      });
+      throw new PlatformError(
+        "sandbox_busy",
+        `this sandbox has ${tunnelCountMax} connections open already; close some or try again later`,
+        {
+          retryAfterSec: 1,
+        },
+      );
     }
     this.#dialing += 1;
     this.#activity.tunnelOpened(); // the dial is use already
@@ -105,10 +109,11 @@ function isRefused(error: unknown): boolean {
 }
 
 function unreachableError(port: number, error: unknown): PlatformError {
-  const why =
-    isRefused(error) ? "nothing listens there"
-    : error instanceof DeadlineError ? "it did not answer in time"
-    : "the connection failed";
+  const why = isRefused(error)
+    ? "nothing listens there"
+    : error instanceof DeadlineError
+      ? "it did not answer in time"
+      : "the connection failed";
   const what = port === guestAgentPort ? "the guest agent" : `port ${port} of the sandbox`;
   return new PlatformError("guest_unreachable", `could not reach ${what}: ${why}`, { cause: error, retryAfterSec: 1 });
 }

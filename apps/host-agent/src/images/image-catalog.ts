@@ -35,7 +35,10 @@ export class ImageCatalog {
       }
       return this.#cached.images;
     } catch (error) {
-      throw new PlatformError("template_not_found", "this host has no images yet: make them with `npm run images`", { detail: path, cause: error });
+      throw new PlatformError("template_not_found", "this host has no images yet: make them with `npm run images`", {
+        detail: path,
+        cause: error,
+      });
     }
   }
 

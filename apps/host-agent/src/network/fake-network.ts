@@ -11,6 +11,7 @@ import { guestMacAddress, tapName, type DialOptions, type Network, type Slot } f
  */
 export class FakeNetwork implements Network {
   readonly slotCountMax: number;
+  readonly uidRange = null;
   readonly guestDnsServers = ["192.0.2.53"];
   readonly lent = new Set<number>();
   /** Loopback port that stands for a port of a slot's guest; undefined refuses the connection */
@@ -35,7 +36,8 @@ export class FakeNetwork implements Network {
     signal?.throwIfAborted();
     let index = 0;
     while (this.lent.has(index)) index += 1;
-    if (index >= this.slotCountMax) throw new PlatformError("capacity_exhausted", "this host has no network slot left", { retryAfterSec: 5 });
+    if (index >= this.slotCountMax)
+      throw new PlatformError("capacity_exhausted", "this host has no network slot left", { retryAfterSec: 5 });
     this.lent.add(index);
     try {
       await this.onAcquire(signal);

@@ -6,7 +6,7 @@ import { assert, must, run, type Logger } from "@roost/kit";
 import { hostTableName, namespaceFolder, namespaceName, namespacePrefix, vethName, vethPrefix, type Instance } from "../instance.ts";
 import { claimAddressBlock, releaseAddressBlock, slotAddresses, slotsPerBlock, type AddressBlock } from "./address-block.ts";
 import { dialTcp } from "./dial.ts";
-import { guestMacAddress, tapName, type DialOptions, type Network, type Slot } from "./network.ts";
+import { guestMacAddress, tapName, type DialOptions, type Network, type Slot, type UidRange } from "./network.ts";
 import { hostRuleset, removeTable } from "./policy.ts";
 import { makeSlot, removeSlot } from "./slot-commands.ts";
 import { SlotPool } from "./slot-pool.ts";
@@ -37,6 +37,10 @@ export class LinuxNetwork implements Network {
 
   get slotCountMax(): number {
     return Math.min(this.#options.slotCount, this.#block?.slotCountMax ?? slotsPerBlock);
+  }
+
+  get uidRange(): UidRange {
+    return { first: this.#options.uidBase + must(this.#block, "address block").index * slotsPerBlock, count: slotsPerBlock };
   }
 
   async start(inUse: readonly number[]): Promise<void> {

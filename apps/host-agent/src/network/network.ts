@@ -31,8 +31,16 @@ export interface Network {
   /** Resolvers the guests are told and may reach */
   readonly guestDnsServers: readonly string[];
 
+  /** Uids of this instance's VMMs, and of nothing else on the machine; null in fakes */
+  readonly uidRange: UidRange | null;
+
   /** Ends the background work; with `remove`, removes everything of this instance from the kernel too. */
   close(options: { readonly remove: boolean }): Promise<void>;
+}
+
+export interface UidRange {
+  readonly first: number;
+  readonly count: number;
 }
 
 export interface DialOptions {

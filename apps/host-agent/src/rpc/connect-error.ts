@@ -23,7 +23,8 @@ const codeOfStatus: Readonly<Record<number, Code>> = {
  */
 export function toConnectError(error: unknown, log: Logger): ConnectError {
   if (error instanceof ConnectError) return error;
-  const known = error instanceof PlatformError ? error : new PlatformError("internal", "the host agent failed; its log says why", { cause: error });
+  const known =
+    error instanceof PlatformError ? error : new PlatformError("internal", "the host agent failed; its log says why", { cause: error });
   if (known.code === "internal") log.error({ err: error }, "a call failed with an error that nobody expected");
   else log.debug({ err: error, code: known.code, detail: known.detail }, "a call was refused");
   const metadata: Record<string, string> = { [errorCodeHeader]: known.code satisfies ErrorCode };

@@ -19,7 +19,10 @@ export const sandboxSpecSchema = z.object({
   vcpus: z.int().min(1).max(vcpusMax),
   memoryMib: z.int().min(memoryMibMin).max(memoryMibMax),
   /** Size of the guest's disk in `MiB`; 0 = as its template says */
-  diskSizeMib: z.int().min(0).max(64 * 1024 * 1024),
+  diskSizeMib: z
+    .int()
+    .min(0)
+    .max(64 * 1024 * 1024),
   /** Inactivity in `s` after which the sandbox is stopped; 0 = never */
   timeoutSec: z.int().min(0).max(timeoutSecMax),
   envs: envsSchema,
@@ -55,7 +58,10 @@ export const sandboxRecordSchema = z
     /** `kernel`, `vmm`, `accelerator`, `guest_agent` */
     versions: z.record(z.string(), z.string()),
   })
-  .refine((record) => (record.state === "failed") === (record.failureReason !== null), "a failure reason belongs to failed, and only to it");
+  .refine(
+    (record) => (record.state === "failed") === (record.failureReason !== null),
+    "a failure reason belongs to failed, and only to it",
+  );
 export type SandboxRecord = z.infer<typeof sandboxRecordSchema>;
 
 export function newRecord(spec: SandboxSpec, nowMs: number): SandboxRecord {

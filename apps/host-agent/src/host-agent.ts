@@ -1,0 +1,225 @@
+import { randomUUID } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import type { ServiceImpl } from "@connectrpc/connect";
+import { PlatformError, type GuestTunnels } from "@roost/contract";
+import type { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import { assert, Cleanup, must, writeFileDurably, type Logger } from "@roost/kit";
+
+import { ImageCatalog } from "./images/image-catalog.ts";
+import { InstanceLock } from "./instance-lock.ts";
+import { cgroupParent, openInstance, type Instance } from "./instance.ts";
+import { Sampler } from "./metrics/sampler.ts";
+import { LinuxNetwork } from "./network/linux-network.ts";
+import type { Network } from "./network/network.ts";
+import { findResolvers } from "./network/resolvers.ts";
+import { imagesFolder, machineSize, type HostAgentOptions } from "./options.ts";
+import { createHostAgentService } from "./rpc/host-agent-service.ts";
+import { Capacity } from "./sandbox/capacity.ts";
+import { timesOf, type SandboxContext, type SandboxTimes } from "./sandbox/context.ts";
+import { createDisks, type Disks } from "./sandbox/disks.ts";
+import { RecordStore } from "./sandbox/record-store.ts";
+import { recover } from "./sandbox/recovery.ts";
+import { SandboxManager } from "./sandbox/sandbox-manager.ts";
+import type { SandboxRecord } from "./sandbox/sandbox-record.ts";
+import { sweepCgroups, sweepProcesses } from "./sandbox/sweep.ts";
+import { Watchers } from "./sandbox/watchers.ts";
+import { chooseAccelerator, type AcceleratorChoice } from "./vmm/accelerator.ts";
+import type { VmmDriver } from "./vmm/driver.ts";
+import { QemuDriver } from "./vmm/qemu/qemu-driver.ts";
+
+export const hostAgentVersion = "0.1.0";
+
+export interface HostAgentDeps {
+  readonly log: Logger;
+  /** What tests put in the place of the real machine */
+  readonly driver?: VmmDriver;
+  readonly network?: Network;
+  readonly disks?: Disks;
+  readonly accelerator?: AcceleratorChoice;
+  readonly times?: Partial<SandboxTimes>;
+  readonly availableMemoryMib?: () => Promise<number>;
+  readonly onStep?: SandboxContext["onStep"];
+}
+
+export interface HostAgent {
+  /** `hostagent.v1`, for a Connect router */
+  readonly service: ServiceImpl<typeof HostAgentService>;
+  readonly tunnels: GuestTunnels;
+  /** Takes over what an earlier host agent left, removes what nobody owns, then accepts work. */
+  start(): Promise<void>;
+  /** Takes no new sandboxes; those that are there go on. */
+  drain(): Promise<void>;
+  /** Ends the host agent; its sandboxes run on and are adopted by the next, unless they should stop too. Idempotent. */
+  close(options: { readonly stopSandboxes: boolean }): Promise<void>;
+}
+
+/** Builds the host agent of a state folder; rejects when another one works there. Nothing runs until `start()`. */
+export async function createHostAgent(options: HostAgentOptions, deps: HostAgentDeps): Promise<HostAgent> {
+  const { log } = deps;
+  const instance = await openInstance(options.dir);
+  await using cleanup = new Cleanup();
+  const lock = await InstanceLock.take(instance);
+  cleanup.defer("release the lock of the state folder", () => lock.release());
+
+  const hostId = await readHostId(instance);
+  const images = new ImageCatalog(imagesFolder(options));
+  const driver = deps.driver ?? new QemuDriver({ memoryFolder: join(instance.stateDir, "memory"), log });
+  const network = deps.network ?? (await createNetwork(options, instance, log));
+  const store = new RecordStore(instance.stateDir, log);
+  const watchers = new Watchers<SandboxRecord>();
+  const machine = machineSize();
+  const capacity = new Capacity({
+    sandboxCountMax: Math.min(options.sandboxCountMax, network.slotCountMax),
+    memoryMib: Math.max(0, Math.trunc(machine.memoryMib * options.memoryOvercommit) - options.memoryReservedMib),
+  });
+  const disks = deps.disks ?? createDisks(instance.stateDir);
+
+  let parts: { readonly manager: SandboxManager; readonly sampler: Sampler } | undefined;
+  let accelerator: AcceleratorChoice | undefined;
+  let closing: Promise<void> | undefined;
+  const running = () => {
+    if (parts === undefined || closing !== undefined) {
+      throw new PlatformError("shutting_down", "the host agent is not ready; try again in a moment", { retryAfterSec: 1 });
+    }
+    return parts;
+  };
+
+  async function start(): Promise<void> {
+    assert(parts === undefined && closing === undefined, "a host agent is started once");
+    accelerator = deps.accelerator ?? (await findAccelerator(options, instance, images, driver, log));
+    log.info(
+      { ...accelerator, stateDir: instance.stateDir, tag: instance.tag },
+      `guests run with ${accelerator.accelerator}: ${accelerator.reason}`,
+    );
+    const context: SandboxContext = {
+      driver,
+      network,
+      disks,
+      images,
+      store,
+      capacity,
+      watchers,
+      accelerator: accelerator.accelerator,
+      times: { ...timesOf(accelerator.accelerator), ...deps.times },
+      cgroupOf: (sandboxId) => `${cgroupParent(instance)}/${sandboxId}`,
+      log,
+      ...(deps.onStep === undefined ? {} : { onStep: deps.onStep }),
+    };
+    const manager = new SandboxManager({
+      context,
+      memoryReservedMib: options.memoryReservedMib,
+      ...(deps.availableMemoryMib === undefined ? {} : { availableMemoryMib: deps.availableMemoryMib }),
+    });
+    await recover({
+      context,
+      manager,
+      sweep: async (adopted) => {
+        if (network.uidRange !== null) await sweepProcesses(network.uidRange, adopted, log);
+        await sweepCgroups(cgroupParent(instance), adopted, log);
+      },
+      log,
+    });
+    const sampler = new Sampler(() => manager.list(), log);
+    sampler.start();
+    parts = { manager, sampler };
+  }
+
+  async function close(how: { readonly stopSandboxes: boolean }): Promise<void> {
+    let failures = 0;
+    if (parts !== undefined) {
+      await parts.sampler.close();
+      if (how.stopSandboxes) failures = await parts.manager.stopAll();
+      await parts.manager.releaseAll();
+      // With VMs left nothing of theirs may go: the next host agent adopts them
+      await network.close({ remove: how.stopSandboxes && failures === 0 });
+    }
+    await lock.release();
+    log.info({ stopSandboxes: how.stopSandboxes }, "the host agent has ended");
+    if (failures > 0) throw new Error(`${failures} sandboxes could not be ended; the log says why`);
+  }
+
+  const service = createHostAgentService({
+    running,
+    watchers,
+    log,
+    describeHost: async () => {
+      const choice = must(accelerator, "a started host agent knows its accelerator");
+      const set = await images.images();
+      return {
+        hostId,
+        agentVersion: hostAgentVersion,
+        vmm: driver.name,
+        vmmVersion: await driver.version(),
+        accelerator: choice.accelerator,
+        acceleratorReason: choice.reason,
+        kernelVersion: set.kernel.version,
+        cpuCount: machine.cpuCount,
+        memoryMib: machine.memoryMib,
+        memoryFreeMib: capacity.memoryFreeMib,
+        diskFreeBytes: BigInt(Math.trunc(await disks.freeBytes())),
+        sandboxCount: capacity.sandboxCount,
+        sandboxCountMax: capacity.limits.sandboxCountMax,
+        templates: Object.entries(set.templates).map(([name, template]) => ({
+          $typeName: "hostagent.v1.Template" as const,
+          name,
+          digest: template.digest,
+          diskSizeMib: template.diskSizeMib,
+        })),
+      };
+    },
+  });
+
+  return cleanup.handOver<HostAgent>({
+    service,
+    tunnels: { connect: async (sandboxId, port, signal) => running().manager.get(sandboxId).connect(port, signal) },
+    start,
+    drain: async () => parts?.manager.drain(),
+    close: (how) => (closing ??= close(how)),
+  });
+}
+
+async function createNetwork(options: HostAgentOptions, instance: Instance, log: Logger): Promise<Network> {
+  return new LinuxNetwork({
+    instance,
+    slotCidr: options.slotCidr,
+    slotCount: options.sandboxCountMax,
+    slotPoolSize: options.slotPoolSize,
+    uidBase: options.uidBase,
+    guestDnsServers: options.guestDnsServers ?? (await findResolvers()),
+    log,
+  });
+}
+
+async function findAccelerator(
+  options: HostAgentOptions,
+  instance: Instance,
+  images: ImageCatalog,
+  driver: VmmDriver,
+  log: Logger,
+): Promise<AcceleratorChoice> {
+  const { kernel } = await images.images();
+  return chooseAccelerator({
+    setting: options.accelerator,
+    driver,
+    kernel: { path: join(imagesFolder(options), kernel.path), digest: kernel.digest },
+    stateDir: instance.stateDir,
+    // The last of the uids: no slot uses it
+    uid: options.uidBase + probeUidOffset,
+    gid: options.uidBase + probeUidOffset,
+    log,
+  });
+}
+
+const probeUidOffset = 65_535;
+
+/** Random, and the same for the whole life of the state folder. */
+async function readHostId(instance: Instance): Promise<string> {
+  const path = join(instance.stateDir, "host-id");
+  const present = (await readFile(path, "utf8").catch(() => "")).trim(); // absent on the first start
+  if (/^[0-9a-f-]{36}$/.test(present)) return present;
+  const hostId = randomUUID();
+  await writeFileDurably(path, `${hostId}\n`);
+  return hostId;
+}

@@ -1,0 +1,123 @@
+import type { Logger } from "@roost/kit";
+
+import type { Sandbox } from "../sandbox/sandbox.ts";
+import { cpuTimeSec } from "./cpu-time.ts";
+
+const tickMs = 1_000;
+/**
+ * How often a guest is asked for its memory and disk in `ms`. An answer costs an emulated guest 5 to 10 ms of CPU, an idle sandbox
+ * may use 10 ms per second in all, and there may be hundreds: CPU is read on the host each second, the guest is asked rarely.
+ */
+const guestIntervalMs = 30_000;
+/** Older answers in `ms` are refreshed when somebody looks. */
+const guestFreshMs = 2_000;
+/** How often the instant of last activity is written down in `ms`, while it changes. */
+const activityIntervalMs = 10_000;
+
+interface Sampled {
+  cpuSec: number | undefined;
+  atMs: number;
+  guestAskedMs: number;
+  guestAsking: Promise<void> | undefined;
+  activitySavedMs: number;
+  activityOfMs: number;
+}
+
+/** One timer for all sandboxes of the host. */
+export class Sampler {
+  readonly #sandboxes: () => Iterable<Sandbox>;
+  readonly #log: Logger;
+  readonly #sampled = new WeakMap<Sandbox, Sampled>();
+  #timer: NodeJS.Timeout | undefined;
+  #tick: Promise<void> | undefined;
+
+  constructor(sandboxes: () => Iterable<Sandbox>, log: Logger) {
+    this.#sandboxes = sandboxes;
+    this.#log = log;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => {
+      // A tick that takes longer than a second makes the next ones be left out, not queue up
+      this.#tick ??= this.sampleAll()
+        .catch((error: unknown) => this.#log.error({ err: error }, "sampling failed"))
+        .finally(() => {
+          this.#tick = undefined;
+        });
+    }, tickMs);
+    this.#timer.unref();
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#tick;
+  }
+
+  async sampleAll(): Promise<void> {
+    for (const sandbox of this.#sandboxes()) await this.#sample(sandbox);
+  }
+
+  /** Asks the guest now, unless it was asked just before; a guest that does not answer leaves the old values. */
+  async refreshGuest(sandbox: Sandbox): Promise<void> {
+    const sampled = this.#stateOf(sandbox);
+    if (performance.now() - sampled.guestAskedMs >= guestFreshMs) this.#askGuest(sandbox, sampled);
+    await sampled.guestAsking;
+  }
+
+  #stateOf(sandbox: Sandbox): Sampled {
+    let sampled = this.#sampled.get(sandbox);
+    if (sampled === undefined) {
+      sampled = {
+        cpuSec: undefined,
+        atMs: 0,
+        // spread over the interval, so that sandboxes started together are not asked together
+        guestAskedMs: performance.now() - Math.random() * guestIntervalMs,
+        guestAsking: undefined,
+        activitySavedMs: performance.now(),
+        activityOfMs: 0,
+      };
+      this.#sampled.set(sandbox, sampled);
+    }
+    return sampled;
+  }
+
+  async #sample(sandbox: Sandbox): Promise<void> {
+    const { running } = sandbox;
+    if (running === undefined) return;
+    const sampled = this.#stateOf(sandbox);
+    const nowMs = performance.now();
+    const cpuSec = await cpuTimeSec(running.vm.record.vmm);
+    if (cpuSec !== undefined) {
+      if (sampled.cpuSec !== undefined) {
+        const elapsedSec = (nowMs - sampled.atMs) / 1_000;
+        const share = ((cpuSec - sampled.cpuSec) / elapsedSec / sandbox.record.spec.vcpus) * 100;
+        sandbox.metrics.push(Math.trunc(Date.now() / 1_000), Math.min(100, Math.max(0, share)));
+      }
+      sampled.cpuSec = cpuSec;
+      sampled.atMs = nowMs;
+    }
+    if (nowMs - sampled.guestAskedMs >= guestIntervalMs) this.#askGuest(sandbox, sampled);
+    const activeMs = running.activity.timeLastActiveMs;
+    if (activeMs !== sampled.activityOfMs && nowMs - sampled.activitySavedMs >= activityIntervalMs) {
+      sampled.activitySavedMs = nowMs;
+      sampled.activityOfMs = activeMs;
+      await sandbox.saveLastActive();
+    }
+  }
+
+  #askGuest(sandbox: Sandbox, sampled: Sampled): void {
+    const { running } = sandbox;
+    if (running === undefined || sampled.guestAsking !== undefined) return;
+    sampled.guestAskedMs = performance.now();
+    sampled.guestAsking = running.client
+      .metrics(running.signal)
+      .then((metrics) => sandbox.metrics.setGuest(metrics))
+      .catch((error: unknown) => {
+        this.#log.debug({ err: error, sandboxId: sandbox.id }, "a guest did not tell its metrics");
+        running.recovery.notice("its metrics could not be read");
+      })
+      .finally(() => {
+        sampled.guestAsking = undefined;
+      });
+  }
+}

@@ -1,0 +1,64 @@
+import type { Logger } from "@roost/kit";
+
+import { GuestClient, type GuestDial } from "../guest/guest-client.ts";
+import { GuestRecovery } from "../guest/guest-recovery.ts";
+import { TunnelSet } from "../guest/tunnel-set.ts";
+import type { Slot } from "../network/network.ts";
+import type { Vm } from "../vmm/driver.ts";
+import { Activity } from "./activity.ts";
+import type { SandboxContext } from "./context.ts";
+import type { SandboxSpec } from "./sandbox-record.ts";
+
+/** A sandbox's VM with all that goes on around it as long as it runs. */
+export class RunningVm {
+  readonly vm: Vm;
+  readonly slot: Slot;
+  readonly client: GuestClient;
+  readonly recovery: GuestRecovery;
+  readonly tunnels: TunnelSet;
+  readonly activity: Activity;
+  readonly #ended = new AbortController();
+
+  constructor(options: {
+    readonly vm: Vm;
+    readonly slot: Slot;
+    readonly spec: () => SandboxSpec;
+    readonly context: SandboxContext;
+    readonly timeLastActiveMs: number;
+    /** The inactivity timer starts with at least this much left, in `ms` */
+    readonly graceMs?: number;
+    readonly onInactive: () => void;
+    readonly log: Logger;
+  }) {
+    const { context, slot } = options;
+    this.vm = options.vm;
+    this.slot = slot;
+    const dial: GuestDial = (port, dialOptions) => context.network.dial(slot, port, dialOptions);
+    this.client = new GuestClient(dial, options.spec().accessToken);
+    this.recovery = new GuestRecovery({
+      client: this.client,
+      spec: options.spec,
+      log: options.log,
+      timeoutMs: context.times.guestRecoveryTimeoutMs,
+      signal: this.#ended.signal,
+    });
+    this.activity = new Activity({
+      timeoutSec: options.spec().timeoutSec,
+      timeLastActiveMs: options.timeLastActiveMs,
+      onInactive: options.onInactive,
+      ...(options.graceMs === undefined ? {} : { graceMs: options.graceMs }),
+    });
+    this.tunnels = new TunnelSet({ dial, activity: this.activity, recovery: this.recovery });
+  }
+
+  get signal(): AbortSignal {
+    return this.#ended.signal;
+  }
+
+  /** Cuts all tunnels and ends timers and checks; the VM itself is left as it is. Idempotent. */
+  end(reason: Error): void {
+    this.activity.close();
+    this.#ended.abort(reason);
+    this.tunnels.end(reason);
+  }
+}

@@ -1,0 +1,163 @@
+import { createHash } from "node:crypto";
+import { access, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { createClient, createRouterTransport, type Client } from "@connectrpc/connect";
+import { guestAgentPort, newSandboxId, newToken, type ImageSet } from "@roost/contract";
+import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import { silentLogger } from "@roost/kit";
+
+import { createHostAgent, type HostAgent, type HostAgentDeps } from "../host-agent.ts";
+import { FakeNetwork } from "../network/fake-network.ts";
+import { hostAgentOptions } from "../options.ts";
+import type { Disks } from "../sandbox/disks.ts";
+import { FakeDriver } from "../vmm/fake.ts";
+import { GuestStandIn } from "./guest-stand-in.ts";
+
+export interface WireSpec {
+  sandboxId: string;
+  template: string;
+  vcpus: number;
+  memoryMib: number;
+  diskSizeMib: number;
+  timeoutSec: number;
+  envs: Record<string, string>;
+  accessToken: string;
+}
+
+/**
+ * A host without a kernel: a host agent with fake driver, network and disks over a real state folder. The fakes stand for the
+ * machine, so they live on when the host agent is ended and another one is started.
+ */
+export class FakeHost implements AsyncDisposable {
+  readonly folder: string;
+  readonly driver: FakeDriver;
+  readonly network: FakeNetwork;
+  readonly guests = new Map<string, GuestStandIn>();
+  /** Prepares the guest of each VM before it starts */
+  onGuest: (guest: GuestStandIn, sandboxId: string) => void = () => undefined;
+  readonly deps: Partial<HostAgentDeps>;
+  readonly settings: Record<string, unknown>;
+  #agent: HostAgent | undefined;
+  #client: Client<typeof HostAgentService> | undefined;
+
+  private constructor(folder: string, options: { readonly deps: Partial<HostAgentDeps>; readonly settings: Record<string, unknown> }) {
+    this.folder = folder;
+    this.deps = options.deps;
+    this.settings = options.settings;
+    this.driver = new FakeDriver({
+      startGuest: async (spec) => {
+        const guest = await GuestStandIn.start();
+        this.onGuest(guest, spec.sandboxId);
+        this.guests.set(spec.sandboxId, guest);
+        return guest;
+      },
+    });
+    this.network = new FakeNetwork({ slotCountMax: 32 });
+    this.network.resolvePort = (slot, port) => {
+      const running = this.driver.running.find((id) => this.driver.specOf(id)?.uid === slot.uid);
+      return port === guestAgentPort && running !== undefined ? this.guests.get(running)?.address.port : undefined;
+    };
+  }
+
+  static async start(
+    options: { readonly deps?: Partial<HostAgentDeps>; readonly settings?: Record<string, unknown> } = {},
+  ): Promise<FakeHost> {
+    const folder = await mkdtemp(join(tmpdir(), "roost-host-"));
+    const host = new FakeHost(folder, { deps: options.deps ?? {}, settings: options.settings ?? {} });
+    await writeImages(join(folder, "cache", "images"));
+    await host.startAgent();
+    return host;
+  }
+
+  get agent(): HostAgent {
+    if (this.#agent === undefined) throw new Error("the host agent was ended");
+    return this.#agent;
+  }
+
+  get client(): Client<typeof HostAgentService> {
+    if (this.#client === undefined) throw new Error("the host agent was ended");
+    return this.#client;
+  }
+
+  async startAgent(): Promise<void> {
+    const options = hostAgentOptions.read({}, { dir: join(this.folder, "state"), cacheDir: join(this.folder, "cache"), ...this.settings });
+    const agent = await createHostAgent(options, {
+      log: silentLogger,
+      driver: this.driver,
+      network: this.network,
+      disks: fakeDisks,
+      accelerator: { accelerator: "tcg", reason: "tests" },
+      availableMemoryMib: async () => 1_000_000,
+      ...this.deps,
+    });
+    await agent.start();
+    this.#agent = agent;
+    this.#client = createClient(
+      HostAgentService,
+      createRouterTransport(({ service }) => service(HostAgentService, agent.service)),
+    );
+  }
+
+  async endAgent(options: { readonly stopSandboxes: boolean } = { stopSandboxes: false }): Promise<void> {
+    await this.#agent?.close(options);
+    this.#agent = undefined;
+    this.#client = undefined;
+  }
+
+  /** What is left of sandboxes anywhere: VMs, slots, folders. */
+  async leftovers(): Promise<string[]> {
+    const folders = await readdir(join(this.folder, "state", "sandboxes"));
+    return [
+      ...this.driver.running.map((id) => `VM of ${id}`),
+      ...[...this.network.lent].map((index) => `slot ${index}`),
+      ...folders.map((name) => `folder ${name}`),
+    ];
+  }
+
+  async hasFile(...path: string[]): Promise<boolean> {
+    return access(join(this.folder, "state", ...path)).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.endAgent({ stopSandboxes: true });
+    await rm(this.folder, { recursive: true, force: true });
+  }
+}
+
+export function aSpec(given: Partial<WireSpec> = {}): WireSpec {
+  return {
+    sandboxId: newSandboxId(),
+    template: "base",
+    vcpus: 1,
+    memoryMib: 256,
+    diskSizeMib: 0,
+    timeoutSec: 0,
+    envs: {},
+    accessToken: newToken(),
+    ...given,
+  };
+}
+
+const fakeDisks: Disks = {
+  check: async () => undefined,
+  createOverlay: async ({ path }) => writeFile(path, "overlay"),
+  freeBytes: async () => 2 ** 40,
+};
+
+async function writeImages(folder: string): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  const file = (path: string) => ({ path, digest: `sha256:${createHash("sha256").update(path).digest("hex")}` });
+  const images: ImageSet = {
+    formatVersion: 1,
+    kernel: { ...file("kernel"), version: "6.1.0-test" },
+    initramfs: file("initramfs"),
+    agentDisk: { ...file("agent"), agentVersion: "0.0.1" },
+    templates: { base: { ...file("base.raw"), diskSizeMib: 1_024 } },
+  };
+  await writeFile(join(folder, "images.json"), JSON.stringify(images));
+}
