@@ -1,0 +1,67 @@
+import { readFile, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+
+import { MiB, must } from "@roost/kit";
+
+import { digestOfFile, digestOfTree, isRecipe } from "../digest.ts";
+import { moduleOrder, type WantedModule } from "../kernel/module-order.ts";
+import type { BuiltPart, Part } from "../part.ts";
+import { recipePath } from "../recipe-folder.ts";
+import { sourceDateEpoch } from "../source-date.ts";
+import { characterDeviceMode, cpioArchive, fileMode, folderMode, type CpioEntry } from "./cpio.ts";
+
+/** Static busybox of Debian's busybox-static. */
+export const busyboxPath = "/bin/busybox";
+
+/** What a guest needs before its disks are there; ext4 is built into the kernel. */
+const wantedModules: readonly WantedModule[] = [
+  { name: "virtio_mmio", bus: "mmio" },
+  { name: "virtio_pci", bus: "pci" },
+  { name: "virtio_blk", bus: "any" },
+  { name: "virtio_net", bus: "any" },
+  { name: "virtio_rng", bus: "any" },
+  { name: "squashfs", bus: "any" },
+];
+
+const folders = ["bin", "dev", "lib", "lib/modules", "newroot", "proc", "sys"];
+
+/** The initramfs: busybox, the modules for the virtio devices, and `guest/initramfs-init`. Not compressed: unpacking costs more than reading. */
+export function initramfsPart(cacheFolder: string, kernel: BuiltPart): Part {
+  return {
+    name: "initramfs",
+    spaceBytes: 16 * MiB,
+    inputs: async () => ({
+      kernel: kernel.digest,
+      recipe: await digestOfTree(recipePath("src/initramfs"), isRecipe),
+      init: await digestOfFile(recipePath("guest/initramfs-init")),
+      busybox: await digestOfFile(busyboxPath),
+    }),
+    build: async ({ outputFolder, onProgress }) => {
+      onProgress("packing busybox and kernel modules");
+      const release = must(kernel.version, "version of the kernel part");
+      const modules = join(cacheFolder, kernel.folder, "modules", release);
+      const order = moduleOrder(
+        wantedModules,
+        await readFile(join(modules, "modules.dep"), "utf8"),
+        await readFile(join(modules, "modules.builtin"), "utf8"),
+      );
+      const entries: CpioEntry[] = folders.map((name) => ({ name, mode: folderMode(0o755) }));
+      entries.push(
+        // The kernel opens it for /init before anything is mounted.
+        { name: "dev/console", mode: characterDeviceMode(0o600), device: [5, 1] },
+        { name: "init", mode: fileMode(0o755), data: await readFile(recipePath("guest/initramfs-init")) },
+        { name: "bin/busybox", mode: fileMode(0o755), data: await readFile(busyboxPath) },
+        {
+          name: "lib/modules/order",
+          mode: fileMode(0o644),
+          data: Buffer.from(order.map(({ path, bus }) => `${basename(path)} ${bus}\n`).join("")),
+        },
+      );
+      for (const { path } of order) {
+        entries.push({ name: `lib/modules/${basename(path)}`, mode: fileMode(0o644), data: await readFile(join(modules, path)) });
+      }
+      await writeFile(join(outputFolder, "initramfs.cpio"), cpioArchive(entries, sourceDateEpoch));
+      return { main: "initramfs.cpio" };
+    },
+  };
+}
