@@ -61,71 +61,81 @@ function codeOf(answer: Answer): string {
   return error.code;
 }
 
-describe.each(all)("%s", (id, operation) => {
-  const query = valid[id]?.query ?? "";
-  const body = valid[id]?.body;
+const queryOf = (id: OperationId) => valid[id]?.query ?? "";
+const bodyOf = (id: OperationId) => valid[id]?.body;
+const only = (wanted: (operation: Operation) => boolean) => all.filter(([, operation]) => wanted(operation));
 
+describe.each(all)("%s", (id, operation) => {
   test("refuses a caller without a key, with a wrong one, and with one in the URL", async () => {
-    const path = pathOf(operation, unknownId) + query;
+    const path = pathOf(operation, unknownId) + queryOf(id);
     for (const headers of [
       { "x-api-key": "" },
       { "x-api-key": `roost_${"0".repeat(40)}` },
       { "x-api-key": "", authorization: "Bearer nonsense" },
     ]) {
-      expect(codeOf(await ask(id, operation, path, headers, body))).toBe("api_key_invalid");
+      expect(codeOf(await ask(id, operation, path, headers, bodyOf(id)))).toBe("api_key_invalid");
     }
-    const inUrl = `${path}${query === "" ? "?" : "&"}api_key=${world.key}`;
-    expect(codeOf(await ask(id, operation, inUrl, { "x-api-key": "" }, body))).toBe("api_key_invalid");
+    const inUrl = `${path}${path.includes("?") ? "&" : "?"}api_key=${world.key}`;
+    expect(codeOf(await ask(id, operation, inUrl, { "x-api-key": "" }, bodyOf(id)))).toBe("api_key_invalid");
   });
 
-  test.runIf(operation.path.includes("{id}"))("says that an unknown sandbox is unknown", async () => {
-    const path = pathOf(operation, unknownId) + query;
-    expect(codeOf(await ask(id, operation, path, {}, body))).toBe("sandbox_not_found");
+  test("refuses a query parameter there is not", async () => {
+    const path = `${pathOf(operation, unknownId)}${queryOf(id) === "" ? "?" : `${queryOf(id)}&`}bogus=1`;
+    const answer = await ask(id, operation, path, {}, bodyOf(id));
+    expect(codeOf(answer)).toBe("request_invalid");
+    expect(answer.body).toContain("bogus");
+  });
+});
+
+describe.each(only((operation) => operation.path.includes("{id}")))("%s of a sandbox", (id, operation) => {
+  test("says that an unknown one is unknown", async () => {
+    const path = pathOf(operation, unknownId) + queryOf(id);
+    expect(codeOf(await ask(id, operation, path, {}, bodyOf(id)))).toBe("sandbox_not_found");
   });
 
-  test.runIf(operation.path.includes("{id}"))("refuses what can be no id", async () => {
+  test("refuses what can be no id", async () => {
     for (const bad of ["UPPER", "with-dash", "x".repeat(41), "%00", "i%2f..%2f..", "%F0%9F%90%94"]) {
-      const answer = await ask(id, operation, pathOf(operation, bad) + query, {}, body);
+      const answer = await ask(id, operation, pathOf(operation, bad) + queryOf(id), {}, bodyOf(id));
       expect(codeOf(answer)).toBe("request_invalid");
       expect(answer.body).toContain("1 to 40 lower-case letters and digits");
     }
   });
+});
 
-  test("refuses a query parameter there is not", async () => {
-    const path = `${pathOf(operation, unknownId)}${query === "" ? "?" : `${query}&`}bogus=1`;
-    const answer = await ask(id, operation, path, {}, body);
+const hostileBodies = [
+  "{",
+  "[]",
+  "null",
+  '"text"',
+  "1",
+  '{"bogus":1}',
+  '{"__proto__":{"x":1}}',
+  '{"constructor":{"prototype":{}}}',
+  "\0",
+  '{"a":1}}',
+];
+
+describe.each(only((operation) => operation.body !== undefined && operation.body !== "stream"))("%s with a body", (id, operation) => {
+  test.each(hostileBodies)("refuses %j", async (body) => {
+    const answer = await ask(id, operation, pathOf(operation, unknownId) + queryOf(id), { "content-type": "application/json" }, body);
     expect(codeOf(answer)).toBe("request_invalid");
-    expect(answer.body).toContain("bogus");
   });
 
-  test.runIf(operation.body !== undefined && operation.body !== "stream")("refuses bodies that are not what it takes", async () => {
-    const path = pathOf(operation, unknownId) + query;
-    const json = { "content-type": "application/json" };
-    for (const bad of [
-      "{",
-      "[]",
-      "null",
-      '"text"',
-      "1",
-      '{"bogus":1}',
-      '{"__proto__":{"x":1}}',
-      '{"constructor":{"prototype":{}}}',
-      "\0",
-      '{"a":1}}',
-    ]) {
-      expect(codeOf(await ask(id, operation, path, json, bad)), bad).toBe("request_invalid");
-    }
+  test("refuses other types and more than it takes", async () => {
+    const path = pathOf(operation, unknownId) + queryOf(id);
     expect(codeOf(await ask(id, operation, path, { "content-type": "text/plain" }, "{}"))).toBe("media_type_unsupported");
-    expect(codeOf(await ask(id, operation, path, json, `{"a":"${"x".repeat(1024 * 1024)}"}`))).toBe("request_too_large");
+    const large = `{"a":"${"x".repeat(1024 * 1024)}"}`;
+    expect(codeOf(await ask(id, operation, path, { "content-type": "application/json" }, large))).toBe("request_too_large");
   });
+});
 
+describe.each(only((operation) => operation.webSocket === undefined))("%s over plain HTTP", (id, operation) => {
   test("carries the request's id", async () => {
-    if (operation.webSocket !== undefined) return;
-    const path = pathOf(operation, unknownId) + query;
-    const answer = await world.request(operation.method, path, body, { "x-request-id": "my-own.id_1" });
+    const path = pathOf(operation, unknownId) + queryOf(id);
+    const answer = await world.request(operation.method, path, bodyOf(id), { "x-request-id": "my-own.id_1" });
     expect(answer.headers.get("x-request-id")).toBe("my-own.id_1");
     await answer.text();
-    const other = await world.request(operation.method, path, body, { "x-request-id": "no good\tid" });
+    const other = await world.request(operation.method, path, bodyOf(id), { "x-request-id": "no good\tid" });
     expect(other.headers.get("x-request-id")).toMatch(/^req_[0-9a-f]{16}$/);
     await other.text();
   });

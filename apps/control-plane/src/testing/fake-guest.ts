@@ -186,13 +186,13 @@ export class FakeGuest {
     });
     this.#running.set(pid, { child, tag: request.tag, cmd: config.cmd, args: config.args, ended });
     void ended.then(() => this.#running.delete(pid));
-    yield { event: { event: { case: "start", value: { pid } } } };
+    yield { event: { event: { case: "start" as const, value: { pid } } } };
     yield* this.#follow(child, ended);
   }
 
   async *#connect(request: ConnectRequest) {
     const [pid, running] = this.#find(request.process);
-    yield { event: { event: { case: "start", value: { pid } } } };
+    yield { event: { event: { case: "start" as const, value: { pid } } } };
     yield* this.#follow(running.child, running.ended);
   }
 

@@ -3,7 +3,6 @@ import { WebSocket, type ClientOptions } from "ws";
 
 import { createControlPlane, type ControlPlane } from "../control-plane.ts";
 import type { Database } from "../db/database.ts";
-import type { HostDependency } from "../hosts/host-link.ts";
 import { controlPlaneOptions, type ControlPlaneOptions } from "../options.ts";
 import { FakeGuest } from "./fake-guest.ts";
 import { FakeHost } from "./fake-host.ts";
@@ -12,7 +11,8 @@ import { openTestDatabase } from "./test-database.ts";
 export interface WorldOptions {
   readonly options?: Partial<ControlPlaneOptions>;
   readonly log?: Logger;
-  readonly host?: HostDependency;
+  /** Port of a guest agent that answers in place of the fake one. */
+  readonly guestPort?: number;
 }
 
 /** A control plane that listens on loopback, with a database in memory, a fake host and a fake guest. */
@@ -35,16 +35,16 @@ export class World implements AsyncDisposable {
     this.#cleanup = cleanup;
   }
 
-  static async start({ options = {}, log = silentLogger, host: otherHost }: WorldOptions = {}): Promise<World> {
+  static async start({ options = {}, log = silentLogger, guestPort: otherGuestPort }: WorldOptions = {}): Promise<World> {
     const cleanup = new Cleanup();
     const guest = new FakeGuest();
     const guestPort = await guest.listen();
     cleanup.defer("close the guest", () => guest.close());
-    const host = new FakeHost("host-1", () => guestPort);
+    const host = new FakeHost("host-1", () => otherGuestPort ?? guestPort);
     const database = await openTestDatabase();
     cleanup.defer("close the database", () => database.close());
     const all = { ...controlPlaneOptions.read({}), port: 0, drainTimeoutSec: 1, ...options };
-    const controlPlane = await createControlPlane(all, { hosts: [otherHost ?? host], database, log });
+    const controlPlane = await createControlPlane(all, { hosts: [host], database, log });
     cleanup.defer("close the control plane", () => controlPlane.close());
     const { url } = await controlPlane.listen();
     const { key } = await controlPlane.apiKeys.create("test");

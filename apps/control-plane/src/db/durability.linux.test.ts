@@ -1,0 +1,49 @@
+import { fork } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { silentLogger } from "@roost/kit";
+import { expect, test } from "vitest";
+
+import { openDatabase } from "./database.ts";
+import { findSandbox } from "./sandboxes.ts";
+
+const writer = fileURLToPath(new URL("../testing/durability-writer.ts", import.meta.url));
+
+/** Runs the writer until it has acknowledged `count` rows, then kills it in the middle of the next. */
+async function writeAndKill(folder: string, count: number): Promise<{ readonly acknowledged: string[]; readonly fsyncs: number }> {
+  const child = fork(writer, [folder], {
+    execArgv: ["--import", "tsx", "--conditions=@roost/source"],
+    stdio: ["ignore", "inherit", "inherit", "ipc"],
+  });
+  const acknowledged: string[] = [];
+  let fsyncs = 0;
+  await new Promise<void>((resolve, reject) => {
+    child.on("message", (message) => {
+      const row = message as { id: string; fsyncs: number };
+      acknowledged.push(row.id);
+      fsyncs = row.fsyncs;
+      if (acknowledged.length === count) child.kill("SIGKILL");
+    });
+    child.once("exit", (_code, signal) => (signal === "SIGKILL" ? resolve() : reject(new Error("the writer ended by itself"))));
+  });
+  return { acknowledged, fsyncs };
+}
+
+test("what was acknowledged is there after kill -9, again and again, and every commit was fsynced", { timeout: 180_000 }, async () => {
+  const folder = await mkdtemp(join(tmpdir(), "roost-durability-"));
+  try {
+    const written: string[] = [];
+    for (const count of [5, 40]) {
+      const { acknowledged, fsyncs } = await writeAndKill(join(folder, "db"), count);
+      expect(fsyncs).toBeGreaterThanOrEqual(acknowledged.length);
+      written.push(...acknowledged);
+      await using database = await openDatabase({ kind: "folder", path: join(folder, "db") }, silentLogger);
+      for (const id of written) expect(await findSandbox(database.db, id), id).toMatchObject({ state: "creating" });
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+});
