@@ -6,8 +6,8 @@ import { describe, expect, test } from "vitest";
 
 import { chooseAccelerator } from "./accelerator.ts";
 import { probeGuestWords, probeInitramfs } from "./probe-guest.ts";
-import { createQemuHarness } from "./qemu/qemu-harness.ts";
-import { findTestImages } from "./test-guest.ts";
+import { createQemuHarness } from "./testing/qemu-harness.ts";
+import { findTestImages } from "./testing/test-guest.ts";
 
 const images = await findTestImages();
 const guest = typeof images === "string" ? { kernel: "", initramfs: "" } : { kernel: images.kernel.path, initramfs: images.initramfs.path };

@@ -1,8 +1,8 @@
 import { describe } from "vitest";
 
-import { describeVmmDriver } from "./contract-suite.ts";
-import { createQemuHarness } from "./qemu/qemu-harness.ts";
-import { findTestImages } from "./test-guest.ts";
+import { describeVmmDriver } from "./testing/contract-suite.ts";
+import { createQemuHarness } from "./testing/qemu-harness.ts";
+import { findTestImages } from "./testing/test-guest.ts";
 
 const images = await findTestImages();
 const guest = typeof images === "string" ? { kernel: "", initramfs: "" } : { kernel: images.kernel.path, initramfs: images.initramfs.path };

@@ -7,7 +7,7 @@ import { z } from "zod";
  * later host agent needs to take a VM over is its `VmRecord`, plain JSON that the caller keeps durably. How a VM ended
  * is known even when it ended while nobody watched.
  *
- * Implementations: `qemu` and `fake`; `contract-suite.ts` in this folder holds what both promise.
+ * Implementations: `qemu` and `fake`; `testing/contract-suite.ts` holds what both promise.
  */
 export interface VmmDriver {
   readonly name: string;

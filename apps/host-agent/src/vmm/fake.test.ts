@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 
-import { describeVmmDriver, type DriverHarness } from "./contract-suite.ts";
+import { describeVmmDriver, type DriverHarness } from "./testing/contract-suite.ts";
 import { isRunning, type VmSpec } from "./driver.ts";
 import { FakeDriver } from "./fake.ts";
 

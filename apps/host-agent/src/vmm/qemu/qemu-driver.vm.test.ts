@@ -12,11 +12,11 @@ import { createOverlay } from "../../disk/overlay.ts";
 import { Cgroups } from "../cgroup.ts";
 import { consoleFileBytesMax } from "../console.ts";
 import { isRunning, vmRecordSchema, type Vm, type VmRecord, type VmSpec } from "../driver.ts";
-import { findTestImages } from "../test-guest.ts";
+import { findTestImages } from "../testing/test-guest.ts";
 import { vmLayout } from "./layout.ts";
 import { QemuDriver } from "./qemu-driver.ts";
 import { QemuVm } from "./qemu-vm.ts";
-import { createQemuHarness, type QemuHarness } from "./qemu-harness.ts";
+import { createQemuHarness, type QemuHarness } from "../testing/qemu-harness.ts";
 
 const images = await findTestImages();
 const guest = typeof images === "string" ? { kernel: "", initramfs: "" } : { kernel: images.kernel.path, initramfs: images.initramfs.path };
@@ -143,7 +143,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
 
   test("outlives the process that started it, which is killed, and is adopted", async () => {
     const spec = await harness.createSpec();
-    const script = fileURLToPath(new URL("start-vm-child.ts", import.meta.url));
+    const script = fileURLToPath(new URL("../testing/start-vm-child.ts", import.meta.url));
     const args = ["--import", "tsx", "--conditions", "@roost/source", script, harness.memoryFolder, JSON.stringify(spec)];
     const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
     let printed = "";

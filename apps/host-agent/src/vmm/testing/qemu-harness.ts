@@ -4,10 +4,10 @@ import { join } from "node:path";
 
 import { identifyProcess, isAlive, type Logger } from "@roost/kit";
 
-import type { DriverHarness } from "../contract-suite.ts";
+import type { DriverHarness } from "./contract-suite.ts";
 import type { VmSpec } from "../driver.ts";
-import { makeTestInitramfs } from "../test-guest.ts";
-import { QemuDriver } from "./qemu-driver.ts";
+import { makeTestInitramfs } from "./test-guest.ts";
+import { QemuDriver } from "../qemu/qemu-driver.ts";
 
 /** uids for test VMs: far from the host agent's own range, and one for each VM of a run. */
 const firstUid = 1_990_000_000;

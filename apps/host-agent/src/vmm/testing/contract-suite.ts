@@ -1,7 +1,7 @@
 import { poll } from "@roost/kit";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
-import { isRunning, vmExitSchema, vmRecordSchema, type Vm, type VmExit, type VmmDriver, type VmRecord, type VmSpec } from "./driver.ts";
+import { isRunning, vmExitSchema, vmRecordSchema, type Vm, type VmExit, type VmmDriver, type VmRecord, type VmSpec } from "../driver.ts";
 
 export type GuestBehaviour = "idle" | "poweroff";
 

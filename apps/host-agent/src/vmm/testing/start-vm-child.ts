@@ -1,5 +1,5 @@
 import type { VmSpec } from "../driver.ts";
-import { QemuDriver } from "./qemu-driver.ts";
+import { QemuDriver } from "../qemu/qemu-driver.ts";
 
 /**
  * Support for tests: a process that starts a VM as a host agent does, prints its record, and waits to be killed.
