@@ -131,9 +131,9 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
     if (parts !== undefined) {
       await parts.sampler.close();
       if (how.stopSandboxes) failures = await parts.manager.stopAll();
-      await parts.manager.releaseAll();
+      const left = await parts.manager.releaseAll();
       // With VMs left nothing of theirs may go: the next host agent adopts them
-      await network.close({ remove: how.stopSandboxes && failures === 0 });
+      await network.close({ remove: left === 0 && failures === 0 });
     }
     await lock.release();
     log.info({ stopSandboxes: how.stopSandboxes }, "the host agent has ended");

@@ -2,7 +2,7 @@ import { create } from "@bufbuild/protobuf";
 import { type ServiceImpl } from "@connectrpc/connect";
 import { metricsRanges, PlatformError, timeoutSecMax, type MetricsRange } from "@roost/contract";
 import {
-  HostAgentService,
+  type HostAgentService,
   WatchSandboxesResponse_KeepAliveSchema,
   WatchSandboxesResponse_SyncedSchema,
   WatchSandboxesResponseSchema,

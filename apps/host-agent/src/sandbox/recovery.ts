@@ -88,24 +88,19 @@ async function settle(record: SandboxRecord, exit: VmExit | undefined, context: 
 }
 
 function nextRecord(record: SandboxRecord, exit: VmExit | undefined, ended: Partial<SandboxRecord>): SandboxRecord {
-  switch (record.state) {
-    case "failed":
-      // Seen by users as before: only what it held is gone
-      return { ...record, slot: null, vm: null };
-    case "stopping":
-      return { ...record, ...ended, state: "stopped" };
-    case "creating":
-      return { ...record, ...ended, state: "failed", failureReason: "the host agent ended while the sandbox was being created" };
-    default: {
-      assert(decide(record.state, { kind: "stop" }).kind === "accept", "what has not ended can be stopped");
-      const how = exit === undefined ? "nobody saw how" : describeExit(exit);
-      return {
-        ...record,
-        ...ended,
-        state: "failed",
-        failureReason: `the VM ended while the host agent was away: ${how}`,
-        vmExit: exit ?? null,
-      };
-    }
+  // Seen by users as before: only what it held is gone
+  if (record.state === "failed") return { ...record, slot: null, vm: null };
+  if (record.state === "stopping") return { ...record, ...ended, state: "stopped" };
+  if (record.state === "creating") {
+    return { ...record, ...ended, state: "failed", failureReason: "the host agent ended while the sandbox was being created" };
   }
+  assert(decide(record.state, { kind: "stop" }).kind === "accept", "what has not ended can be stopped");
+  const how = exit === undefined ? "nobody saw how" : describeExit(exit);
+  return {
+    ...record,
+    ...ended,
+    state: "failed",
+    failureReason: `the VM ended while the host agent was away: ${how}`,
+    vmExit: exit ?? null,
+  };
 }

@@ -153,11 +153,12 @@ export class SandboxManager {
     return failures;
   }
 
-  /** Ends creates in flight, leaves VMs running, ends all loops. */
-  async releaseAll(): Promise<void> {
+  /** Ends creates in flight, leaves VMs running, ends all loops. Resolves with how many sandboxes have a VM to adopt. */
+  async releaseAll(): Promise<number> {
     this.drain();
     clearInterval(this.#retentionTimer);
     await Promise.all([...this.#sandboxes.values()].map((sandbox) => sandbox.release()));
+    return [...this.#sandboxes.values()].filter((sandbox) => sandbox.record.vm !== null).length;
   }
 
   async forgetOldStopped(nowMs = Date.now()): Promise<void> {

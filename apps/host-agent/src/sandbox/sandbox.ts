@@ -7,7 +7,7 @@ import { SandboxMetrics } from "../metrics/sandbox-metrics.ts";
 import type { VmExit } from "../vmm/driver.ts";
 import type { SandboxContext } from "./context.ts";
 import { RunningVm } from "./running-vm.ts";
-import type { SandboxRecord, SandboxSpec, StopReason } from "./sandbox-record.ts";
+import type { SandboxRecord, StopReason } from "./sandbox-record.ts";
 import { describeExit, StartFailure, startVm, type StartedVm } from "./start-vm.ts";
 
 /** Requests that may wait for one sandbox; above it `sandbox_busy`. */

@@ -61,7 +61,7 @@ export class GuestStandIn implements FakeGuest {
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const body = Buffer.concat(chunks);
-    switch (request.url) {
+    switch (request.url ?? "") {
       case "/health":
         if (this.health !== undefined) response.writeHead(this.health).end();
         return;

@@ -1,0 +1,191 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { connect } from "node:net";
+
+import { Cleanup, poll, run } from "@roost/kit";
+
+/** Addresses of the "world" that a test network has beyond the host: one that stands for the internet, and private ones. */
+export const world = {
+  internet: "11.77.0.1",
+  resolver: "10.77.0.53",
+  denied: ["10.77.0.1", "172.16.77.1", "192.168.77.1", "100.64.77.1", "169.254.169.254", "198.51.100.77"],
+  /** A public address of the host itself */
+  host: "11.77.1.1",
+} as const;
+
+const worldLink = { host: "11.77.2.0", world: "11.77.2.1" } as const;
+
+/** Says "world" and who it sees, on TCP 80 and 53; answers UDP 53 likewise; prints each UDP datagram. */
+const serverScript = `
+const net = require("node:net"), dgram = require("node:dgram");
+for (const port of [80, 53]) net.createServer((socket) => { socket.on("error", () => {}); socket.end("world sees " + socket.remoteAddress + "\\n"); }).listen(port, "0.0.0.0", () => console.log("ready"));
+for (const address of ["${world.internet}", "${world.resolver}"]) {
+  const udp = dgram.createSocket("udp4");
+  udp.on("message", (message, from) => { console.log("udp " + message + " from " + from.address); udp.send("answer", from.port, from.address); });
+  udp.bind(53, address, () => console.log("ready"));
+}
+`;
+
+/**
+ * A small network around the host: a namespace that is the rest of the world, reached through a veth pair; and guests that are
+ * namespaces behind a slot's tap (a veth pair in its place, with the guest's addresses), where programs can do what a guest could.
+ */
+export class NetworkLab implements AsyncDisposable {
+  readonly #cleanup = new Cleanup();
+  readonly #name: string;
+  #worldOutput = "";
+
+  private constructor(name: string) {
+    this.#name = name;
+  }
+
+  get worldOutput(): string {
+    return this.#worldOutput;
+  }
+
+  static async create(name: string): Promise<NetworkLab> {
+    const lab = new NetworkLab(name);
+    try {
+      await lab.#makeWorld();
+      return lab;
+    } catch (error) {
+      await lab.#cleanup.run();
+      throw error;
+    }
+  }
+
+  async #makeWorld(): Promise<void> {
+    const namespace = `${this.#name}-world`;
+    const veth = `${this.#name}w`;
+    this.#cleanup.defer("remove the world", () => run(["ip", "netns", "del", namespace]));
+    const addresses = [world.internet, world.resolver, ...world.denied];
+    await run(["ip", "-batch", "-"], {
+      input: [
+        `netns add ${namespace}`,
+        `link add ${veth} type veth peer name eth0 netns ${namespace}`,
+        `addr add ${worldLink.host}/31 dev ${veth}`,
+        `addr add ${world.host}/32 dev ${veth}`,
+        `link set ${veth} up`,
+      ].join("\n"),
+    });
+    await run(["ip", "-netns", namespace, "-batch", "-"], {
+      input: [
+        "link set lo up",
+        `addr add ${worldLink.world}/31 dev eth0`,
+        "link set eth0 up",
+        ...addresses.map((address) => `addr add ${address}/32 dev lo`),
+        `route add default via ${worldLink.host}`,
+      ].join("\n"),
+    });
+    await run(["ip", "-batch", "-"], { input: addresses.map((address) => `route add ${address}/32 via ${worldLink.world}`).join("\n") });
+
+    const server = spawn("nsenter", [`--net=/run/netns/${namespace}`, process.execPath, "-e", serverScript], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    this.#cleanup.defer("end the world's server", async () => {
+      const ended = once(server, "exit");
+      server.kill("SIGKILL");
+      await ended;
+    });
+    server.stdout.on("data", (chunk: Buffer) => {
+      this.#worldOutput += chunk.toString();
+    });
+    await poll({ what: "the world's servers", timeoutMs: 20_000 }, () => (this.#worldOutput.split("ready").length > 4 ? true : undefined));
+  }
+
+  /** Replaces the tap of a slot by a cable into a namespace with the guest's addresses, and returns that guest. */
+  async plugGuest(slotNamespace: string, index: number): Promise<LabGuest> {
+    const namespace = `${this.#name}-guest${index}`;
+    this.#cleanup.defer("remove a guest", () => run(["ip", "netns", "del", namespace]));
+    await run(["ip", "netns", "add", namespace]);
+    await run(["ip", "-netns", slotNamespace, "-batch", "-"], {
+      input: [
+        "link del tap0",
+        `link add tap0 type veth peer name eth0 address 02:fc:00:00:00:05 netns ${namespace}`,
+        "addr add 169.254.0.22/30 dev tap0",
+        "link set tap0 up",
+        "neigh replace 169.254.0.21 lladdr 02:fc:00:00:00:05 dev tap0 nud permanent",
+      ].join("\n"),
+    });
+    await run(["ip", "-netns", namespace, "-batch", "-"], {
+      input: ["link set lo up", "addr add 169.254.0.21/30 dev eth0", "link set eth0 up", "route add default via 169.254.0.22"].join("\n"),
+    });
+    return new LabGuest(namespace);
+  }
+
+  async fromWorld(script: string): Promise<string> {
+    return inNamespace(`${this.#name}-world`, script);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#cleanup.run();
+  }
+}
+
+export class LabGuest {
+  readonly namespace: string;
+
+  constructor(namespace: string) {
+    this.namespace = namespace;
+  }
+
+  /** Runs a Node program in the guest; its output. */
+  async run(script: string): Promise<string> {
+    return inNamespace(this.namespace, script);
+  }
+
+  /** What a server says first, or `refused: <code>` when there is no connection. */
+  async fetch(address: string, port = 80): Promise<string> {
+    return this.run(fetchScript(address, port));
+  }
+
+  /** Listens on a port, says who it sees, for as long as the returned object lives. */
+  async serve(port: number): Promise<AsyncDisposable> {
+    const script = `require("node:net").createServer((socket) => { socket.on("error", () => {}); socket.end("guest sees " + socket.remoteAddress + "\\n"); }).listen(${port}, "0.0.0.0", () => console.log("ready"))`;
+    const child = spawn("nsenter", [`--net=/run/netns/${this.namespace}`, process.execPath, "-e", script], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    await once(child.stdout, "data");
+    return {
+      [Symbol.asyncDispose]: async () => {
+        const ended = once(child, "exit");
+        child.kill("SIGKILL");
+        await ended;
+      },
+    };
+  }
+}
+
+/** Long enough for a connection on an idle machine; a packet that is dropped never makes one. */
+const connectTimeoutMs = 1_500;
+
+function fetchScript(address: string, port: number): string {
+  return `
+const socket = require("node:net").connect(${port}, "${address}");
+socket.setTimeout(${connectTimeoutMs}, () => socket.destroy(Object.assign(new Error(), { code: "TIMEOUT" })));
+socket.on("data", (chunk) => process.stdout.write(chunk));
+socket.on("error", (error) => console.log("refused: " + error.code));
+`;
+}
+
+/** The same from the host, as this process's user or another. */
+export async function fetchAsUser(address: string, port: number, uid: number): Promise<string> {
+  return run(["setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups", process.execPath, "-e", fetchScript(address, port)]);
+}
+
+export async function fetchFromHost(address: string, port: number): Promise<string> {
+  return new Promise((resolve) => {
+    let text = "";
+    const socket = connect({ host: address, port });
+    socket.setTimeout(connectTimeoutMs, () => socket.destroy(Object.assign(new Error("timeout"), { code: "TIMEOUT" })));
+    socket.on("data", (chunk: Buffer) => {
+      text += chunk.toString();
+    });
+    socket.on("error", (error: NodeJS.ErrnoException) => resolve(`refused: ${error.code}`));
+    socket.on("end", () => resolve(text));
+  });
+}
+
+async function inNamespace(namespace: string, script: string): Promise<string> {
+  return run(["nsenter", `--net=/run/netns/${namespace}`, process.execPath, "-e", script]);
+}
