@@ -3,9 +3,10 @@ import { join } from "node:path";
 
 import { Cleanup, poll, second, type Logger } from "@roost/kit";
 
-import { countByState } from "./db/sandboxes.ts";
+import { countByState, listOfHost } from "./db/sandboxes.ts";
 import { openDatabase, type Database } from "./db/database.ts";
 import { listTemplates } from "./db/hosts.ts";
+import { followRunningCommands } from "./guest/followers.ts";
 import { Guests } from "./guest/guests.ts";
 import { HostLink, type HostDependency } from "./hosts/host-link.ts";
 import { Hosts } from "./hosts/hosts.ts";
@@ -63,7 +64,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     () => hosts.links.map((link) => ({ id: link.id, isWatched: link.isWatching })),
   );
 
-  const loops = startLoops(options, { database, hosts, sandboxes, onEnded, log });
+  const loops = startLoops(options, { database, hosts, sandboxes, guests, onEnded, log });
   owned.defer("end the loops", loops.end);
 
   let isDraining = false;
@@ -140,12 +141,16 @@ interface LoopParts {
   readonly database: Database;
   readonly hosts: Hosts;
   readonly sandboxes: Sandboxes;
+  readonly guests: Guests;
   readonly onEnded: (sandboxId: string) => void;
   readonly log: Logger;
 }
 
 /** Per host one watch and one reconciler; and the forgetting of old records. */
-function startLoops(options: ControlPlaneOptions, { database, hosts, sandboxes, onEnded, log }: LoopParts): { end(): Promise<void> } {
+function startLoops(
+  options: ControlPlaneOptions,
+  { database, hosts, sandboxes, guests, onEnded, log }: LoopParts,
+): { end(): Promise<void> } {
   const abort = new AbortController();
   const running: Promise<void>[] = [runRetention(database.db, options.stoppedRetentionSec, log, abort.signal)];
   for (const host of hosts.links) {
@@ -157,12 +162,18 @@ function startLoops(options: ControlPlaneOptions, { database, hosts, sandboxes, 
       onEnded,
       log,
     });
+    let isFirstSync = true;
     running.push(reconciler.run(abort.signal));
     running.push(
       host.run(abort.signal, {
         observed: (sandbox) => sandboxes.observe(sandbox),
         removed: (id) => sandboxes.observeRemoved(id),
-        synced: async () => reconciler.poke(),
+        synced: async () => {
+          reconciler.poke();
+          if (!isFirstSync) return;
+          isFirstSync = false;
+          void followRunningCommands(await listOfHost(database.db, host.id), guests, log);
+        },
       }),
     );
   }

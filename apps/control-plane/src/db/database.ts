@@ -1,8 +1,9 @@
-import { chmod, mkdir } from "node:fs/promises";
-import { dirname } from "node:path";
+import { existsSync } from "node:fs";
+import { mkdir, rename, rm, rmdir } from "node:fs/promises";
+import { dirname, join } from "node:path";
 
 import { PGlite } from "@electric-sql/pglite";
-import type { Logger } from "@roost/kit";
+import { minute, run, syncFolder, type Logger } from "@roost/kit";
 import { Kysely, PostgresDialect, sql } from "kysely";
 import pg from "pg";
 
@@ -33,6 +34,9 @@ const poolSize = 10;
 /** A query that takes longer than this in `ms` is stuck: rows here are few and indexed */
 const queryTimeoutMs = 10_000;
 const connectTimeoutMs = 5_000;
+
+/** Longest the file system may take in `ms` to write out a new database, 40 MiB */
+const syncTimeoutMs = 2 * minute;
 
 /** int8 as number: generations and byte counts stay far below 2^53. */
 const int8Oid = 20;
@@ -69,15 +73,32 @@ async function openPglite(location: Exclude<DatabaseLocation, { kind: "server" }
   const parsers = { [int8Oid]: Number };
   let pglite: PGlite;
   if (location.kind === "folder") {
-    await mkdir(dirname(location.path), { recursive: true });
-    // the engine makes its files readable and writable for everybody: nobody else may even reach them
-    await mkdir(location.path, { recursive: true, mode: 0o700 });
-    await chmod(location.path, 0o700);
+    await makeFolder(location.path);
     pglite = await PGlite.create({ fs: new DurableNodeFs(location.path), startParams: [...durableStartParams], parsers });
   } else {
     pglite = await PGlite.create({ parsers, ...(location.dump === undefined ? {} : { loadDataDir: location.dump }) });
   }
   return wrap(new Kysely<Tables>({ dialect: new PgliteDialect(pglite) }), true, async () => pglite.close());
+}
+
+/**
+ * A new embedded database is made beside its place and moved there whole: making one takes seconds, and one that was
+ * left half-made would never start again.
+ */
+async function makeFolder(path: string): Promise<void> {
+  if (existsSync(join(path, "PG_VERSION"))) return;
+  const staging = `${path}.new`;
+  await rm(staging, { recursive: true, force: true });
+  // The engine makes its files readable for everybody: nobody else may even reach them.
+  await mkdir(staging, { recursive: true, mode: 0o700 });
+  const fresh = await PGlite.create({ fs: new DurableNodeFs(staging), startParams: [...durableStartParams] });
+  await fresh.close();
+  await run(["sync", "-f", staging], { timeoutMs: syncTimeoutMs });
+  await rmdir(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+  });
+  await rename(staging, path);
+  await syncFolder(dirname(path));
 }
 
 function wrap(db: Db, isExclusive: boolean, closeEngine: () => Promise<void>): Database {

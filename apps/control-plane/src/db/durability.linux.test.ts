@@ -1,10 +1,11 @@
 import { fork } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-import { silentLogger } from "@roost/kit";
+import { poll, silentLogger } from "@roost/kit";
 import { expect, test } from "vitest";
 
 import { openDatabase } from "./database.ts";
@@ -43,6 +44,27 @@ test("what was acknowledged is there after kill -9, again and again, and every c
       await using database = await openDatabase({ kind: "folder", path: join(folder, "db") }, silentLogger);
       for (const id of written) expect(await findSandbox(database.db, id), id).toMatchObject({ state: "creating" });
     }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+});
+
+test("a first start that was killed in the middle does not keep the next one from starting", { timeout: 120_000 }, async () => {
+  const folder = await mkdtemp(join(tmpdir(), "roost-durability-"));
+  try {
+    const path = join(folder, "db");
+    const child = fork(writer, [path], {
+      execArgv: ["--import", "tsx", "--conditions=@roost/source"],
+      stdio: ["ignore", "inherit", "inherit", "ipc"],
+    });
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    await poll({ what: "a half-made database", timeoutMs: 30_000 }, () => (existsSync(`${path}.new/PG_VERSION`) ? true : undefined));
+    child.kill("SIGKILL");
+    await ended;
+    await using database = await openDatabase({ kind: "folder", path }, silentLogger);
+    await database.ping();
+    expect((await stat(path)).mode & 0o777).toBe(0o700);
+    expect(existsSync(`${path}.new`)).toBe(false);
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
