@@ -11,7 +11,7 @@ import { Guests } from "./guest/guests.ts";
 import { HostLink, type HostDependency } from "./hosts/host-link.ts";
 import { Hosts } from "./hosts/hosts.ts";
 import { ControlPlaneMetrics } from "./http/metrics.ts";
-import { buildServer } from "./http/server.ts";
+import { buildServer, type HttpDeadlines } from "./http/server.ts";
 import type { Services } from "./http/services.ts";
 import { Upgrades } from "./http/web-socket/upgrades.ts";
 import type { ControlPlaneOptions } from "./options.ts";
@@ -25,6 +25,7 @@ export interface ControlPlaneDependencies {
   readonly log: Logger;
   /** An open database, which the caller closes; without one it is opened as the options say. */
   readonly database?: Database;
+  readonly deadlines?: HttpDeadlines;
 }
 
 export interface ControlPlane {
@@ -85,7 +86,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     isDraining: () => isDraining,
   };
   const upgrades = new Upgrades(services, options.allowedOrigins);
-  const app = await buildServer(services);
+  const app = await buildServer(services, deps.deadlines);
   app.server.on("upgrade", (request, stream, head) => upgrades.handle(request, stream, head));
   let inFlight = 0;
   app.server.on("request", (_request, response) => {

@@ -6,6 +6,9 @@ import { controlPlaneVersion } from "../version.ts";
 /** From a database look-up (1 ms) over a command in a guest (50 ms) to a cold create (10 s); longer is one bucket */
 const requestBucketsSec = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30];
 
+/** Time between two looks at the event loop's lag in `ms`; the default of 10 would wake an idle process 100 times a second */
+const eventLoopPrecisionMs = 500;
+
 /** What the control plane counts, as Prometheus text. Seconds on the wire, milliseconds in code. */
 export class ControlPlaneMetrics {
   readonly #registry = new Registry();
@@ -18,7 +21,7 @@ export class ControlPlaneMetrics {
     areHostsWatched: () => { readonly id: string; readonly isWatched: boolean }[],
   ) {
     const registers = [this.#registry];
-    collectDefaultMetrics({ register: this.#registry });
+    collectDefaultMetrics({ register: this.#registry, eventLoopMonitoringPrecision: eventLoopPrecisionMs });
     new Gauge({ name: "roost_info", help: "Always 1; the version is the label", labelNames: ["version"], registers }).set(
       { version: controlPlaneVersion },
       1,

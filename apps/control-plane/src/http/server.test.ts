@@ -9,7 +9,7 @@ import { World } from "../testing/world.ts";
 
 let world: World;
 beforeAll(async () => {
-  world = await World.start();
+  world = await World.start({ deadlines: { bodyTimeoutMs: 300 } });
 }, 60_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
@@ -180,4 +180,41 @@ test("a caller who hangs up during a create gets no sandbox", async () => {
   await expect
     .poll(async () => ((await (await world.request("GET", `/v1/sandboxes/${id}`)).json()) as { state: string }).state)
     .toBe("stopped");
+});
+
+test("a body that dribbles in is answered and cut off; what comes in time is not", async () => {
+  const { port } = new URL(world.url);
+  const head = `POST /v1/sandboxes HTTP/1.1\r\nhost: x\r\nx-api-key: ${world.key}\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n`;
+  const answer = await new Promise<string>((resolve) => {
+    const socket = connect(Number(port), "127.0.0.1");
+    const chunks: Buffer[] = [];
+    const dribble = setInterval(() => socket.write(" "), 50);
+    socket.write(head);
+    socket.on("data", (chunk) => chunks.push(chunk));
+    socket.on("error", () => undefined); // close follows
+    socket.on("close", () => {
+      clearInterval(dribble);
+      resolve(Buffer.concat(chunks).toString("latin1"));
+    });
+  });
+  expect(answer).toMatch(/^HTTP\/1.1 400 /);
+  expect(errorIn(answer)).toMatchObject({ code: "request_invalid", message: expect.stringContaining("did not arrive") });
+  expect((await world.request("POST", "/v1/sandboxes", {})).status).toBe(201);
+});
+
+test("an upload nobody may make is not read to its end", async () => {
+  const { port } = new URL(world.url);
+  const answer = await new Promise<string>((resolve) => {
+    const socket = connect(Number(port), "127.0.0.1");
+    const chunks: Buffer[] = [];
+    socket.write(`PUT /v1/sandboxes/i1/files?path=/x HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n`);
+    const flood = setInterval(() => socket.write(Buffer.alloc(64 * 1024)), 5);
+    socket.on("data", (chunk) => chunks.push(chunk));
+    socket.on("error", () => undefined); // close follows
+    socket.on("close", () => {
+      clearInterval(flood);
+      resolve(Buffer.concat(chunks).toString("latin1"));
+    });
+  });
+  expect(answer).toMatch(/^HTTP\/1.1 401 /);
 });

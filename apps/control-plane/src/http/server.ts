@@ -22,7 +22,9 @@ import type { Services } from "./services.ts";
 const headerBytesMax = 32 * KiB;
 /** Time a client has to send its headers in `ms`, and then a JSON body; longer is a broken or hostile one */
 const headersTimeoutMs = 15 * second;
-const bodyTimeoutMs = 30 * second;
+const bodyTimeoutMsDefault = 30 * second;
+/** Time between two looks for connections that are too slow in `ms`; Node's default is 30 s */
+const headersCheckMs = 5 * second;
 /** Unused connections are kept this long in `ms`: longer than load balancers in front usually do (60 s) */
 const keepAliveTimeoutMs = 75 * second;
 /** Connections at once; above, new ones are refused by the kernel's backlog */
@@ -30,8 +32,13 @@ const connectionsMax = 4_096;
 /** Longest single path parameter in characters: a tag, percent-encoded */
 const paramLengthMax = 512;
 
+/** Deadlines of the HTTP server; tests shorten them. */
+export interface HttpDeadlines {
+  readonly bodyTimeoutMs?: number;
+}
+
 /** The HTTP server with all routes, not yet listening. */
-export async function buildServer(services: Services): Promise<FastifyInstance> {
+export async function buildServer(services: Services, deadlines: HttpDeadlines = {}): Promise<FastifyInstance> {
   const app: FastifyInstance = fastify({
     logger: false,
     bodyLimit: jsonBodyBytesMax,
@@ -40,7 +47,7 @@ export async function buildServer(services: Services): Promise<FastifyInstance> 
     requestTimeout: 0, // would also end long uploads; headers and JSON bodies have deadlines of their own
     forceCloseConnections: "idle",
     return503OnClosing: false,
-    http: { maxHeaderSize: headerBytesMax, headersTimeout: headersTimeoutMs },
+    http: { maxHeaderSize: headerBytesMax, headersTimeout: headersTimeoutMs, connectionsCheckingInterval: headersCheckMs },
     routerOptions: { maxParamLength: paramLengthMax },
     clientErrorHandler: onClientError,
     frameworkErrors: (error, request, reply) => {
@@ -55,7 +62,7 @@ export async function buildServer(services: Services): Promise<FastifyInstance> 
   app.decorateRequest("caller", undefined);
   app.decorateRequest("callerGone", undefined);
   addJsonParser(app);
-  addHooks(app, services);
+  addHooks(app, services, deadlines.bodyTimeoutMs ?? bodyTimeoutMsDefault);
   addErrorAnswers(app, services);
   addSystemRoutes(app, services);
   addDocsRoutes(app);
@@ -77,7 +84,7 @@ function addJsonParser(app: FastifyInstance): void {
   });
 }
 
-function addHooks(app: FastifyInstance, services: Services): void {
+function addHooks(app: FastifyInstance, services: Services, bodyTimeoutMs: number): void {
   app.addHook("onRequest", async (request, reply) => {
     void reply.headers({ [requestIdHeader]: request.id, "x-content-type-options": "nosniff", "cache-control": "no-store" });
     request.callerGone = whenGone(reply.raw);
@@ -88,7 +95,7 @@ function addHooks(app: FastifyInstance, services: Services): void {
       throw new PlatformError("shutting_down", "the platform is shutting down", { retryAfterSec: 5 });
     }
     request.caller = await authenticate(services.apiKeys, request.headers);
-    if (isUpload !== true && !request.raw.complete) limitBodyTime(request, reply);
+    if (isUpload !== true && !request.raw.complete) limitBodyTime(request, reply, bodyTimeoutMs);
   });
 
   app.addHook("onResponse", async (request, reply) => {
@@ -119,7 +126,7 @@ function whenGone(response: ServerResponse): AbortSignal {
 }
 
 /** A body that dribbles in for too long is answered and cut off. */
-function limitBodyTime(request: FastifyRequest, reply: FastifyReply): void {
+function limitBodyTime(request: FastifyRequest, reply: FastifyReply, bodyTimeoutMs: number): void {
   const timer = setTimeout(() => {
     if (request.raw.complete || reply.sent) return;
     const late = new PlatformError("request_invalid", `the body did not arrive within ${bodyTimeoutMs / second} s`);
@@ -145,6 +152,8 @@ function addErrorAnswers(app: FastifyInstance, services: Services): void {
     if (failure.code === "internal" && !isCallerGone) services.log.error(context, "request failed");
     else if (failure.status >= 500 && !isCallerGone) services.log.warn(context, "request failed");
     else services.log.debug(context, "request refused");
+    // What is left of a body is not read: the connection cannot be used again.
+    if (!request.raw.complete) void reply.header("connection", "close");
     return sendError(reply, failure);
   });
   app.setNotFoundHandler((request, reply) => {

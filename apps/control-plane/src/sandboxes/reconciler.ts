@@ -63,7 +63,10 @@ export class Reconciler {
     const recorded = await listOfHost(db, host.id);
     const listed = new Map((await host.listSandboxes()).map((sandbox) => [sandbox.id, sandbox]));
 
+    const known = new Map(recorded.map((row) => [row.id, row]));
     for (const sandbox of listed.values()) {
+      const row = known.get(sandbox.id);
+      if (row !== undefined && row.generation >= sandbox.generation && row.time_lost === null) continue;
       const applied = await applyObserved(db, sandbox, now);
       if (applied === "adopted") this.#log.info({ sandboxId: sandbox.id, state: sandbox.state }, "adopted a sandbox without a record");
     }

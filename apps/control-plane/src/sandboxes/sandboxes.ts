@@ -188,7 +188,8 @@ export class Sandboxes {
     if (row.state !== "running") return row;
     try {
       const observed = await this.#hosts.get(row.host_id).getSandbox(id, freshenTimeoutMs);
-      if (observed === undefined) return row;
+      if (observed === undefined) return row; // the reconciler decides what that means
+      if (observed.generation <= row.generation) return { ...row, time_last_active: observed.timeLastActive };
       await this.observe(observed);
       return { ...(await this.get(id)), time_last_active: observed.timeLastActive };
     } catch (error) {

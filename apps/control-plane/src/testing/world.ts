@@ -3,6 +3,7 @@ import { WebSocket, type ClientOptions } from "ws";
 
 import { createControlPlane, type ControlPlane } from "../control-plane.ts";
 import type { Database } from "../db/database.ts";
+import type { HttpDeadlines } from "../http/server.ts";
 import { controlPlaneOptions, type ControlPlaneOptions } from "../options.ts";
 import { FakeGuest } from "./fake-guest.ts";
 import { FakeHost } from "./fake-host.ts";
@@ -11,6 +12,7 @@ import { openTestDatabase } from "./test-database.ts";
 export interface WorldOptions {
   readonly options?: Partial<ControlPlaneOptions>;
   readonly log?: Logger;
+  readonly deadlines?: HttpDeadlines;
   /** Port of a guest agent that answers in place of the fake one. */
   readonly guestPort?: number;
 }
@@ -35,7 +37,7 @@ export class World implements AsyncDisposable {
     this.#cleanup = cleanup;
   }
 
-  static async start({ options = {}, log = silentLogger, guestPort: otherGuestPort }: WorldOptions = {}): Promise<World> {
+  static async start({ options = {}, log = silentLogger, deadlines = {}, guestPort: otherGuestPort }: WorldOptions = {}): Promise<World> {
     const cleanup = new Cleanup();
     const guest = new FakeGuest();
     const guestPort = await guest.listen();
@@ -44,7 +46,7 @@ export class World implements AsyncDisposable {
     const database = await openTestDatabase();
     cleanup.defer("close the database", () => database.close());
     const all = { ...controlPlaneOptions.read({}), port: 0, drainTimeoutSec: 1, ...options };
-    const controlPlane = await createControlPlane(all, { hosts: [host], database, log });
+    const controlPlane = await createControlPlane(all, { hosts: [host], database, log, deadlines });
     cleanup.defer("close the control plane", () => controlPlane.close());
     const { url } = await controlPlane.listen();
     const { key } = await controlPlane.apiKeys.create("test");

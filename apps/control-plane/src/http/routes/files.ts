@@ -49,7 +49,7 @@ export function addFileRoutes(app: FastifyInstance, { sandboxes, guests, metrics
   void app.register(async (uploads) => {
     uploads.removeAllContentTypeParsers();
     uploads.addContentTypeParser("*", (_request, _payload, done) => done(null));
-    addRoute(uploads, "writeFile", 200, async ({ params, query, signal, request, reply }) => {
+    addRoute(uploads, "writeFile", 200, async ({ params, query, signal, request }) => {
       const encoding = request.headers["content-encoding"];
       if (encoding !== undefined && encoding !== "identity") {
         throw new PlatformError("media_type_unsupported", "send the file's bytes as they are, without content-encoding");
@@ -62,13 +62,7 @@ export function addFileRoutes(app: FastifyInstance, { sandboxes, guests, metrics
       const guest = await guestOf(params.id);
       const meter = new TransferMeter((bytes) => metrics.countFileBytes("up", bytes));
       request.raw.on("error", (error) => meter.destroy(error));
-      try {
-        await writeFile(guest, { ...query, user: query.user, signal, contentLength, body: request.raw.pipe(meter) });
-      } catch (error) {
-        // What is left of the body is not read; the connection cannot be used again.
-        if (!request.raw.complete) void reply.header("connection", "close");
-        throw error;
-      }
+      await writeFile(guest, { ...query, user: query.user, signal, contentLength, body: request.raw.pipe(meter) });
       return { entry: await statFile(guest, query.path, { user: query.user, signal }) };
     });
   });
