@@ -57,7 +57,7 @@ afterEach(async () => {
 
 const body: CreateSandboxBody = { template: "base", vcpus: 1, memory_mb: 512, timeout_sec: 60, metadata: { a: "b" }, envs: { X: "1" } };
 const never = new AbortController().signal;
-const create = () => sandboxes.create(body, never);
+const create = () => sandboxes.create(body, new AbortController().signal);
 const list = async () => (await sandboxes.list({ limit: 100 })).sandboxes;
 const isState = (id: string, state: string) =>
   poll({ what: `state ${state}`, timeoutMs: 5_000, intervalMs: 2 }, async () =>
