@@ -53,6 +53,8 @@ test("guest memory is a private, writable mapping of a file opened read-only", (
     share: false,
     readonly: true,
     rom: "off",
+    merge: false,
+    dump: false,
   });
 });
 

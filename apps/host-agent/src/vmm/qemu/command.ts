@@ -18,7 +18,8 @@ const emulatedCpu = "max,erms=off,fsrm=off,la57=off";
  *
  * Guest memory is a private mapping of `memoryFile`, an immutable file that the VMM cannot write: for a cold boot one
  * of zeros, shared by all VMs of that size; for a restore a template's base file. Either way what the guest changed is
- * what the kernel copied on write. There is no balloon: on a private mapping it would punch holes into the file.
+ * what the kernel copied on write. There is no balloon: on a private mapping it would punch holes into the file. And no
+ * merging of equal pages: it would let one guest find out by timing what is in another's memory.
  */
 export function qemuArguments(spec: VmSpec, layout: VmLayout, machine: Machine, memoryFile: string): string[] {
   const bus = machine.virtioBus;
@@ -44,6 +45,8 @@ export function qemuArguments(spec: VmSpec, layout: VmLayout, machine: Machine, 
         share: false,
         readonly: true,
         rom: "off",
+        merge: false,
+        dump: false,
       }),
     ],
     ["-kernel", spec.kernel],
