@@ -45,6 +45,8 @@ enum { FLAG_STDIN = 1, FLAG_TERMINAL = 2, FLAG_CWD_OPTIONAL = 4 };
 static struct { pid_t pid; int master; } table[PROCESSES_MAX]; /* pid 0: free; master -1: no terminal */
 static int agent_pidfd = -1;
 static int scan_timer = -1; /* ticks when it is time to look for loopback listeners */
+static uint32_t scan_ms, quiet_ticks; /* between two ticks; ticks since a process of ours last ran */
+static int running; /* processes of ours */
 static unsigned char loopback[65536]; /* per port: 1 listens on 127.0.0.1, 2 on ::1, as told to the agent */
 
 static void read_all(void *into, size_t length) {
@@ -122,6 +124,8 @@ static int open_terminal(const struct start *s, int *master) {
     return slave;
 }
 
+static void set_scan_timer(uint32_t ms);
+
 static void start(const struct start *s) {
     int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, master = -1, slot = find(0), ok = slot >= 0;
     errno = EAGAIN;
@@ -147,7 +151,9 @@ static void start(const struct start *s) {
     }
     close(in[0]), close(out[1]), close(err[1]); /* closing -1 does nothing */
     if (failed_stage == 0) {
-        table[slot].pid = pid, table[slot].master = master;
+        table[slot].pid = pid, table[slot].master = master, running++;
+        if (quiet_ticks >= QUIET_TICKS) set_scan_timer(scan_ms);
+        quiet_ticks = 0;
         tell(STARTED, s->id, (uint32_t)pid, (uint32_t)in[1], (uint32_t)out[0], (uint32_t)err[0]);
     } else {
         close(in[1]), close(out[0]), close(err[0]), close(master);
@@ -161,20 +167,26 @@ static void reap(void) {
         int slot = find(pid);
         if (slot < 0) continue; /* its exec failed */
         close(table[slot].master);
-        table[slot].pid = 0;
+        table[slot].pid = 0, running--;
         tell(EXITED, (uint32_t)pid, (uint32_t)status, 0, 0, 0);
     }
 }
 
-/* One of /proc/net/tcp and tcp6: marks ports that listen on the loopback address. Listeners come first there. */
-static void scan_table(const char *path, const char *address, unsigned char mark, unsigned char *seen) {
-    static char text[65536];
+static char text[65536]; /* of one file of /proc/net at a time */
+
+static int read_text(const char *path) {
     int file = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t length = 0, got;
-    if (file < 0) return;
+    if (file < 0) return 0;
     while (length < (ssize_t)sizeof text - 1 && (got = read(file, text + length, sizeof text - 1 - (size_t)length)) > 0) length += got;
     close(file);
     text[length] = 0;
+    return 1;
+}
+
+/* One of /proc/net/tcp and tcp6: marks ports that listen on the loopback address. Listeners come first there. */
+static void scan_table(const char *path, const char *address, unsigned char mark, unsigned char *seen) {
+    if (!read_text(path)) return;
     size_t width = strlen(address);
     for (char *line = strchr(text, '\n'); line != NULL && line[1] != 0; line = strchr(line + 1, '\n')) {
         char *local = strchr(line, ':'); /* "   0: 0100007F:1F90 00000000:0000 0A ..." */
@@ -186,11 +198,38 @@ static void scan_table(const char *path, const char *address, unsigned char mark
     }
 }
 
+/* Number of TCP sockets in use: it changes when one begins or stops to listen. */
+static unsigned long sockets_in_use(const char *path, const char *field) {
+    char *found = read_text(path) ? strstr(text, field) : NULL;
+    return found == NULL ? 0 : strtoul(found + strlen(field), NULL, 10);
+}
+
+/*
+ * The tables of /proc/net cost 5 ms each under emulation, the kernel's counters a fiftieth: so look at those, and at
+ * the tables when they changed. Now and then at the tables anyway, as one socket may have come for another.
+ */
+#define TICKS_BETWEEN_SCANS 10
+/* Without a process of ours for this many ticks little happens, and the idle guest should cost little: tick more slowly. */
+#define QUIET_TICKS 30
+#define QUIET_FACTOR 5
+
+static void set_scan_timer(uint32_t ms) {
+    struct timespec every = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+    timerfd_settime(scan_timer, 0, &(struct itimerspec){every, every}, NULL);
+}
+
 static void scan(void) {
     static unsigned char seen[65536];
+    static unsigned long ipv4_before, ipv6_before;
+    static int ticks;
+    quiet_ticks = running > 0 ? 0 : quiet_ticks + 1;
+    if (quiet_ticks == QUIET_TICKS) set_scan_timer(scan_ms * QUIET_FACTOR);
+    unsigned long ipv4 = sockets_in_use("/proc/net/sockstat", "TCP: inuse "), ipv6 = sockets_in_use("/proc/net/sockstat6", "TCP6: inuse ");
+    if (ipv4 == ipv4_before && ipv6 == ipv6_before && ++ticks < TICKS_BETWEEN_SCANS) return;
+    ipv4_before = ipv4, ipv6_before = ipv6, ticks = 0;
     memset(seen, 0, sizeof seen);
-    scan_table("/proc/net/tcp", "0100007F", 1, seen);
-    scan_table("/proc/net/tcp6", "00000000000000000000000001000000", 2, seen);
+    if (ipv4 > 0) scan_table("/proc/net/tcp", "0100007F", 1, seen);
+    if (ipv6 > 0) scan_table("/proc/net/tcp6", "00000000000000000000000001000000", 2, seen);
     if (memcmp(seen, loopback, sizeof seen) == 0) return;
     for (uint32_t port = 1; port < 65536; port++)
         if (seen[port] != loopback[port]) tell(LISTENER, port, loopback[port] = seen[port], 0, 0, 0);
@@ -259,11 +298,7 @@ static void serve(void) {
         break;
     }
     case ENTROPY: tell(DONE, body[0], add_entropy(body + 1, length - 8), 0, 0, 0); break;
-    case SCAN: {
-        struct timespec every = {.tv_sec = (time_t)(body[0] / 1000), .tv_nsec = (long)(body[0] % 1000) * 1000000};
-        timerfd_settime(scan_timer, 0, &(struct itimerspec){every, every}, NULL);
-        break;
-    }
+    case SCAN: set_scan_timer(scan_ms = body[0]); break;
     default: _exit(2);
     }
     free(frame);

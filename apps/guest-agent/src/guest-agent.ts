@@ -19,6 +19,7 @@ import { GuestMetricsSource } from "./metrics/guest-metrics.ts";
 import type { GuestAgentOptions } from "./options.ts";
 import { PortForwards } from "./ports/port-forwards.ts";
 import { createProcessService } from "./process/process-service.ts";
+import { ProcessStreams } from "./process/process-streams.ts";
 import { ProcessTable } from "./process/process-table.ts";
 import { Users } from "./users/users.ts";
 
@@ -59,13 +60,15 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
   });
   const table = new ProcessTable(launcher, log);
   const watchers = new Watchers(log);
+  const streams = new ProcessStreams(context, table, state);
   const shutdown = new AbortController();
   setMaxListeners(0, shutdown.signal); // one for each call in progress
   const server = createGuestServer({
     context,
     plain: plainRoutes({ context, state, machine: parts.machine ?? createGuestMachine(launcher) }),
     connect: createConnectRoutes(
-      { process: createProcessService({ context, table, init: state }), filesystem: createFilesystemService(context, watchers) },
+      { process: createProcessService(table, streams), filesystem: createFilesystemService(context, watchers) },
+      streams,
       log,
       shutdown.signal,
     ),
