@@ -1,1 +1,2 @@
 export { SeededRandom } from "./seeded-random.ts";
+export { instanceTag, listOwnedResources } from "./leaks.ts";

@@ -9,7 +9,7 @@ const tickMs = 1_000;
  * may use 10 ms per second in all, and there may be hundreds: CPU is read on the host each second, the guest is asked rarely.
  */
 const guestIntervalMs = 30_000;
-/** Older answers in `ms` are refreshed when somebody looks. */
+/** Answers older than this in `ms` are refreshed when somebody looks. */
 const guestFreshMs = 2_000;
 /** How often the instant of last activity is written down in `ms`, while it changes. */
 const activityIntervalMs = 10_000;
@@ -18,6 +18,7 @@ interface Sampled {
   cpuSec: number | undefined;
   atMs: number;
   guestAskedMs: number;
+  guestDueMs: number;
   guestAsking: Promise<void> | undefined;
   activitySavedMs: number;
   activityOfMs: number;
@@ -70,8 +71,8 @@ export class Sampler {
       sampled = {
         cpuSec: undefined,
         atMs: 0,
-        // spread over the interval, so that sandboxes started together are not asked together
-        guestAskedMs: performance.now() - Math.random() * guestIntervalMs,
+        guestAskedMs: Number.NEGATIVE_INFINITY,
+        guestDueMs: 0,
         guestAsking: undefined,
         activitySavedMs: performance.now(),
         activityOfMs: 0,
@@ -96,7 +97,7 @@ export class Sampler {
       sampled.cpuSec = cpuSec;
       sampled.atMs = nowMs;
     }
-    if (nowMs - sampled.guestAskedMs >= guestIntervalMs) this.#askGuest(sandbox, sampled);
+    if (nowMs >= sampled.guestDueMs) this.#askGuest(sandbox, sampled);
     const activeMs = running.activity.timeLastActiveMs;
     if (activeMs !== sampled.activityOfMs && nowMs - sampled.activitySavedMs >= activityIntervalMs) {
       sampled.activitySavedMs = nowMs;
@@ -109,6 +110,8 @@ export class Sampler {
     const { running } = sandbox;
     if (running === undefined || sampled.guestAsking !== undefined) return;
     sampled.guestAskedMs = performance.now();
+    // Not on the beat: sandboxes that were started together are soon no longer asked together
+    sampled.guestDueMs = sampled.guestAskedMs + guestIntervalMs * (0.75 + Math.random() / 2);
     sampled.guestAsking = running.client
       .metrics(running.signal)
       .then((metrics) => sandbox.metrics.setGuest(metrics))

@@ -1,0 +1,115 @@
+import { createHash } from "node:crypto";
+import { realpathSync } from "node:fs";
+import { readdir, readFile, stat } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+
+import { run } from "@roost/kit";
+
+/**
+ * Everything that an installation of Roost holds in the kernel and in its sandboxes' folders right now, one line each; what
+ * a test leaves behind. Found by name, uid and path, not by asking the host agent: a leak is what it forgot.
+ *
+ *     afterEach(async () => expect(await listOwnedResources(stateDir)).toEqual([]));
+ *
+ * `stateDir` may be gone already. A platform that runs counts as well: end it first (with its sandboxes), or take the listing before
+ * and after. The names are those of the host agent's `instance.ts`; a test there holds the two together.
+ */
+export async function listOwnedResources(stateDir: string): Promise<string[]> {
+  const folder = resolveLinks(stateDir);
+  const tag = instanceTag(folder);
+  const block = await claimedBlock(folder);
+  const found = await Promise.all([
+    listProcesses(folder, block),
+    listNamed("namespace", "/run/netns", `roost-${tag}-`),
+    listNamed("link", "/sys/class/net", `rst${tag}v`),
+    listLines("table", await run(["nft", "list", "tables"]).catch(() => ""), `roost_${tag}`), // no nft: no tables of ours either
+    listLines("route", block === undefined ? "" : await run(["ip", "route", "show"]), block?.cidr ?? ""),
+    listLines("mount", await readFile("/proc/self/mountinfo", "utf8"), `${folder}/`, `/run/netns/roost-${tag}-`),
+    listLines("socket", await readFile("/proc/net/unix", "utf8"), `${folder}/`, `@roost-host-agent-${tag}-`),
+    listCgroups(`roost-${tag}`),
+    listNamed("sandbox folder", join(folder, "sandboxes"), ""),
+  ]);
+  return found.flat();
+}
+
+/** Six hex digits that are in every kernel name of an installation. */
+export function instanceTag(stateDir: string): string {
+  return createHash("sha256").update(stateDir).digest("hex").slice(0, 6);
+}
+
+/** As `realpath` would have it, were it still there. */
+function resolveLinks(path: string): string {
+  const absolute = resolve(path);
+  try {
+    return realpathSync(absolute);
+  } catch {
+    const parent = dirname(absolute); // gone: its parent need not be
+    return parent === absolute ? absolute : join(resolveLinks(parent), basename(absolute));
+  }
+}
+
+interface Block {
+  readonly cidr: string;
+  readonly uidFirst: number;
+  readonly uidCount: number;
+}
+
+/** Numbers of the host agent's defaults: `ROOST_SLOT_CIDR` and `ROOST_UID_BASE`; with others its uids and route are not looked for. */
+const defaults = { slotCidr: "198.18.0.0/15", blockSize: 2_048, slotsPerBlock: 1_024, uidBase: 1_879_048_192 } as const;
+
+async function claimedBlock(folder: string): Promise<Block | undefined> {
+  try {
+    const claim = JSON.parse(await readFile(join(folder, "network.json"), "utf8")) as { slotCidr: string; index: number };
+    if (claim.slotCidr !== defaults.slotCidr) return undefined;
+    const offset = claim.index * defaults.blockSize;
+    return {
+      cidr: `198.${18 + Math.trunc(offset / 65_536)}.${Math.trunc(offset / 256) % 256}.0/21`,
+      uidFirst: defaults.uidBase + claim.index * defaults.slotsPerBlock,
+      uidCount: defaults.slotsPerBlock,
+    };
+  } catch {
+    return undefined; // it never had a network, or the folder is gone
+  }
+}
+
+async function listProcesses(folder: string, block: Block | undefined): Promise<string[]> {
+  const found: string[] = [];
+  for (const name of await readdir("/proc")) {
+    if (!/^\d+$/.test(name) || Number(name) === process.pid || Number(name) === process.ppid) continue;
+    const uid = await stat(join("/proc", name)).then(
+      (status) => status.uid,
+      () => undefined, // it ended meanwhile
+    );
+    const command = (await readFile(join("/proc", name, "cmdline"), "utf8").catch(() => "")).replaceAll("\0", " ").trim();
+    const isOurs = block !== undefined && uid !== undefined && uid >= block.uidFirst && uid < block.uidFirst + block.uidCount;
+    if (isOurs || command.includes(`${folder}/`)) found.push(`process ${name} (uid ${uid}): ${command.slice(0, 200)}`);
+  }
+  return found;
+}
+
+async function listNamed(kind: string, folder: string, prefix: string): Promise<string[]> {
+  const names = await readdir(folder).catch(() => []); // no such folder: nothing in it
+  return names.filter((name) => name.startsWith(prefix)).map((name) => `${kind} ${name}`);
+}
+
+function listLines(kind: string, text: string, ...parts: readonly string[]): string[] {
+  const wanted = parts.filter((part) => part !== "");
+  return text
+    .split("\n")
+    .filter((line) => wanted.some((part) => line.includes(part)))
+    .map((line) => `${kind} ${line.trim()}`);
+}
+
+async function listCgroups(name: string): Promise<string[]> {
+  const root = "/sys/fs/cgroup";
+  const folders = [root, ...(await readdir(root).catch(() => [])).map((entry) => join(root, entry))].map((folder) => join(folder, name));
+  const found: string[] = [];
+  for (const folder of folders) {
+    const exists = await stat(folder).then(
+      () => true,
+      () => false,
+    );
+    if (exists) found.push(`cgroup ${folder}`);
+  }
+  return found;
+}
