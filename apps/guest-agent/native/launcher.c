@@ -124,7 +124,14 @@ static int open_terminal(const struct start *s, int *master) {
     return slave;
 }
 
-static void set_scan_timer(uint32_t ms);
+/* Without a process of ours for this many ticks little happens, and the idle guest should cost little: tick more slowly. */
+#define QUIET_TICKS 30
+#define QUIET_FACTOR 5
+
+static void set_scan_timer(uint32_t ms) {
+    struct timespec every = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+    timerfd_settime(scan_timer, 0, &(struct itimerspec){every, every}, NULL);
+}
 
 static void start(const struct start *s) {
     int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, master = -1, slot = find(0), ok = slot >= 0;
@@ -209,15 +216,6 @@ static unsigned long sockets_in_use(const char *path, const char *field) {
  * the tables when they changed. Now and then at the tables anyway, as one socket may have come for another.
  */
 #define TICKS_BETWEEN_SCANS 10
-/* Without a process of ours for this many ticks little happens, and the idle guest should cost little: tick more slowly. */
-#define QUIET_TICKS 30
-#define QUIET_FACTOR 5
-
-static void set_scan_timer(uint32_t ms) {
-    struct timespec every = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
-    timerfd_settime(scan_timer, 0, &(struct itimerspec){every, every}, NULL);
-}
-
 static void scan(void) {
     static unsigned char seen[65536];
     static unsigned long ipv4_before, ipv6_before;
