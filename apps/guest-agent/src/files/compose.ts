@@ -11,7 +11,7 @@ import { baseName } from "../filesystem/disk-path.ts";
 import { isMissing } from "../filesystem/file-errors.ts";
 import type { GuestUser } from "../users/users.ts";
 import { HttpError } from "../http/http-error.ts";
-import { readSmallBody } from "./request-body.ts";
+import { readWhole } from "./request-body.ts";
 import { StagedFile } from "./staged-file.ts";
 import type { UploadedFile } from "./upload.ts";
 
@@ -26,7 +26,7 @@ const composeSchema = z.object({
 export type ComposeRequest = z.infer<typeof composeSchema>;
 
 export async function readComposeRequest(request: IncomingMessage): Promise<ComposeRequest> {
-  const text = (await readSmallBody(request, jsonBodyBytesMax)).toString("utf8");
+  const text = (await readWhole(request, jsonBodyBytesMax)).toString("utf8");
   let json: unknown;
   try {
     json = JSON.parse(text);

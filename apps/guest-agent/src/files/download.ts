@@ -17,6 +17,8 @@ import { entityTag, isRangeCurrent, isUnchanged } from "./conditional.ts";
 import { readFrom } from "./file-streams.ts";
 import { HttpError } from "../http/http-error.ts";
 
+/** Up to this size in `bytes` a file is read in one call: for it the machinery of streams costs more than all the rest. */
+const wholeFileBytesMax = 256 * KiB;
 /** Above this size in `bytes` files go out as they are: the link to the host is faster than an emulated CPU compresses. */
 const gzipBytesMax = 16 * MiB;
 /** Most that is read of a file whose size is not known before, in `bytes`. */
@@ -30,8 +32,8 @@ const unsizedTypes = new Set([0x9fa0, 0x6265_6572, 0x6367_7270, 0x6462_6720, 0x7
  * connection is cut, which is the only honest way left to say so.
  */
 export async function sendFile(path: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
-  await using file = await openRegular(path);
-  const stats = await file.stat({ bigint: true });
+  const { file, stats } = await openRegular(path);
+  await using _closing = file;
   const headers = { "content-type": contentTypeOf(path), "content-disposition": contentDisposition(baseName(path)) };
   if (stats.dev >> 8n === 0n && unsizedTypes.has((await statfs(path)).type)) await sendUnsized(file, headers, request, response);
   else await sendSized(file, stats, headers, request, response);
@@ -83,6 +85,12 @@ async function sendSized(
     response.end();
     return;
   }
+  if (length <= wholeFileBytesMax) {
+    const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(length), 0, length, part.start);
+    if (bytesRead === length) response.end(buffer);
+    else response.destroy(); // shorter than promised
+    return;
+  }
   let sent = 0;
   const source = readFrom(file, part, (bytes) => (sent += bytes));
   await pipeline(source, response, { end: false });
@@ -117,7 +125,7 @@ function nothingIfEmpty(error: unknown): { bytesRead: number; buffer: Buffer } {
 }
 
 /** Asks first what it is, since to open some devices is to use them; non-blocking, since to open a pipe is to wait. */
-async function openRegular(path: string): Promise<FileHandle> {
+async function openRegular(path: string): Promise<{ readonly file: FileHandle; readonly stats: BigIntStats }> {
   const requireRegular = (stats: { isFile(): boolean; isDirectory(): boolean }) => {
     if (stats.isDirectory()) throw new HttpError(400, `path '${path}' is a directory`);
     if (!stats.isFile()) throw new HttpError(400, `path '${path}' is not a regular file`);
@@ -125,8 +133,9 @@ async function openRegular(path: string): Promise<FileHandle> {
   requireRegular(await stat(path).catch(notFoundIfMissing));
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch(notFoundIfMissing);
   try {
-    requireRegular(await file.stat());
-    return file;
+    const stats = await file.stat({ bigint: true });
+    requireRegular(stats);
+    return { file, stats };
   } catch (error) {
     await file.close();
     throw error;

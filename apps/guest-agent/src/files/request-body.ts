@@ -1,9 +1,8 @@
 import type { IncomingMessage } from "node:http";
-import { Transform, Writable } from "node:stream";
-import { pipeline } from "node:stream/promises";
+import { Transform } from "node:stream";
 import { createGunzip } from "node:zlib";
 
-import { formatBytes } from "@roost/kit";
+import { formatBytes, MiB } from "@roost/kit";
 
 import { HttpError } from "../http/http-error.ts";
 
@@ -56,17 +55,35 @@ export function toBodyError(error: unknown): unknown {
   return error;
 }
 
-/** Reads a small body whole, with the same rules. */
-export async function readSmallBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
+/** Bodies up to this size in `bytes` are taken whole: for them the machinery of streams costs more than all the rest. */
+export const wholeBodyBytesMax = 1 * MiB;
+
+/** Whether a body is known to be small and needs no unzipping. */
+export function isSmallAndPlain(request: IncomingMessage): boolean {
+  const length = request.headers["content-length"];
+  const coding = request.headers["content-encoding"];
+  return length !== undefined && Number(length) <= wholeBodyBytesMax && (coding === undefined || coding === "identity");
+}
+
+/** Reads a body whole, as it came. Fails with 413 above the limit, and with 400 when it breaks off. */
+export async function readWhole(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
   const chunks: Buffer[] = [];
-  await pipeline([
-    ...openBody(request, bytesMax),
-    new Writable({
-      write: (chunk: Buffer, _encoding, done) => {
-        chunks.push(chunk);
-        done();
-      },
-    }),
-  ]);
-  return Buffer.concat(chunks);
+  let bytes = 0;
+  return new Promise((resolve, reject) => {
+    const settle = (finish: () => void) => {
+      request.off("data", onData).off("end", onEnd).off("error", onError).off("close", onClose);
+      finish();
+    };
+    const onData = (chunk: Buffer) => {
+      bytes += chunk.length;
+      chunks.push(chunk);
+      if (bytes <= bytesMax) return;
+      request.pause();
+      settle(() => reject(new HttpError(413, `the body is larger than ${formatBytes(bytesMax)}`)));
+    };
+    const onEnd = () => settle(() => resolve(chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks)));
+    const onError = (error: Error) => settle(() => reject(error));
+    const onClose = () => settle(() => reject(new HttpError(400, "the upload was cut off")));
+    request.on("data", onData).on("end", onEnd).on("error", onError).on("close", onClose);
+  });
 }

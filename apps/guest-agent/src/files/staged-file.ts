@@ -1,9 +1,9 @@
-import { constants } from "node:fs";
-import { copyFile, open, readlink, realpath, rename, stat, unlink, type FileHandle } from "node:fs/promises";
+import { constants, copyFileSync, fchmodSync, fchownSync, fstatSync, renameSync, unlinkSync, type Stats } from "node:fs";
+import { copyFile, open, readlink, realpath, rename, unlink, type FileHandle } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import type { Writable } from "node:stream";
 
-import { baseName } from "../filesystem/disk-path.ts";
+import { lstatOf } from "../filesystem/entry.ts";
 import { errnoOf, isMissing, systemError } from "../filesystem/file-errors.ts";
 import { libc } from "../filesystem/libc.ts";
 import { makeFolders, removeMadeFolders } from "../filesystem/make-folder.ts";
@@ -28,14 +28,11 @@ const O_TMPFILE = 0o20_000_000 | constants.O_DIRECTORY;
  * Nothing is fsynced: a sandbox's memory, with the page cache in it, is saved together with its disk.
  */
 export class StagedFile {
-  readonly #target: string;
-  readonly #user: GuestUser;
+  readonly #place: Place;
   readonly #handle: FileHandle;
-  readonly #existingMode: number | undefined;
-  readonly #madeTopmost: string | undefined;
-  /** path of the staging name; undefined while the file has none */
-  #stagingPath: string | undefined;
-  readonly #inPlace: boolean;
+  /** `nameless` until it gets its place; `named` staging files are removed on abort; `in-place` ones are the target itself */
+  readonly #kind: "nameless" | "named" | "in-place";
+  readonly #stagingPath: string;
   #done = false;
 
   /**
@@ -43,40 +40,35 @@ export class StagedFile {
    * A folder, or what is no regular file, is refused.
    */
   static async open(path: string, user: GuestUser): Promise<StagedFile> {
-    const target = await followLinks(path);
-    const existing = await stat(target).catch(undefinedIfMissing);
+    const { target, existing } = await findTarget(path);
     if (existing?.isDirectory() === true) throw new HttpError(400, `path is a directory: ${path}`);
     if (existing !== undefined && !existing.isFile()) throw new HttpError(400, `path is not a regular file: ${path}`);
-    if (baseName(target) === "") throw new HttpError(400, `path is a directory: ${path}`);
-    const madeTopmost = await makeFolders(dirname(target), user);
-    const stagingPath = join(dirname(target), newStagingName(existing !== undefined));
-    const prepared = { target, user, existingMode: existing === undefined ? undefined : existing.mode & 0o777, madeTopmost };
+    const place: Place = { target, user, existingMode: existing === undefined ? undefined : existing.mode & 0o777, madeTopmost: undefined };
+    const folder = dirname(target);
     try {
-      const nameless = await openNameless(dirname(target));
-      if (nameless !== undefined) return new StagedFile(prepared, nameless, undefined, false);
-      return new StagedFile(prepared, await open(stagingPath, "wx", 0o600), stagingPath, false);
+      return await openStaging(folder, place);
     } catch (error) {
+      if (existing === undefined && isMissing(error)) {
+        const madeTopmost = await makeFolders(folder, user);
+        try {
+          return await openStaging(folder, { ...place, madeTopmost });
+        } catch (secondError) {
+          await removeMadeFolders(folder, madeTopmost);
+          throw secondError;
+        }
+      }
       // Folders of /proc and /sys take no new files, a folder may be immutable: what is there can still be written.
-      const mayWriteInPlace = existing !== undefined && ["ENOENT", "EACCES", "EPERM"].includes(errnoOf(error) ?? "");
-      if (mayWriteInPlace) return new StagedFile(prepared, await open(target, constants.O_WRONLY | constants.O_TRUNC), undefined, true);
-      await removeMadeFolders(dirname(target), madeTopmost);
-      throw error;
+      if (existing === undefined || !["ENOENT", "EACCES", "EPERM"].includes(errnoOf(error) ?? "")) throw error;
+      return new StagedFile(place, await open(target, constants.O_WRONLY | constants.O_TRUNC), "in-place", target);
     }
   }
 
-  private constructor(
-    prepared: { target: string; user: GuestUser; existingMode: number | undefined; madeTopmost: string | undefined },
-    handle: FileHandle,
-    stagingPath: string | undefined,
-    inPlace: boolean,
-  ) {
-    this.#target = prepared.target;
-    this.#user = prepared.user;
-    this.#existingMode = prepared.existingMode;
-    this.#madeTopmost = prepared.madeTopmost;
+  /** Only for `open`. */
+  constructor(place: Place, handle: FileHandle, kind: "nameless" | "named" | "in-place", stagingPath: string) {
+    this.#place = place;
     this.#handle = handle;
+    this.#kind = kind;
     this.#stagingPath = stagingPath;
-    this.#inPlace = inPlace;
   }
 
   /** Takes the content. May be asked for again: each writes on where the one before ended. */
@@ -84,10 +76,15 @@ export class StagedFile {
     return writeTo(this.#handle);
   }
 
+  async write(bytes: Uint8Array): Promise<void> {
+    if (bytes.length > 0) await this.#handle.writeFile(bytes);
+  }
+
   /** Puts the file in its place, with the acting user as owner and the mode of the file it replaces. */
   async commit(metadata: Metadata): Promise<void> {
     try {
-      if (!this.#inPlace) await this.#publish(metadata);
+      if (this.#kind === "nameless") this.#publishNow(metadata);
+      else if (this.#kind === "named") await this.#publish(metadata);
     } catch (error) {
       await this.abort();
       throw error;
@@ -101,55 +98,78 @@ export class StagedFile {
     if (this.#done) return;
     this.#done = true;
     await this.#handle.close();
-    if (this.#stagingPath !== undefined) await unlink(this.#stagingPath).catch(undefinedIfMissing);
-    await removeMadeFolders(dirname(this.#target), this.#madeTopmost);
+    if (this.#kind === "named") await unlink(this.#stagingPath).catch(undefinedIfMissing);
+    await removeMadeFolders(dirname(this.#place.target), this.#place.madeTopmost);
+  }
+
+  /**
+   * At once, without leaving the thread: a file system that knows nameless files is one of the kernel's own, where
+   * these calls do not wait for anybody, and each trip to the thread pool would cost more than the call.
+   */
+  #publishNow(metadata: Metadata): void {
+    const { target, user, existingMode } = this.#place;
+    const descriptor = this.#handle.fd;
+    fchownSync(descriptor, user.uid, user.gid);
+    fchmodSync(descriptor, existingMode ?? fileMode);
+    this.#writeAttributes(metadata);
+    const linked = libc().linkDescriptor(descriptor, this.#stagingPath);
+    if (linked < 0) throw systemError("linkat", linked, this.#stagingPath);
+    try {
+      renameSync(this.#stagingPath, target);
+    } catch (error) {
+      try {
+        if (errnoOf(error) !== "EBUSY") throw error;
+        copyFileSync(this.#stagingPath, target); // a file that is a mount point, as /etc/resolv.conf can be, keeps its inode
+      } finally {
+        unlinkSync(this.#stagingPath);
+      }
+    }
   }
 
   async #publish(metadata: Metadata): Promise<void> {
-    await this.#handle.chown(this.#user.uid, this.#user.gid);
-    await this.#handle.chmod(this.#existingMode ?? fileMode);
-    if (this.#existingMode !== undefined) copyForeignAttributes(this.#target, this.#handle.fd);
-    writeMetadata(this.#handle.fd, metadata);
-    if (this.#stagingPath === undefined) {
-      const stagingPath = join(dirname(this.#target), newStagingName(this.#existingMode !== undefined));
-      const result = libc().linkDescriptor(this.#handle.fd, stagingPath);
-      if (result < 0) throw systemError("linkat", result, stagingPath);
-      this.#stagingPath = stagingPath;
-    }
-    const stagingPath = this.#stagingPath;
-    await rename(stagingPath, this.#target).catch(async (error: unknown) => {
+    const { target, user, existingMode } = this.#place;
+    await this.#handle.chown(user.uid, user.gid);
+    await this.#handle.chmod(existingMode ?? fileMode);
+    this.#writeAttributes(metadata);
+    await rename(this.#stagingPath, target).catch(async (error: unknown) => {
       if (errnoOf(error) !== "EBUSY") throw error;
-      await copyFile(stagingPath, this.#target); // a file that is a mount point, as /etc/resolv.conf can be, keeps its inode
-      await unlink(stagingPath);
+      await copyFile(this.#stagingPath, target);
+      await unlink(this.#stagingPath);
     });
-    this.#stagingPath = undefined;
+  }
+
+  #writeAttributes(metadata: Metadata): void {
+    if (this.#place.existingMode !== undefined) copyForeignAttributes(this.#place.target, this.#handle.fd);
+    writeMetadata(this.#handle.fd, metadata);
   }
 }
 
-async function openNameless(folder: string): Promise<FileHandle | undefined> {
-  try {
-    const file = await open(folder, O_TMPFILE | constants.O_WRONLY, 0o600);
-    rememberNameless((await file.stat()).ino);
-    return file;
-  } catch (error) {
-    const unsupported = ["EOPNOTSUPP", "ENOTSUP", "EISDIR", "EINVAL"].includes(errnoOf(error) ?? "");
-    if (!unsupported) throw error;
-    return undefined;
-  }
+/** Where a file goes, and what was found there. */
+interface Place {
+  readonly target: string;
+  readonly user: GuestUser;
+  /** of the file that is replaced */
+  readonly existingMode: number | undefined;
+  /** the topmost folder that was made for it */
+  readonly madeTopmost: string | undefined;
+}
+
+async function openStaging(folder: string, place: Place): Promise<StagedFile> {
+  const stagingPath = join(folder, newStagingName(place.existingMode !== undefined));
+  const nameless = await open(folder, O_TMPFILE | constants.O_WRONLY, 0o600).catch(undefinedIfUnsupported);
+  if (nameless === undefined) return new StagedFile(place, await open(stagingPath, "wx", 0o600), "named", stagingPath);
+  rememberNameless(fstatSync(nameless.fd).ino);
+  return new StagedFile(place, nameless, "nameless", stagingPath);
 }
 
 /** Where a write to `path` would end: through every symbolic link, also one that leads to nothing yet. */
-async function followLinks(path: string): Promise<string> {
+async function findTarget(path: string): Promise<{ readonly target: string; readonly existing: Stats | undefined }> {
   let current = path;
   for (let links = 0; links <= linksMax; links += 1) {
+    const existing = await lstatOf(current).catch(undefinedIfMissing);
+    if (existing?.isSymbolicLink() !== true) return { target: current, existing };
     const resolved = await realpath(current).catch(undefinedIfMissing);
-    if (resolved !== undefined) return resolved;
-    const folder = await realpath(dirname(current)).catch(undefinedIfMissing);
-    if (folder === undefined) return current; // folders above are missing: they will be made
-    current = join(folder, baseName(current));
-    const link = await readlink(current).catch(undefinedIfNoLink);
-    if (link === undefined) return current;
-    current = resolve(folder, link);
+    current = resolved ?? resolve(await realpath(dirname(current)), await readlink(current));
   }
   throw new HttpError(400, `too many symbolic links: ${path}`);
 }
@@ -158,6 +178,6 @@ function undefinedIfMissing(error: unknown): undefined {
   if (!isMissing(error)) throw error;
 }
 
-function undefinedIfNoLink(error: unknown): undefined {
-  if (!isMissing(error) && errnoOf(error) !== "EINVAL") throw error;
+function undefinedIfUnsupported(error: unknown): undefined {
+  if (!["EOPNOTSUPP", "ENOTSUP", "EISDIR", "EINVAL"].includes(errnoOf(error) ?? "")) throw error;
 }

@@ -240,19 +240,27 @@ describe("cut off", () => {
   };
 
   test("an upload that breaks off leaves neither file nor folder, and the old file as it was", async () => {
-    const request = begin(500_000, 1_000_000);
+    const request = begin(1_500_000, 2_000_000);
     await poll({ what: "the folder of the upload", timeoutMs: 5_000 }, async () => ((await left()).length > 0 ? true : undefined));
     expect(await left()).toEqual(["folder"]); // the file has no name yet
     request.destroy();
     await poll({ what: "the end of the broken upload", timeoutMs: 5_000 }, async () => ((await left()).length === 0 ? true : undefined));
     await mkdir(at("folder"));
     await writeFile(at("folder/f"), "old");
-    const second = begin(500_000, 1_000_000);
+    const second = begin(1_500_000, 2_000_000);
     await wait(100);
     second.destroy();
     await poll({ what: "descriptors closed", timeoutMs: 5_000 }, async () => ((await openNameless()).length === 0 ? true : undefined));
     expect(await left()).toEqual(["folder", "folder/f"]);
     expect(await readFile(at("folder/f"), "utf8")).toBe("old");
+  });
+
+  test("a small upload that breaks off leaves nothing either", async () => {
+    const request = begin(10, 20);
+    await wait(50);
+    request.destroy();
+    expect((await put("last", "x")).status).toBe(200);
+    expect(await left()).toEqual(["last"]);
   });
 
   test("many at once to one path: the file is always one of them, whole", async () => {

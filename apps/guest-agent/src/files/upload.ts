@@ -10,7 +10,7 @@ import type { GuestUser } from "../users/users.ts";
 import { HttpError } from "../http/http-error.ts";
 import { metadataOf } from "./metadata-headers.ts";
 import { readMultipart } from "./multipart-body.ts";
-import { openBody, toBodyError } from "./request-body.ts";
+import { isSmallAndPlain, openBody, readWhole, toBodyError } from "./request-body.ts";
 import { StagedFile } from "./staged-file.ts";
 
 export interface UploadedFile {
@@ -48,12 +48,17 @@ export async function receiveFiles(request: IncomingMessage, options: UploadOpti
     await write(file);
   };
 
-  const openContent = () => openBody(request, options.bytesMax ?? fileBytesMax);
+  const bytesMax = options.bytesMax ?? fileBytesMax;
+  const openContent = () => openBody(request, bytesMax);
   const mediaType = (request.headers["content-type"] ?? "").split(";", 1)[0]?.trim().toLowerCase() ?? "";
   try {
     if (mediaType === "application/octet-stream") {
       if (options.path === undefined) throw new HttpError(400, "path query parameter is required for raw body upload");
-      await stage(options.path, async (file) => pipeline([...openContent(), file.writable()]));
+      const path = options.path;
+      if (isSmallAndPlain(request)) {
+        const content = await readWhole(request, bytesMax);
+        await stage(path, async (file) => file.write(content));
+      } else await stage(path, async (file) => pipeline([...openContent(), file.writable()]));
     } else if (mediaType.startsWith("multipart/")) {
       await readMultipart(openContent(), request.headers, async (part) => {
         const written = options.path ?? part.filename;
