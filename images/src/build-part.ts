@@ -37,6 +37,8 @@ export async function buildPart(part: Part, options: BuildOptions): Promise<Buil
     const main = join(outputFolder, result.main);
     const digest = await (result.isSparse === true ? digestOfSparseFile(main, signal) : digestOfFile(main, signal));
     const folder = partFolderName(part.name, digest);
+    // VMMs read them under users of their own, whatever the umask of who builds.
+    await run(["chmod", "--recursive", "a+rX,go-w", outputFolder], { signal });
     // One call for the file system instead of one per file: a part may have thousands. After the publishing rename nothing can be missing.
     await run(["sync", "--file-system", outputFolder], { timeoutMs: stepTimeoutMs });
     await cache.publish(outputFolder, folder);
