@@ -9,7 +9,7 @@ import { assert, Cleanup, must, writeFileDurably, type Logger } from "@roost/kit
 
 import { ImageCatalog } from "./images/image-catalog.ts";
 import { InstanceLock } from "./instance-lock.ts";
-import { cgroupParent, openInstance, type Instance } from "./instance.ts";
+import { cgroupPrefix, openInstance, type Instance } from "./instance.ts";
 import { Sampler } from "./metrics/sampler.ts";
 import { LinuxNetwork } from "./network/linux-network.ts";
 import type { Network } from "./network/network.ts";
@@ -103,7 +103,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       watchers,
       accelerator: accelerator.accelerator,
       times: { ...timesOf(accelerator.accelerator), ...deps.times },
-      cgroupOf: (sandboxId) => `${cgroupParent(instance)}/${sandboxId}`,
+      cgroupOf: (sandboxId) => cgroupPrefix(instance) + sandboxId,
       log,
       ...(deps.onStep === undefined ? {} : { onStep: deps.onStep }),
     };
@@ -117,7 +117,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       manager,
       sweep: async (adopted) => {
         if (network.uidRange !== null) await sweepProcesses(network.uidRange, adopted, log);
-        await sweepCgroups(cgroupParent(instance), adopted, log);
+        await sweepCgroups(cgroupPrefix(instance), adopted, log);
       },
       log,
     });

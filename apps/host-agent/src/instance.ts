@@ -35,5 +35,5 @@ export const lockName = (instance: Instance) => `\0roost-host-agent-${instance.t
 
 /** Where `ip netns` keeps its namespaces. */
 export const namespaceFolder = "/run/netns";
-/** Below it each VM has its own cgroup. */
-export const cgroupParent = (instance: Instance) => `roost-${instance.tag}`;
+/** Each VM has a cgroup of this prefix and its sandbox's id. */
+export const cgroupPrefix = (instance: Instance) => `roost-${instance.tag}-`;

@@ -3,7 +3,7 @@ import { realpathSync } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 
-import { run } from "@roost/kit";
+import { identifyProcess, run } from "@roost/kit";
 
 /**
  * Everything that an installation of Roost holds in the kernel and in its sandboxes' folders right now, one line each; what
@@ -26,7 +26,7 @@ export async function listOwnedResources(stateDir: string): Promise<string[]> {
     listLines("route", block === undefined ? "" : await run(["ip", "route", "show"]), block?.cidr ?? ""),
     listLines("mount", await readFile("/proc/self/mountinfo", "utf8"), `${folder}/`, `/run/netns/roost-${tag}-`),
     listLines("socket", await readFile("/proc/net/unix", "utf8"), `${folder}/`, `@roost-host-agent-${tag}-`),
-    listCgroups(`roost-${tag}`),
+    listCgroups(`roost-${tag}-`),
     listNamed("sandbox folder", join(folder, "sandboxes"), ""),
   ]);
   return found.flat();
@@ -76,6 +76,7 @@ async function listProcesses(folder: string, block: Block | undefined): Promise<
   const found: string[] = [];
   for (const name of await readdir("/proc")) {
     if (!/^\d+$/.test(name) || Number(name) === process.pid || Number(name) === process.ppid) continue;
+    if ((await identifyProcess(Number(name))) === undefined) continue; // gone, or a zombie that its parent has yet to reap
     const uid = await stat(join("/proc", name)).then(
       (status) => status.uid,
       () => undefined, // it ended meanwhile
@@ -100,16 +101,8 @@ function listLines(kind: string, text: string, ...parts: readonly string[]): str
     .map((line) => `${kind} ${line.trim()}`);
 }
 
-async function listCgroups(name: string): Promise<string[]> {
+async function listCgroups(prefix: string): Promise<string[]> {
   const root = "/sys/fs/cgroup";
-  const folders = [root, ...(await readdir(root).catch(() => [])).map((entry) => join(root, entry))].map((folder) => join(folder, name));
-  const found: string[] = [];
-  for (const folder of folders) {
-    const exists = await stat(folder).then(
-      () => true,
-      () => false,
-    );
-    if (exists) found.push(`cgroup ${folder}`);
-  }
-  return found;
+  const hierarchies = [root, ...(await readdir(root).catch(() => [])).map((entry) => join(root, entry))];
+  return (await Promise.all(hierarchies.map((folder) => listNamed(`cgroup ${folder}`, folder, prefix)))).flat();
 }

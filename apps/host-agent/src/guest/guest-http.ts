@@ -25,8 +25,13 @@ export interface GuestAnswer {
  * the request's signal. The connection is gone when this settles.
  */
 export async function askGuest(socket: Socket, asked: GuestRequest): Promise<GuestAnswer> {
+  let onAbort = () => {};
   try {
     return await new Promise<GuestAnswer>((resolve, reject) => {
+      // Whatever the guest makes of HTTP (an upgrade, half an answer, silence), the deadline ends it
+      onAbort = () => reject(asked.signal.reason);
+      asked.signal.addEventListener("abort", onAbort, { once: true });
+      asked.signal.throwIfAborted();
       const call = request({
         method: asked.method,
         path: asked.path,
@@ -57,6 +62,8 @@ export async function askGuest(socket: Socket, asked: GuestRequest): Promise<Gue
       call.end(asked.body);
     });
   } finally {
+    asked.signal.removeEventListener("abort", onAbort);
+    socket.on("error", () => undefined); // what it says from here on is of no interest
     socket.destroy();
   }
 }

@@ -1,14 +1,16 @@
 import type { Duplex } from "node:stream";
 
-import { advance, decide, PlatformError, type DenialReason, type SandboxState } from "@roost/contract";
+import { advance, decide, PlatformError, type SandboxState } from "@roost/contract";
 import { assert, Deferred, Mailbox, must, unreachable, type Logger } from "@roost/kit";
 
 import { SandboxMetrics } from "../metrics/sandbox-metrics.ts";
 import type { VmExit } from "../vmm/driver.ts";
 import type { SandboxContext } from "./context.ts";
+import { RecordKeeper } from "./record-keeper.ts";
 import { RunningVm } from "./running-vm.ts";
 import type { SandboxRecord, StopReason } from "./sandbox-record.ts";
 import { describeExit, StartFailure, startVm, type StartedVm } from "./start-vm.ts";
+import { goneError, wrongState } from "./wrong-state.ts";
 
 /** Requests that may wait for one sandbox; above it `sandbox_busy`. */
 export const requestsWaitingMax = 32;
@@ -45,10 +47,9 @@ export class Sandbox {
   readonly metrics: SandboxMetrics;
   readonly #context: SandboxContext;
   readonly #log: Logger;
+  readonly #keeper: RecordKeeper;
   readonly #mailbox = new Mailbox<Message>(requestsWaitingMax + internalMessagesMax);
   #requestsWaiting = 0;
-  #record: SandboxRecord;
-  #lastSave: Promise<unknown> = Promise.resolve();
   #running: RunningVm | undefined;
   #create: CreateInFlight | undefined;
   readonly #created = new Deferred<SandboxRecord>();
@@ -58,16 +59,17 @@ export class Sandbox {
 
   constructor(options: { readonly record: SandboxRecord; readonly context: SandboxContext; readonly onGone: () => void }) {
     this.id = options.record.spec.sandboxId;
-    this.#record = options.record;
     this.#context = options.context;
     this.#onGone = options.onGone;
     this.#log = options.context.log.child({ sandboxId: this.id });
+    const { store, watchers } = options.context;
+    this.#keeper = new RecordKeeper({ record: options.record, store, watchers, log: this.#log });
     this.metrics = new SandboxMetrics();
     this.#created.promise.catch(() => undefined); // a create that nobody waits for may fail: its state tells
   }
 
   get state(): SandboxState {
-    return this.#record.state;
+    return this.#keeper.current.state;
   }
 
   /** Whether anyone may be told of it: its record is durable. */
@@ -77,30 +79,29 @@ export class Sandbox {
 
   /** The record, with the newest instant of activity. */
   get record(): SandboxRecord {
-    const timeLastActiveMs = this.#running?.activity.timeLastActiveMs ?? this.#record.timeLastActiveMs;
-    return { ...this.#record, timeLastActiveMs };
+    const timeLastActiveMs = this.#running?.activity.timeLastActiveMs ?? this.#keeper.current.timeLastActiveMs;
+    return { ...this.#keeper.current, timeLastActiveMs };
   }
 
   /** Set exactly while the sandbox is running. */
   get running(): RunningVm | undefined {
-    return this.#record.state === "running" ? this.#running : undefined;
+    return this.#keeper.current.state === "running" ? this.#running : undefined;
   }
 
   // What starts it
 
   /** Makes the first record durable and starts the create. Rejects when even the record could not be written. */
   async begin(): Promise<void> {
-    assert(this.#record.state === "creating", "a create begins once");
-    await this.#context.store.create(this.#record);
+    assert(this.#keeper.current.state === "creating", "a create begins once");
+    await this.#keeper.begin();
     this.#isKnown = true;
-    this.#publish();
-    this.#log.info({ template: this.#record.spec.template, state: "creating" }, "sandbox is creating");
+    this.#log.info({ template: this.#keeper.current.spec.template, state: "creating" }, "sandbox is creating");
     const abort = new AbortController();
     const outcome = startVm({
-      spec: this.#record.spec,
+      spec: this.#keeper.current.spec,
       context: this.#context,
       keepVmRecord: async (vm) => {
-        await this.#save({ vm }, { visible: false });
+        await this.#keeper.save({ vm }, { visible: false });
       },
       log: this.#log,
       signal: abort.signal,
@@ -130,7 +131,7 @@ export class Sandbox {
 
   /** Resolves with the running sandbox, when it runs; rejects when its create failed or was aborted. */
   async created(): Promise<SandboxRecord> {
-    return this.#record.state === "running" ? this.record : this.#created.promise;
+    return this.#keeper.current.state === "running" ? this.record : this.#created.promise;
   }
 
   // What others ask
@@ -170,8 +171,8 @@ export class Sandbox {
   }
 
   #use(): RunningVm {
-    const decision = decide(this.#record.state, { kind: "use" });
-    if (decision.kind === "deny") throw wrongState(this.#record.state, decision.reason);
+    const decision = decide(this.#keeper.current.state, { kind: "use" });
+    if (decision.kind === "deny") throw wrongState(this.#keeper.current.state, decision.reason);
     return must(this.#running, "a running sandbox has a VM");
   }
 
@@ -181,7 +182,7 @@ export class Sandbox {
     if (this.#requestsWaiting >= requestsWaitingMax) {
       throw new PlatformError("sandbox_busy", "too many requests are waiting for this sandbox; try again later", { retryAfterSec: 1 });
     }
-    if (!this.#post(message)) throw gone();
+    if (!this.#post(message)) throw goneError();
     this.#requestsWaiting += 1;
   }
 
@@ -226,7 +227,7 @@ export class Sandbox {
 
   #answerWhenGone(message: Message): void {
     if (message.kind === "stop" || message.kind === "release") message.reply.resolve();
-    else if ("reply" in message) message.reply.reject(gone());
+    else if ("reply" in message) message.reply.reject(goneError());
   }
 
   // What the loop does
@@ -234,14 +235,14 @@ export class Sandbox {
   /** Takes the outcome of the create into account, once. */
   async #finishCreate(): Promise<void> {
     const create = this.#create;
-    if (create === undefined || create.settled || this.#record.state !== "creating") return;
+    if (create === undefined || create.settled || this.#keeper.current.state !== "creating") return;
     create.settled = true;
     const outcome = await create.outcome;
     if ("failure" in outcome) return this.#failCreate(outcome.failure);
     this.#attach(outcome.started);
     try {
       const nowMs = Date.now();
-      await this.#save({
+      await this.#keeper.save({
         state: must(advance("creating", { kind: "completed" }), "a state after creating"),
         slot: outcome.started.slot.index,
         vm: outcome.started.vm.record,
@@ -260,9 +261,9 @@ export class Sandbox {
   }
 
   async #failCreate(failure: StartFailure): Promise<void> {
-    await this.#keepConsole(failure.console);
+    await this.#keeper.keepConsole(failure.console);
     this.#context.capacity.release(this.id);
-    await this.#saveAnyway({
+    await this.#keeper.saveAnyway({
       state: must(advance("creating", { kind: "rolled-back" }), "a state after a failed create"),
       failureReason: failure.error.message,
       vmExit: failure.vmExit ?? null,
@@ -278,9 +279,9 @@ export class Sandbox {
     const running = new RunningVm({
       vm: started.vm,
       slot: started.slot,
-      spec: () => this.#record.spec,
+      spec: () => this.#keeper.current.spec,
       context: this.#context,
-      timeLastActiveMs: options.graceMs === undefined ? Date.now() : this.#record.timeLastActiveMs,
+      timeLastActiveMs: options.graceMs === undefined ? Date.now() : this.#keeper.current.timeLastActiveMs,
       ...options,
       onInactive: () => this.#post({ kind: "inactive" }),
       log: this.#log,
@@ -291,15 +292,15 @@ export class Sandbox {
 
   async #onVmExited(running: RunningVm, exit: VmExit): Promise<void> {
     if (this.#running !== running) return; // ended as part of a stop
-    const next = advance(this.#record.state, { kind: "vm-lost" });
+    const next = advance(this.#keeper.current.state, { kind: "vm-lost" });
     if (next === undefined) return;
     const failureReason = `the VM ended: ${describeExit(exit)}`;
     this.#log.warn({ exitCode: exit.exitCode, signal: exit.signal }, failureReason);
     running.end(new PlatformError("guest_unreachable", `the sandbox failed: ${failureReason}`));
-    await this.#keepConsole(await running.vm.console(64 * 1024).catch(() => undefined)); // evidence is a courtesy
-    await this.#saveAnyway({ state: next, failureReason, vmExit: exit, timeEndedMs: Date.now() });
+    await this.#keeper.keepConsole(await running.vm.console(64 * 1024).catch(() => undefined)); // evidence is a courtesy
+    await this.#keeper.saveAnyway({ state: next, failureReason, vmExit: exit, timeEndedMs: Date.now() });
     await this.#tearDown("failed");
-    await this.#saveAnyway({ slot: null, vm: null }, { visible: false });
+    await this.#keeper.saveAnyway({ slot: null, vm: null }, { visible: false });
   }
 
   async #onInactive(): Promise<void> {
@@ -312,17 +313,17 @@ export class Sandbox {
   }
 
   async #stop(reason: StopReason): Promise<void> {
-    const decision = decide(this.#record.state, { kind: "stop" });
+    const decision = decide(this.#keeper.current.state, { kind: "stop" });
     assert(decision.kind !== "deny", "a stop is never denied");
     if (decision.kind === "accept") {
       // No new tunnels from here on; the guest is cut off before anyone is told that it stops
       this.#running?.end(new PlatformError("guest_unreachable", "the sandbox was stopped"));
       const create = this.#create;
-      const isCreating = this.#record.state === "creating" && create !== undefined;
-      await this.#saveAnyway({ state: decision.next, stopReason: reason, failureReason: null });
+      const isCreating = this.#keeper.current.state === "creating" && create !== undefined;
+      await this.#keeper.saveAnyway({ state: decision.next, stopReason: reason, failureReason: null });
       if (isCreating) await this.#abortCreate(create);
     }
-    if (this.#record.state === "stopping") {
+    if (this.#keeper.current.state === "stopping") {
       await this.#tearDown("stopping");
       const stopped: Partial<SandboxRecord> = {
         state: must(advance("stopping", { kind: "completed" }), "a state after stopping"),
@@ -331,8 +332,8 @@ export class Sandbox {
         timeEndedMs: Date.now(),
       };
       // What is about to be forgotten need not be written down first
-      if (reason === "deleted") this.#apply(stopped);
-      else await this.#saveAnyway(stopped);
+      if (reason === "deleted") this.#keeper.apply(stopped);
+      else await this.#keeper.saveAnyway(stopped);
     }
     if (reason === "deleted") await this.#forget();
   }
@@ -358,8 +359,8 @@ export class Sandbox {
       await attempt(() => running.vm.kill());
       // A slot whose VMM still lives must not go to another sandbox
       if (failures.length === 0) await attempt(() => this.#context.network.release(running.slot));
-    } else if (this.#record.vm !== null) {
-      const { vm } = this.#record;
+    } else if (this.#keeper.current.vm !== null) {
+      const { vm } = this.#keeper.current;
       await attempt(() => this.#context.driver.destroy(vm));
     }
     if (failures.length === 0) await attempt(() => this.#context.store.removeVmFiles(this.id));
@@ -384,7 +385,7 @@ export class Sandbox {
 
   async #setTimeoutSec(timeoutSec: number): Promise<SandboxRecord> {
     const running = this.#use();
-    await this.#save({ spec: { ...this.#record.spec, timeoutSec } });
+    await this.#keeper.save({ spec: { ...this.#keeper.current.spec, timeoutSec } });
     running.activity.setTimeoutSec(timeoutSec);
     return this.record;
   }
@@ -396,7 +397,7 @@ export class Sandbox {
       await this.#finishCreate();
     }
     if (this.#running !== undefined) {
-      await this.#saveLastActive();
+      await this.#keeper.saveLastActive(this.record.timeLastActiveMs);
       this.#running.end(shuttingDown);
       this.#running.vm.release();
     }
@@ -404,67 +405,9 @@ export class Sandbox {
     this.#mailbox.close();
   }
 
-  // The record
-
-  /** Durable first, then visible. A change that nobody sees does not count as one. */
-  async #save(patch: Partial<SandboxRecord>, options: { readonly visible?: boolean } = {}): Promise<void> {
-    const visible = options.visible ?? true;
-    const saved = this.#lastSave.then(async () => {
-      const next = this.#patched(patch, visible);
-      await this.#context.store.write(next);
-      this.#set(next, visible);
-    });
-    this.#lastSave = saved.catch(() => undefined); // the next save writes the whole record: it must not wait for this one's luck
-    return saved;
-  }
-
-  /** For changes that have happened whether or not they can be written down. */
-  async #saveAnyway(patch: Partial<SandboxRecord>, options: { readonly visible?: boolean } = {}): Promise<void> {
-    await this.#save(patch, options).catch((error: unknown) => {
-      this.#log.error(
-        { err: error, state: patch.state },
-        "a sandbox's record could not be written; a restart of the host agent will find an older one",
-      );
-      this.#apply(patch, options.visible ?? true);
-    });
-  }
-
-  #apply(patch: Partial<SandboxRecord>, visible = true): void {
-    this.#set(this.#patched(patch, visible), visible);
-  }
-
-  #patched(patch: Partial<SandboxRecord>, visible: boolean): SandboxRecord {
-    return { ...this.#record, ...patch, generation: this.#record.generation + (visible ? 1 : 0) };
-  }
-
-  #set(next: SandboxRecord, visible: boolean): void {
-    const from = this.#record.state;
-    this.#record = next;
-    if (next.state !== from) this.#log.info({ from, state: next.state, generation: next.generation }, `sandbox is ${next.state}`);
-    if (visible) this.#publish();
-  }
-
-  #publish(): void {
-    this.#context.watchers.publish({ kind: "sandbox", view: this.record });
-  }
-
   /** Keeps the instant of the last activity for the next host agent; called now and then. */
   async saveLastActive(): Promise<void> {
-    if (this.running !== undefined) await this.#saveLastActive();
-  }
-
-  async #saveLastActive(): Promise<void> {
-    const { timeLastActiveMs } = this.record;
-    await this.#context.store
-      .writeLastActive(this.id, timeLastActiveMs)
-      .catch((error: unknown) => this.#log.warn({ err: error }, "the instant of last activity could not be written"));
-  }
-
-  async #keepConsole(console: Buffer | undefined): Promise<void> {
-    if (console === undefined) return;
-    await this.#context.store
-      .writeConsole(this.id, console)
-      .catch((error: unknown) => this.#log.warn({ err: error }, "the console of a failed sandbox could not be kept"));
+    if (this.running !== undefined) await this.#keeper.saveLastActive(this.record.timeLastActiveMs);
   }
 }
 
@@ -475,21 +418,4 @@ function asStartFailure(error: unknown): StartFailure {
       ? error
       : new PlatformError("sandbox_start_failed", "the sandbox could not be started", { cause: error });
   return new StartFailure(known, undefined, undefined);
-}
-
-function gone(): PlatformError {
-  return new PlatformError("sandbox_not_found", "the sandbox was deleted");
-}
-
-const denialWords: Record<DenialReason, string> = {
-  "not-running": "it is not running",
-  "not-paused": "it is not paused",
-  "change-in-progress": "it is not running yet",
-  "stop-pending": "it is being stopped",
-  "already-stopped": "it has stopped",
-  "has-failed": "it has failed",
-};
-
-export function wrongState(state: SandboxState, reason: DenialReason): PlatformError {
-  return new PlatformError("sandbox_wrong_state", `the sandbox is ${state}: ${denialWords[reason]}`);
 }

@@ -1,12 +1,10 @@
-import { readdir, readFile, rmdir, stat } from "node:fs/promises";
+import { readdir, rmdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 
 import { endProcess, identifyProcess, type Logger } from "@roost/kit";
 
 import type { UidRange } from "../network/network.ts";
 import type { SandboxRecord } from "./sandbox-record.ts";
-
-const cgroupRoots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] as const;
 
 /**
  * Ends processes of our VMMs' uids that belong to no adopted VM: a crash between a VMM's start and the writing of its
@@ -36,38 +34,16 @@ async function uidOf(pid: number): Promise<number | undefined> {
   );
 }
 
-/** Removes the cgroups below our own that no adopted VM uses; our own too when it is empty then. */
-export async function sweepCgroups(parent: string, adopted: readonly SandboxRecord[], log: Logger): Promise<void> {
-  const keep = new Set(adopted.map((record) => record.spec.sandboxId));
-  for (const root of cgroupRoots) {
-    const folders = [root, ...(await readdir(root).catch(() => [])).map((name) => join(root, name))].map((folder) => join(folder, parent));
-    for (const folder of folders) await sweepCgroup(folder, keep, log);
-  }
-}
-
-async function sweepCgroup(folder: string, keep: ReadonlySet<string>, log: Logger): Promise<void> {
-  const children = await readdir(folder, { withFileTypes: true }).catch(() => undefined); // not mounted here, or none of ours
-  if (children === undefined) return;
-  let kept = 0;
-  for (const child of children) {
-    if (!child.isDirectory()) continue;
-    if (keep.has(child.name)) {
-      kept += 1;
-      continue;
-    }
-    const path = join(folder, child.name);
-    const removed = await rmdir(path).then(
-      () => true,
-      () => false,
-    );
-    if (!removed) {
-      kept += 1;
-      const processes = await readFile(join(path, "cgroup.procs"), "latin1").catch(() => "");
-      log.warn(
-        { cgroup: path, processes: processes.trim().split("\n").slice(0, 10) },
-        "a cgroup that no sandbox owns could not be removed",
-      );
+/** Removes our cgroups that no adopted VM uses, in every hierarchy that is mounted in the usual places. */
+export async function sweepCgroups(prefix: string, adopted: readonly SandboxRecord[], log: Logger): Promise<void> {
+  const keep = new Set(adopted.map((record) => prefix + record.spec.sandboxId));
+  const hierarchies = ["/sys/fs/cgroup", ...(await readdir("/sys/fs/cgroup").catch(() => [])).map((name) => join("/sys/fs/cgroup", name))];
+  for (const hierarchy of hierarchies) {
+    const names = await readdir(hierarchy).catch(() => []); // a file, or a hierarchy that is not ours to see
+    for (const name of names.filter((name) => name.startsWith(prefix) && !keep.has(name))) {
+      await rmdir(join(hierarchy, name)).catch((error: unknown) => {
+        log.warn({ err: error, cgroup: join(hierarchy, name) }, "a cgroup that no sandbox owns could not be removed");
+      });
     }
   }
-  if (kept === 0) await rmdir(folder).catch(() => undefined); // made again when needed
 }
