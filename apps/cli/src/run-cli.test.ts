@@ -119,7 +119,7 @@ describe("sandboxes", () => {
     expect(listed).toContain(id);
     expect(listed).toContain("team=a");
     expect(text((await cli.run(["ls", "-q"])).stdout)).toBe(`${id}\n`);
-    expect(JSON.parse(text((await cli.run(["ls", "--json", "--metadata", "team=b"])).stdout))).toEqual({ sandboxes: [] });
+    expect(JSON.parse(text((await cli.run(["ls", "--json", "--metadata", "team=b"])).stdout))).toEqual([]);
   });
 
   test("the beginning of an id is enough while it is unambiguous", async () => {

@@ -7,7 +7,7 @@ import type { Check } from "../platform/checks.ts";
 export async function doctor(context: CommandContext): Promise<number> {
   const { examine } = await import("../platform/examine.ts");
   const checks = await withProgress(context, "looking at this machine", async () => examine(context));
-  if (context.isJson) await context.printJson({ checks });
+  if (context.isJson) await context.printJson(checks);
   else {
     await context.print(formatChecks(context, checks));
     const failed = checks.filter((check) => check.status === "fail").length;

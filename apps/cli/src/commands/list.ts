@@ -24,7 +24,7 @@ export async function list(context: CommandContext, options: ListOptions): Promi
     else sandboxes.push(sandbox);
   }
   if (options.quiet === true) return exitCodes.ok;
-  if (context.isJson) await context.printJson({ sandboxes });
+  if (context.isJson) await context.printJson(sandboxes);
   else if (sandboxes.length === 0) await context.note("no sandboxes; `roost create` makes one");
   else await context.print(formatList(context, sandboxes));
   return exitCodes.ok;

@@ -11,7 +11,7 @@ export async function processes(context: CommandContext, reference: string): Pro
   const client = await context.client();
   const id = await resolveId(client, reference, context.signal);
   const found = await client.sandbox(id).processes.list({ signal: context.signal });
-  if (context.isJson) await context.printJson({ processes: found });
+  if (context.isJson) await context.printJson(found);
   else if (found.length === 0) await context.note("no processes were started from outside, or all have ended");
   else {
     const rows = found.map((process) => [String(process.pid), printable(process.tag ?? ""), formatCommand(process.cmd, process.args)]);

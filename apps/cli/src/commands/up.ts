@@ -60,6 +60,8 @@ async function serveHere(
   await using lock = await PlatformLock.take(dir);
   if (lock === undefined) throw alreadyRunning(dir, undefined);
   const log = createLogger({ level: settings.up.logLevel, ...destinationOf(context, settings.up.logFile) });
+  // Node then ends the process as it would anyway; sandboxes go on and the next start adopts them
+  process.on("uncaughtExceptionMonitor", (error, origin) => log.error({ err: error, origin }, "the platform ends by a bug"));
   const { startPlatform } = await import("../platform/compose.ts");
   try {
     const platform = await startPlatform(settings, log);

@@ -32,7 +32,7 @@ export async function startPlatform(
   const owned = new Cleanup();
   try {
     // Taking the folder, sweeping and adopting come before anything is offered to users.
-    const hostAgent = await createHostAgent(options.hostAgent, { log });
+    const hostAgent = await createHostAgent(options.hostAgent, { log: log.child({ service: "host-agent" }) });
     owned.defer("end the host agent", async () => hostAgent.close({ stopSandboxes: false }));
     await hostAgent.start();
 

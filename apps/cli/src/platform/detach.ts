@@ -58,5 +58,5 @@ async function isHealthy(url: string, signal: AbortSignal): Promise<boolean> {
 
 function lastWords(dir: string): string {
   const text = readFileSync(outputPath(dir), "utf8").trim().slice(-lastWordsMax);
-  return text === "" ? "" : `:\n${text}`;
+  return text === "" ? "" : `:\n${text.replace(/^error: /, "")}`;
 }
