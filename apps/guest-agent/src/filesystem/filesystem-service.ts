@@ -30,14 +30,14 @@ export function createFilesystemService(
     async stat(request, call) {
       const { path } = resolve(request.path, call);
       return answering(path, async () => ({
-        entry: await readEntry(path, new OwnerNames(context.users)).catch(notFoundIfMissing),
+        entry: await readEntry(path, new OwnerNames(context.users)).catch(notFoundIfMissing(path)),
       }));
     },
 
     async listDir(request, call) {
       const { path } = resolve(request.path, call);
       return answering(path, async () => {
-        if (!(await stat(path).catch(notFoundIfMissing)).isDirectory())
+        if (!(await stat(path).catch(notFoundIfMissing(path))).isDirectory())
           throw new ConnectError(`path is not a directory: ${path}`, Code.InvalidArgument);
         return { entries: await listFolder(path, request.depth, new OwnerNames(context.users), call.signal) };
       });
@@ -141,9 +141,10 @@ function refuseRoot(path: string): void {
 }
 
 /** A path through a file (`/etc/passwd/x`) names nothing, as one through a missing folder does. */
-function notFoundIfMissing(error: unknown): never {
-  if (!isMissing(error)) throw error;
-  throw new ConnectError("file not found", Code.NotFound, undefined, undefined, error);
+function notFoundIfMissing(path: string): (error: unknown) => never {
+  return (error) => {
+    throw isMissing(error) ? new ConnectError(`${path} not found`, Code.NotFound, undefined, undefined, error) : error;
+  };
 }
 
 function undefinedIfAbsent(error: unknown): undefined {
