@@ -18,18 +18,19 @@ export async function listOwnedResources(stateDir: string): Promise<string[]> {
   const folder = resolveLinks(stateDir);
   const tag = instanceTag(folder);
   const block = await claimedBlock(folder);
-  const found = await Promise.all([
-    listProcesses(folder, block),
-    listNamed("namespace", "/run/netns", `roost-${tag}-`),
-    listNamed("link", "/sys/class/net", `rst${tag}v`),
-    listLines("table", await run(["nft", "list", "tables"]).catch(() => ""), `roost_${tag}`), // no nft: no tables of ours either
-    listLines("route", block === undefined ? "" : await run(["ip", "route", "show"]), block?.cidr ?? ""),
-    listLines("mount", await readFile("/proc/self/mountinfo", "utf8"), `${folder}/`, `/run/netns/roost-${tag}-`),
-    listLines("socket", await readFile("/proc/net/unix", "utf8"), `${folder}/`, `@roost-host-agent-${tag}-`),
-    listCgroups(`roost-${tag}-`),
-    listNamed("sandbox folder", join(folder, "sandboxes"), ""),
-  ]);
-  return found.flat();
+  const tables = await run(["nft", "list", "tables"]).catch(() => ""); // no nft: no tables of ours either
+  const routes = block === undefined ? "" : await run(["ip", "route", "show"]);
+  return [
+    ...(await listProcesses(folder, block)),
+    ...(await listNamed("namespace", "/run/netns", `roost-${tag}-`)),
+    ...(await listNamed("link", "/sys/class/net", `rst${tag}v`)),
+    ...listLines("table", tables, `roost_${tag}`),
+    ...listLines("route", routes, block?.cidr ?? ""),
+    ...listLines("mount", await readFile("/proc/self/mountinfo", "utf8"), `${folder}/`, `/run/netns/roost-${tag}-`),
+    ...listLines("socket", await readFile("/proc/net/unix", "utf8"), `${folder}/`, `@roost-host-agent-${tag}-`),
+    ...(await listCgroups(`roost-${tag}-`)),
+    ...(await listNamed("sandbox folder", join(folder, "sandboxes"), "")),
+  ];
 }
 
 /** Six hex digits that are in every kernel name of an installation. */

@@ -2,6 +2,7 @@ import { must } from "@roost/kit";
 import { expect, test } from "vitest";
 
 import { blocksOf, formatAddress, parseAddress, slotAddresses } from "./address-block.ts";
+import { findDroppingForwardChains } from "./linux-network.ts";
 import { parseResolvers } from "./resolvers.ts";
 
 test("a range is cut into blocks that do not overlap", () => {
@@ -24,4 +25,11 @@ test("resolvers that are the host itself, or not IPv4, are left out", () => {
   const text =
     "# comment\nnameserver 127.0.0.53\nnameserver 10.0.0.2\nnameserver ::1\n nameserver 10.0.0.2\nnameserver 9.9.9.9\nsearch example.org\n";
   expect(parseResolvers(text)).toEqual(["10.0.0.2", "9.9.9.9"]);
+});
+
+test("firewalls that forward nothing by default are found in the listing of all chains", () => {
+  const chain = (policy: string) => `\tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy ${policy};\n\t}\n`;
+  const input = "\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n";
+  const listing = `table ip filter {\n${input}${chain("drop")}}\ntable inet mine {\n${input}${chain("accept")}}\ntable ip6 x {\n}\n`;
+  expect(findDroppingForwardChains(listing)).toEqual(["ip filter"]);
 });

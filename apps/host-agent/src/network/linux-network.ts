@@ -56,6 +56,7 @@ export class LinuxNetwork implements Network {
         deniedExtra: [this.#options.slotCidr],
       }),
     });
+    await this.#warnOfOtherFirewalls();
     await this.#sweep(inUse);
     this.#pool = new SlotPool({
       maker: { make: (index) => this.#make(index), remove: (index) => this.#remove(index) },
@@ -73,6 +74,18 @@ export class LinuxNetwork implements Network {
     if ((await readFile(path, "latin1")).trim() === "1") return;
     await writeFile(path, "1\n");
     this.#options.log.info({}, "switched on net.ipv4.ip_forward: sandboxes reach the internet through this host");
+  }
+
+  /** A packet must pass every firewall's chain: one that forwards nothing by default cuts sandboxes off, and only its owner can change it. */
+  async #warnOfOtherFirewalls(): Promise<void> {
+    const chains = await run(["nft", "list", "chains"]);
+    const dropping = findDroppingForwardChains(chains).filter((table) => !/^inet roost_[0-9a-f]{6}$/.test(table));
+    if (dropping.length === 0) return;
+    this.#options.log.warn(
+      { tables: dropping },
+      `another firewall drops forwarded packets by default (${dropping.join(", ")}): sandboxes have no internet until it accepts ` +
+        `what comes from and goes to the interfaces ${vethPrefix(this.#instance)}*`,
+    );
   }
 
   /** Removes slots that nobody uses: those an earlier host agent had prepared, and those of sandboxes that are gone. */
@@ -134,6 +147,14 @@ export class LinuxNetwork implements Network {
     await run(["nft", "-f", "-"], { input: removeTable(hostTableName(this.#instance)) });
     await releaseAddressBlock(this.#block);
   }
+}
+
+/** Tables whose forward chain drops by default, from `nft list chains`; iptables-nft shows as such a table too. */
+export function findDroppingForwardChains(listing: string): string[] {
+  return listing.split(/^(?=table )/m).flatMap((table) => {
+    const name = /^table (.+) \{/.exec(table)?.[1];
+    return name !== undefined && /hook forward .*policy drop/.test(table) ? [name] : [];
+  });
 }
 
 function numbersAfter(names: readonly string[], prefix: string): number[] {
