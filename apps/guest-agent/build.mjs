@@ -11,9 +11,6 @@ const here = import.meta.dirname;
 const dist = join(here, "dist");
 const launcher = join(dist, "native/launcher");
 
-buildLauncher();
-if (!process.argv.includes("--launcher")) await buildAgent();
-
 function buildLauncher() {
   const source = join(here, "native/launcher.c");
   const built = statSync(launcher, { throwIfNoEntry: false });
@@ -40,6 +37,14 @@ async function buildAgent() {
   }
 }
 
+/** zod brings its messages in some fifty languages, a third of the bundle, which the guest would parse at every boot. */
+const onlyEnglish = {
+  name: "only-english",
+  setup(build) {
+    build.onLoad({ filter: /[/\\]zod[/\\]v4[/\\]locales[/\\]index\.js$/ }, () => ({ contents: 'export { default as en } from "./en.js";' }));
+  },
+};
+
 async function bundle(outfile) {
   const { build } = await import("esbuild");
   await build({
@@ -55,6 +60,7 @@ async function bundle(outfile) {
     minifyWhitespace: true,
     legalComments: "none",
     external: ["koffi"],
+    plugins: [onlyEnglish],
     logLevel: "warning",
     // pino is CommonJS and requires Node's own modules.
     banner: { js: 'import{createRequire as __createRequire}from"node:module";const require=__createRequire(import.meta.url);' },
@@ -74,3 +80,6 @@ function copyNativeModules(modules) {
     cpSync(join(native, name), join(modules, "@koromix/koffi-linux-x64", name), { recursive: true });
   }
 }
+
+buildLauncher();
+if (!process.argv.includes("--launcher")) await buildAgent();
