@@ -50,7 +50,9 @@ test("a terminal runs top, follows the window's size, and ends with the shell's 
     clear();
     terminal.resize(132, 43);
     await shows(/PID/); // top redraws on SIGWINCH
+    clear();
     terminal.write("q");
+    await shows(/user@\S+/); // top, while it ends, drops what was typed ahead
     clear();
     terminal.write("stty size\r");
     await shows(/\b43 132\b/);
