@@ -4,7 +4,6 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { MiB } from "@roost/kit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { roost } from "../support/cli.ts";
@@ -56,10 +55,10 @@ describe("bytes", () => {
 
   test("100 MB of standard output arrive whole and in order", async () => {
     // Numbered lines: a lost, repeated or reordered chunk changes the digest of the whole.
-    const lines = 11_300_000; // 8.9 bytes a line on average: 100.6 MB
+    const lines = 12_500_000; // 101 MB
     const { stdout, exitCode, stderr } = await roost(platform(), ["exec", sandbox().id, "--", "seq", "1", String(lines)]);
     expect(exitCode, stderr).toBe(0);
-    expect(stdout.length).toBeGreaterThan(90 * MiB);
+    expect(stdout.length).toBeGreaterThan(100_000_000);
     const expected = createHash("sha256");
     for (let start = 1; start <= lines; start += 100_000) {
       const end = Math.min(start + 99_999, lines);
@@ -97,11 +96,9 @@ describe("bytes", () => {
     expect((await list("u")).stdout).toBe((await list("t")).stdout);
   });
 
-  test("a stream from the guest can be read in part and dropped", async () => {
-    const { stream } = await sandbox().files.read("/dev/null");
-    expect(await stream.toArray()).toEqual([]);
-    const part = await sandbox().files.readBytes("/etc/os-release", { start: 0, end: 3 });
-    expect(part.length).toBe(4);
+  test("a part of a file can be read", async () => {
+    const whole = await sandbox().files.readText("/etc/os-release");
+    expect((await sandbox().files.readBytes("/etc/os-release", { start: 4, end: 9 })).toString()).toBe(whole.slice(4, 10));
   });
 
   test("a stream up needs no known length", async () => {
