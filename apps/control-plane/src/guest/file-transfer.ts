@@ -77,10 +77,12 @@ export async function writeFile(
   try {
     const answer = await answering;
     if (answer.statusCode !== 200) throw await errorFrom(answer, file.path);
-    answer.resume();
+    await readStart(answer); // to its end, so that the connection can be used again
+  } catch (error) {
+    request.destroy();
+    throw error;
   } finally {
     clearTimeout(timer);
-    request.destroy();
   }
 }
 

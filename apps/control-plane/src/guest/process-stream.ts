@@ -12,6 +12,9 @@ const keepaliveSec = 30;
 /** A stream silent for this long in `ms` is dead; three signs of life were missed */
 const silenceMs = 100 * second;
 
+/** Time a guest has to close a stream after its end event in `ms`, before the connection is given up */
+const finishTimeoutMs = 2 * second;
+
 export interface ProcessSpec {
   readonly cmd: string;
   readonly args: readonly string[];
@@ -143,7 +146,7 @@ export class ProcessStream implements AsyncIterable<ProcessOutput> {
         throw new PlatformError("guest_unreachable", "the sandbox ended while the process ran", { cause: error });
       throw fromGuestError(abortReason(this.#abort) ?? error, withoutDeadline(this.#errors));
     } finally {
-      this.close();
+      if (this.#exitCode === undefined) this.close();
     }
   }
 
@@ -159,7 +162,20 @@ export class ProcessStream implements AsyncIterable<ProcessOutput> {
 
   #end(end: ProcessEvent_EndEvent): void {
     this.#exitCode = shellExitCode(end);
-    this.#abort.abort(new ConnectError("ended", Code.Canceled));
+    void this.#finish();
+  }
+
+  /** After the end event the guest closes the stream; read to its very end, its connection can be used again. */
+  async #finish(): Promise<void> {
+    const timer = setTimeout(() => this.close(), finishTimeoutMs);
+    try {
+      const next = await this.#events.next();
+      if (next.done !== true) this.close(); // says more after the end: not worth keeping
+    } catch {
+      // how the stream closes says nothing more about the process
+    } finally {
+      clearTimeout(timer);
+    }
   }
 }
 

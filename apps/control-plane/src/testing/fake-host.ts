@@ -29,6 +29,8 @@ export class FakeHost implements HostDependency {
   readonly tunnels: GuestTunnels;
   readonly destroyed: string[] = [];
   readonly openTunnels = new Set<Duplex>();
+  /** Tunnels opened so far */
+  tunnelCount = 0;
   /** What `CreateSandbox` waits for, when set. */
   createGate: Promise<void> | undefined;
   /** What the next create answers instead of a sandbox. */
@@ -57,6 +59,7 @@ export class FakeHost implements HostDependency {
           socket.once("error", () => reject(new PlatformError("guest_unreachable", "the guest agent cannot be reached")));
         });
         this.openTunnels.add(socket);
+        this.tunnelCount += 1;
         socket.once("close", () => this.openTunnels.delete(socket));
         return socket;
       },
