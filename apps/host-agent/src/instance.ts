@@ -27,11 +27,12 @@ export function instanceOf(stateDir: string): Instance {
 
 export const namespacePrefix = (instance: Instance) => `roost-${instance.tag}-`;
 export const namespaceName = (instance: Instance, slot: number) => `${namespacePrefix(instance)}${slot}`;
-export const vethPrefix = (instance: Instance) => `rst${instance.tag}v`;
+export const vethPrefix = (instance: Pick<Instance, "tag">) => `rst${instance.tag}v`;
 export const vethName = (instance: Instance, slot: number) => `${vethPrefix(instance)}${slot}`;
 export const hostTableName = (instance: Instance) => `roost_${instance.tag}`;
+export const lockNamePrefix = (tag: string) => `\0roost-host-agent-${tag}-`;
 /** Abstract socket whose owner is the one host agent of the state folder. */
-export const lockName = (instance: Instance) => `\0roost-host-agent-${instance.tag}-${instance.stateDir}`.slice(0, 100);
+export const lockName = (instance: Instance) => (lockNamePrefix(instance.tag) + instance.stateDir).slice(0, 100);
 
 /** Where `ip netns` keeps its namespaces. */
 export const namespaceFolder = "/run/netns";

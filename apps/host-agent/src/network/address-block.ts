@@ -1,17 +1,17 @@
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 
-import { CommandError, run, writeFileDurably } from "@roost/kit";
+import { CommandError, run, writeFileDurably, type Logger } from "@roost/kit";
 import { z } from "zod";
 
-import type { Instance } from "../instance.ts";
+import { lockNamePrefix, vethPrefix, type Instance } from "../instance.ts";
 
 /**
  * The addresses of an installation's slots: one /21 out of a range that all installations on the machine share.
  *
- * The claim is an `unreachable` route for the block. Adding a route is atomic and fails when somebody else has it; it also
- * keeps a dial to a slot that does not exist from leaving through the default gateway. The block is written down, with the
- * boot it was claimed in, because the addresses of running sandboxes must survive a restart of the host agent.
+ * The claim is an `unreachable` route for the block. Adding a route is atomic and fails when somebody else has it; it lives
+ * exactly as long as the boot, as VMs do; and it keeps a dial to a slot that does not exist from leaving through the default gateway. Whose
+ * it is stands in its `window` attribute, a number of 32 bits that means nothing for a route without a device.
  */
 export interface AddressBlock {
   /** Number of the block within the range; also chooses the uids */
@@ -26,7 +26,12 @@ export interface AddressBlock {
 const blockPrefixLength = 21;
 export const slotsPerBlock = 1_024;
 
-const claimSchema = z.object({ formatVersion: z.literal(1), slotCidr: z.string(), index: z.int().min(0), bootId: z.string() });
+/** What `network.json` says, for people and tests: the route is what counts. */
+interface ClaimFile {
+  readonly formatVersion: 1;
+  readonly slotCidr: string;
+  readonly index: number;
+}
 
 export function parseAddress(text: string): number {
   return text.split(".").reduce((value, part) => value * 256 + Number(part), 0);
@@ -56,38 +61,92 @@ export function slotAddresses(block: AddressBlock, slot: number): { readonly hos
   return { host: formatAddress(block.base + slot * 2), inner: formatAddress(block.base + slot * 2 + 1) };
 }
 
-export async function claimAddressBlock(instance: Instance, slotCidr: string): Promise<AddressBlock> {
-  const claimPath = join(instance.stateDir, "network.json");
-  const bootId = (await readFile("/proc/sys/kernel/random/boot_id", "latin1")).trim();
+interface Claim {
+  readonly cidr: string;
+  readonly tag: string;
+}
+
+export interface ClaimOptions {
+  readonly slotCidr: string;
+  /** Whether sandboxes run whose addresses are in the block claimed before */
+  readonly hasSlotsInUse: boolean;
+  readonly log: Logger;
+}
+
+export async function claimAddressBlock(instance: Instance, options: ClaimOptions): Promise<AddressBlock> {
+  const { slotCidr, log } = options;
   const blocks = blocksOf(slotCidr);
-  const earlier = await readClaim(claimPath);
-  if (earlier?.bootId === bootId && earlier.slotCidr === slotCidr) {
-    const block = blocks[earlier.index];
-    if (block !== undefined) {
-      await addClaimRoute(block); // there already, unless somebody removed it
-      return block;
-    }
+  const block =
+    (await findOwn(instance, blocks, options)) ?? (await claimFree(instance, blocks)) ?? (await claimAbandoned(instance, blocks, log));
+  if (block === undefined) {
+    throw new Error(`all ${blocks.length} address blocks of ROOST_SLOT_CIDR=${slotCidr} are taken by other installations on this machine`);
   }
-  const first = Number.parseInt(instance.tag, 16) % blocks.length;
-  for (const block of [...blocks.slice(first), ...blocks.slice(0, first)]) {
-    if (!(await addClaimRoute(block))) continue;
-    const claim: z.infer<typeof claimSchema> = { formatVersion: 1, slotCidr, index: block.index, bootId };
-    await writeFileDurably(claimPath, `${JSON.stringify(claim)}\n`);
-    return block;
-  }
-  throw new Error(`all ${blocks.length} address blocks of ROOST_SLOT_CIDR=${slotCidr} are taken by other installations on this machine`);
+  const claim: ClaimFile = { formatVersion: 1, slotCidr, index: block.index };
+  await writeFileDurably(join(instance.stateDir, "network.json"), `${JSON.stringify(claim)}\n`);
+  return block;
 }
 
 export async function releaseAddressBlock(block: AddressBlock): Promise<void> {
-  await run(["ip", "route", "del", "unreachable", block.cidr]).catch((error: unknown) => {
-    if (!(error instanceof CommandError && error.stderr.includes("No such process"))) throw error; // ESRCH: gone already
+  await deleteRoute(block.cidr);
+}
+
+/** The block that an earlier host agent of this installation claimed: addresses of running sandboxes must not change. */
+async function findOwn(instance: Instance, blocks: readonly AddressBlock[], options: ClaimOptions): Promise<AddressBlock | undefined> {
+  const own = (await listClaims()).find((claim) => claim.tag === instance.tag);
+  if (own === undefined) return undefined;
+  const block = blocks.find((candidate) => candidate.cidr === own.cidr);
+  if (block !== undefined) return block;
+  if (options.hasSlotsInUse) {
+    throw new Error(
+      `ROOST_SLOT_CIDR=${options.slotCidr} does not hold ${own.cidr}, where sandboxes run: end them first, or change it back`,
+    );
+  }
+  await deleteRoute(own.cidr);
+  return undefined;
+}
+
+async function claimFree(instance: Instance, blocks: readonly AddressBlock[]): Promise<AddressBlock | undefined> {
+  // Each installation begins elsewhere, so that a small number of them seldom meet
+  const first = Number.parseInt(instance.tag, 16) % blocks.length;
+  for (const block of [...blocks.slice(first), ...blocks.slice(0, first)]) {
+    if (await addRoute(instance, block)) return block;
+  }
+  return undefined;
+}
+
+/** A block whose installation was removed without being ended: no host agent of it runs, and it has no slots. */
+async function claimAbandoned(instance: Instance, blocks: readonly AddressBlock[], log: Logger): Promise<AddressBlock | undefined> {
+  const sockets = await readFile("/proc/net/unix", "latin1");
+  const links = await readdir("/sys/class/net");
+  for (const { cidr, tag } of await listClaims()) {
+    const block = blocks.find((candidate) => candidate.cidr === cidr);
+    if (block === undefined) continue;
+    if (sockets.includes(lockNamePrefix(tag).replace("\0", "@")) || links.some((name) => name.startsWith(vethPrefix({ tag })))) continue;
+    log.info({ cidr, tag }, "taking over the address block of an installation that is gone");
+    await deleteRoute(cidr);
+    if (await addRoute(instance, block)) return block;
+  }
+  return undefined;
+}
+
+const routesSchema = z.array(z.object({ dst: z.string(), metrics: z.array(z.object({ window: z.number().optional() })).optional() }));
+
+async function listClaims(): Promise<Claim[]> {
+  const routes = routesSchema.parse(JSON.parse((await run(["ip", "-json", "route", "show", "type", "unreachable"])) || "[]"));
+  return routes.flatMap(({ dst, metrics }) => {
+    const owner = metrics?.[0]?.window;
+    return owner === undefined ? [] : [{ cidr: dst, tag: tagOf(owner) }];
   });
 }
 
+/** Not 0: the kernel leaves such an attribute out. */
+const ownerNumber = (tag: string) => Number.parseInt(tag, 16) + 1;
+const tagOf = (owner: number) => (owner - 1).toString(16).padStart(6, "0");
+
 /** Whether the route was added; false when it exists. */
-async function addClaimRoute(block: AddressBlock): Promise<boolean> {
+async function addRoute(instance: Instance, block: AddressBlock): Promise<boolean> {
   try {
-    await run(["ip", "route", "add", "unreachable", block.cidr]);
+    await run(["ip", "route", "add", "unreachable", block.cidr, "window", String(ownerNumber(instance.tag))]);
     return true;
   } catch (error) {
     if (error instanceof CommandError && error.stderr.includes("File exists")) return false;
@@ -95,10 +154,8 @@ async function addClaimRoute(block: AddressBlock): Promise<boolean> {
   }
 }
 
-async function readClaim(path: string): Promise<z.infer<typeof claimSchema> | undefined> {
-  try {
-    return claimSchema.parse(JSON.parse(await readFile(path, "utf8")));
-  } catch {
-    return undefined; // absent or unreadable: claim anew
-  }
+async function deleteRoute(cidr: string): Promise<void> {
+  await run(["ip", "route", "del", "unreachable", cidr]).catch((error: unknown) => {
+    if (!(error instanceof CommandError && error.stderr.includes("No such process"))) throw error; // ESRCH: gone already
+  });
 }

@@ -8,7 +8,8 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { hostTableName, namespaceName, namespacePrefix, openInstance, vethPrefix, type Instance } from "../instance.ts";
 import { fetchAsUser, fetchFromHost, NetworkLab, world, type LabGuest } from "../testing/network-lab.ts";
-import { blocksOf } from "./address-block.ts";
+import { InstanceLock } from "../instance-lock.ts";
+import { blocksOf, claimAddressBlock, releaseAddressBlock } from "./address-block.ts";
 import { LinuxNetwork } from "./linux-network.ts";
 import type { Slot } from "./network.ts";
 
@@ -159,6 +160,26 @@ test("a released slot leaves nothing, and its number is lent again", async () =>
   const again = await network.acquire();
   expect(again).toEqual(slot);
   await network.release(again);
+});
+
+test("the range cannot change under running sandboxes; without any, the old claim is given up", async () => {
+  const otherFolder = await mkdtemp(join(tmpdir(), "roost-network-"));
+  const other = await openInstance(otherFolder);
+  const log = silentLogger;
+  const [before, after] = ["198.18.0.0/15", "198.51.100.0/24"];
+  const block = await claimAddressBlock(other, { slotCidr: before, hasSlotsInUse: false, log });
+  expect(await claimAddressBlock(other, { slotCidr: before, hasSlotsInUse: true, log })).toEqual(block);
+  await expect(claimAddressBlock(other, { slotCidr: after, hasSlotsInUse: true, log })).rejects.toThrow("end them first");
+  const moved = await claimAddressBlock(other, { slotCidr: after, hasSlotsInUse: false, log });
+  expect(moved.cidr).toBe(after);
+  // Somebody else's claim on a range of one block: in the way while its host agent lives, taken over when it is gone
+  const lock = await InstanceLock.take(other);
+  const third = await openInstance(join(otherFolder, "third"));
+  await expect(claimAddressBlock(third, { slotCidr: after, hasSlotsInUse: false, log })).rejects.toThrow("are taken");
+  await lock.release();
+  expect(await claimAddressBlock(third, { slotCidr: after, hasSlotsInUse: false, log })).toEqual(moved);
+  await releaseAddressBlock(moved);
+  await rm(otherFolder, { recursive: true });
 });
 
 test("another installation gets other names, addresses and uids; a restart keeps them and removes what nobody uses", async () => {

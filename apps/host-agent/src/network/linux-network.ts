@@ -45,7 +45,11 @@ export class LinuxNetwork implements Network {
 
   async start(inUse: readonly number[]): Promise<void> {
     assert(this.#pool === undefined, "a network is started once");
-    this.#block = await claimAddressBlock(this.#instance, this.#options.slotCidr);
+    this.#block = await claimAddressBlock(this.#instance, {
+      slotCidr: this.#options.slotCidr,
+      hasSlotsInUse: inUse.length > 0,
+      log: this.#options.log,
+    });
     await this.#enableForwarding();
     await run(["nft", "-f", "-"], {
       input: hostRuleset({
