@@ -1,5 +1,5 @@
 import type { IncomingHttpHeaders } from "node:http";
-import { Readable, type Transform } from "node:stream";
+import type { Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
 
 import { MiB } from "@roost/kit";
@@ -16,7 +16,8 @@ const fieldBytesMax = 1 * MiB;
 export interface UploadedPart {
   /** as the sender wrote it, folders included; undefined for a part that is a plain form field */
   readonly filename: string | undefined;
-  readonly content: Readable;
+  /** To be read by iterating */
+  readonly content: AsyncIterable<Buffer> | Iterable<Buffer>;
 }
 
 /**
@@ -37,13 +38,15 @@ export async function readMultipart(
   };
   parser.on("file", (name, content, info) => {
     content.on("error", () => undefined); // whoever reads it gets the error; unread, the parser reports the same
-    if (name === "file") enqueue({ filename: info.filename, content });
+    // Parts of a write in which an earlier part was broken still come, and nobody would ever end them.
+    if (parser.destroyed) content.destroy();
+    else if (name === "file") enqueue({ filename: info.filename, content });
     else content.resume();
   });
   parser.on("field", (name, value, info) => {
-    if (name !== "file") return;
+    if (name !== "file" || parser.destroyed) return;
     if (info.valueTruncated) parser.destroy(new HttpError(413, "the part 'file' has no file name and is too large for a field"));
-    else enqueue({ filename: undefined, content: Readable.from([Buffer.from(value, "latin1")]) });
+    else enqueue({ filename: undefined, content: [Buffer.from(value, "latin1")] });
   });
   parser.on("filesLimit", () => parser.destroy(new HttpError(413, `at most ${uploadedFilesMax} files in one request`)));
   parser.on("partsLimit", () => parser.destroy(new HttpError(413, "too many parts in one request")));

@@ -63,7 +63,9 @@ export async function receiveFiles(request: IncomingMessage, options: UploadOpti
       await readMultipart(openContent(), request.headers, async (part) => {
         const written = options.path ?? part.filename;
         if (written === undefined || written === "") throw new HttpError(400, "a part 'file' has no file name, and no path is given");
-        await stage(written, async (file) => pipeline(part.content, file.writable()));
+        await stage(written, async (file) => {
+          for await (const chunk of part.content) await file.write(chunk);
+        });
       });
     } else {
       throw new HttpError(400, "unsupported content type: expected multipart/form-data or application/octet-stream");
