@@ -130,7 +130,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
 
 function locationOf(options: ControlPlaneOptions) {
   return options.databaseUrl === undefined
-    ? ({ kind: "folder", path: join(options.dir, "db") } as const)
+    ? ({ kind: "folder", path: join(options.dir, "db"), cacheFolder: options.cacheDir } as const)
     : ({ kind: "server", url: options.databaseUrl } as const);
 }
 

@@ -11,6 +11,10 @@ const originsSchema = z
 /** Settings of the control plane. */
 export const controlPlaneOptions = defineOptions("ROOST_", {
   dir: { schema: z.string().startsWith("/").default("/var/lib/roost"), desc: "State folder; the embedded database is in its `db`" },
+  cacheDir: {
+    schema: z.string().startsWith("/").default("/var/cache/roost"),
+    desc: "An empty embedded database is kept here, to copy new ones from",
+  },
   address: { schema: z.string().default("127.0.0.1"), desc: "Address the API listens on; put TLS in front of anything but loopback" },
   port: { schema: z.coerce.number().int().min(0).max(65_535).default(7070), desc: "Port the API listens on; 0 takes a free one" },
   databaseUrl: {

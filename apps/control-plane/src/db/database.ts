@@ -1,13 +1,10 @@
-import { existsSync } from "node:fs";
-import { mkdir, rename, rm, rmdir } from "node:fs/promises";
-import { dirname, join } from "node:path";
-
 import { PGlite } from "@electric-sql/pglite";
-import { minute, run, syncFolder, type Logger } from "@roost/kit";
+import type { Logger } from "@roost/kit";
 import { Kysely, PostgresDialect, sql } from "kysely";
 import pg from "pg";
 
 import { migrate } from "./migrate.ts";
+import { makeDatabaseFolder } from "./new-folder.ts";
 import { PgliteDialect } from "./pglite-dialect.ts";
 import { durableStartParams, DurableNodeFs } from "./pglite-filesystem.ts";
 import type { Tables } from "./schema.ts";
@@ -17,7 +14,8 @@ export type Db = Kysely<Tables>;
 /** Where the records are: a PostgreSQL server, a folder with an embedded one, or memory (tests). */
 export type DatabaseLocation =
   | { readonly kind: "server"; readonly url: string }
-  | { readonly kind: "folder"; readonly path: string }
+  /** `cacheFolder` keeps an empty database from which new ones are copied. */
+  | { readonly kind: "folder"; readonly path: string; readonly cacheFolder?: string }
   | { readonly kind: "memory"; readonly dump?: Blob };
 
 export interface Database extends AsyncDisposable {
@@ -35,15 +33,12 @@ const poolSize = 10;
 const queryTimeoutMs = 10_000;
 const connectTimeoutMs = 5_000;
 
-/** Longest the file system may take in `ms` to write out a new database, 40 MiB */
-const syncTimeoutMs = 2 * minute;
-
 /** int8 as number: generations and byte counts stay far below 2^53. */
 const int8Oid = 20;
 
 /** Opens the database and brings its tables up to date. */
 export async function openDatabase(location: DatabaseLocation, log: Logger): Promise<Database> {
-  const database = location.kind === "server" ? openServer(location.url, log) : await openPglite(location);
+  const database = location.kind === "server" ? openServer(location.url, log) : await openPglite(location, log);
   try {
     await migrate(database.db, { isExclusive: database.isExclusive, log });
     return database;
@@ -69,36 +64,16 @@ function openServer(url: string, log: Logger): Database {
   return wrap(new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) }), false, async () => undefined);
 }
 
-async function openPglite(location: Exclude<DatabaseLocation, { kind: "server" }>): Promise<Database> {
+async function openPglite(location: Exclude<DatabaseLocation, { kind: "server" }>, log: Logger): Promise<Database> {
   const parsers = { [int8Oid]: Number };
   let pglite: PGlite;
   if (location.kind === "folder") {
-    await makeFolder(location.path);
+    await makeDatabaseFolder(location.path, location.cacheFolder, log);
     pglite = await PGlite.create({ fs: new DurableNodeFs(location.path), startParams: [...durableStartParams], parsers });
   } else {
     pglite = await PGlite.create({ parsers, ...(location.dump === undefined ? {} : { loadDataDir: location.dump }) });
   }
   return wrap(new Kysely<Tables>({ dialect: new PgliteDialect(pglite) }), true, async () => pglite.close());
-}
-
-/**
- * A new embedded database is made beside its place and moved there whole: making one takes seconds, and one that was
- * left half-made would never start again.
- */
-async function makeFolder(path: string): Promise<void> {
-  if (existsSync(join(path, "PG_VERSION"))) return;
-  const staging = `${path}.new`;
-  await rm(staging, { recursive: true, force: true });
-  // The engine makes its files readable for everybody: nobody else may even reach them.
-  await mkdir(staging, { recursive: true, mode: 0o700 });
-  const fresh = await PGlite.create({ fs: new DurableNodeFs(staging), startParams: [...durableStartParams] });
-  await fresh.close();
-  await run(["sync", "-f", staging], { timeoutMs: syncTimeoutMs });
-  await rmdir(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOENT") throw error;
-  });
-  await rename(staging, path);
-  await syncFolder(dirname(path));
 }
 
 function wrap(db: Db, isExclusive: boolean, closeEngine: () => Promise<void>): Database {

@@ -1,6 +1,6 @@
 import { fork } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm, stat } from "node:fs/promises";
+import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { poll, silentLogger } from "@roost/kit";
 import { expect, test } from "vitest";
 
+import { ApiKeys } from "../teams/api-keys.ts";
 import { openDatabase } from "./database.ts";
 import { findSandbox } from "./sandboxes.ts";
 
@@ -65,6 +66,22 @@ test("a first start that was killed in the middle does not keep the next one fro
     await database.ping();
     expect((await stat(path)).mode & 0o777).toBe(0o700);
     expect(existsSync(`${path}.new`)).toBe(false);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+});
+
+test("the second database of a machine is a copy of the first one's beginning", { timeout: 120_000 }, async () => {
+  const folder = await mkdtemp(join(tmpdir(), "roost-durability-"));
+  const cacheFolder = join(folder, "cache");
+  try {
+    for (const name of ["first", "second"]) {
+      await using database = await openDatabase({ kind: "folder", path: join(folder, name, "db"), cacheFolder }, silentLogger);
+      expect(await database.db.selectFrom("api_key").selectAll().execute()).toEqual([]);
+      await new ApiKeys(database.db, silentLogger).create(name);
+      expect((await stat(join(folder, name, "db"))).mode & 0o777).toBe(0o700);
+    }
+    expect(await readdir(cacheFolder)).toEqual([expect.stringMatching(/^database-[0-9a-f]{16}$/)]);
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
