@@ -23,6 +23,7 @@ import { RecordStore } from "./sandbox/record-store.ts";
 import { recover } from "./sandbox/recovery.ts";
 import { SandboxManager } from "./sandbox/sandbox-manager.ts";
 import type { SandboxRecord } from "./sandbox/sandbox-record.ts";
+import { StartGate, startsAtOnce } from "./sandbox/start-gate.ts";
 import { sweepCgroups, sweepProcesses } from "./sandbox/sweep.ts";
 import { Watchers } from "./sandbox/watchers.ts";
 import { chooseAccelerator, type AcceleratorChoice } from "./vmm/accelerator.ts";
@@ -102,6 +103,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       capacity,
       watchers,
       accelerator: accelerator.accelerator,
+      startGate: new StartGate(startsAtOnce(accelerator.accelerator, machine.cpuCount)),
       times: { ...timesOf(accelerator.accelerator), ...deps.times },
       cgroupOf: (sandboxId) => cgroupPrefix(instance) + sandboxId,
       log,

@@ -25,7 +25,8 @@ const dialTryTimeoutMs = 250;
 const dialPauseMs = 40;
 /** Time a guest that accepted a connection has to answer `GET /health` in `ms`; under load a booting TCG guest is slow. */
 const healthTimeoutMs = 10_000;
-const initTimeoutMs = 30_000;
+/** Time it has to take its identity in `ms`: it starts helpers for clock and host name, which on a loaded host takes seconds. */
+const initTimeoutMs = 60_000;
 const metricsTimeoutMs = 5_000;
 
 /** Opens a connection to a port of the guest. */

@@ -7,6 +7,7 @@ import type { Capacity } from "./capacity.ts";
 import type { Disks } from "./disks.ts";
 import type { RecordStore } from "./record-store.ts";
 import type { SandboxRecord } from "./sandbox-record.ts";
+import type { StartGate } from "./start-gate.ts";
 import type { Watchers } from "./watchers.ts";
 
 /** What all sandboxes of a host share. */
@@ -19,6 +20,7 @@ export interface SandboxContext {
   readonly capacity: Capacity;
   readonly watchers: Watchers<SandboxRecord>;
   readonly accelerator: Accelerator;
+  readonly startGate: StartGate;
   readonly times: SandboxTimes;
   /** Cgroup of a sandbox's VM; undefined: none */
   readonly cgroupOf: (sandboxId: string) => string | undefined;
@@ -30,6 +32,7 @@ export interface SandboxContext {
 /** The steps of a create, in order; each failure undoes those before it. */
 export const createSteps = [
   "find-template",
+  "await-turn",
   "acquire-slot",
   "make-overlay",
   "start-vm",

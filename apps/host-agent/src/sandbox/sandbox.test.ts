@@ -1,3 +1,5 @@
+import { availableParallelism } from "node:os";
+
 import { Code, ConnectError } from "@connectrpc/connect";
 import { errorCodeHeader, guestAgentPort } from "@roost/contract";
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
@@ -7,6 +9,7 @@ import { expect, test } from "vitest";
 import { aSpec, FakeHost } from "../testing/fake-host.ts";
 import { createSteps } from "./context.ts";
 import { requestsWaitingMax } from "./sandbox.ts";
+import { startsAtOnce } from "./start-gate.ts";
 
 async function failureOf(promise: Promise<unknown>): Promise<{ code: string | null; message: string; connectCode: Code }> {
   const error = await promise.then(
@@ -338,4 +341,28 @@ test("metrics name the guest's memory and disk, whatever nonsense it says", asyn
     diskTotalBytes: 900n,
   });
   expect(await failureOf(host.client.getMetrics({ sandboxId: spec.sandboxId, range: "9m" }))).toMatchObject({ code: "request_invalid" });
+});
+
+test("creates beyond what the host starts at once wait for their turn, and can be destroyed while they do", async () => {
+  await using host = await FakeHost.start();
+  const atOnce = startsAtOnce("tcg", availableParallelism());
+  for (let count = 0; count < atOnce; count += 1) host.driver.hangNextStart();
+  const hanging = Array.from({ length: atOnce }, () => aSpec());
+  const waiting = [aSpec(), aSpec()] as const;
+  const outcomes = [...hanging, ...waiting].map((spec) =>
+    host.client.createSandbox({ spec }).then(
+      () => "running",
+      (error: unknown) => (error as ConnectError).metadata.get(errorCodeHeader),
+    ),
+  );
+  await poll({ what: "the hanging starts", timeoutMs: 5_000, intervalMs: 2 }, () =>
+    host.driver.startsHanging === atOnce ? true : undefined,
+  );
+  await untilState(host, waiting[1].sandboxId, SandboxState.CREATING);
+  expect(host.driver.running).toEqual([]);
+  await host.client.destroySandbox({ sandboxId: waiting[0].sandboxId });
+  expect(await outcomes[atOnce]).toBe("create_aborted");
+  for (const spec of hanging) await host.client.destroySandbox({ sandboxId: spec.sandboxId });
+  expect(await outcomes[atOnce + 1]).toBe("running");
+  expect(host.driver.running).toEqual([waiting[1].sandboxId]);
 });

@@ -75,6 +75,10 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
     await begin("find-template");
     const images = await context.images.template(spec.template);
 
+    await begin("await-turn");
+    await context.startGate.enter(signal);
+    cleanup.defer("let the next one start", () => context.startGate.leave());
+
     await begin("acquire-slot");
     const slot = await context.network.acquire(signal);
     cleanup.defer("release the network slot", () => context.network.release(slot));
@@ -127,6 +131,7 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
       accelerator: context.accelerator,
       guest_agent: images.agentVersion,
     };
+    context.startGate.leave();
     return cleanup.handOver({ vm: started, slot, versions });
   } catch (error) {
     const evidence = await collectEvidence(vm, error);
