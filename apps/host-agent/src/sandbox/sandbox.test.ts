@@ -6,7 +6,7 @@ import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { poll } from "@roost/kit";
 import { expect, test } from "vitest";
 
-import { aSpec, FakeHost } from "../testing/fake-host.ts";
+import { aSpec, FakeHost, type WireSpec } from "../testing/fake-host.ts";
 import { createSteps } from "./context.ts";
 import { requestsWaitingMax } from "./sandbox.ts";
 import { startsAtOnce } from "./start-gate.ts";
@@ -349,20 +349,27 @@ test("creates beyond what the host starts at once wait for their turn, and can b
   for (let count = 0; count < atOnce; count += 1) host.driver.hangNextStart();
   const hanging = Array.from({ length: atOnce }, () => aSpec());
   const waiting = [aSpec(), aSpec()] as const;
-  const outcomes = [...hanging, ...waiting].map((spec) =>
+  const outcomeOf = async (spec: WireSpec) =>
     host.client.createSandbox({ spec }).then(
       () => "running",
       (error: unknown) => (error as ConnectError).metadata.get(errorCodeHeader),
-    ),
-  );
+    );
+  const aborted = hanging.map(outcomeOf);
   await poll({ what: "the hanging starts", timeoutMs: 5_000, intervalMs: 2 }, () =>
     host.driver.startsHanging === atOnce ? true : undefined,
   );
-  await untilState(host, waiting[1].sandboxId, SandboxState.CREATING);
+  const outcomes = waiting.map(outcomeOf);
+  for (const spec of waiting) {
+    await poll(
+      { what: "its record", timeoutMs: 5_000, intervalMs: 2 },
+      async () => (await host.hasFile("sandboxes", spec.sandboxId, "sandbox.json")) || undefined,
+    );
+  }
   expect(host.driver.running).toEqual([]);
   await host.client.destroySandbox({ sandboxId: waiting[0].sandboxId });
-  expect(await outcomes[atOnce]).toBe("create_aborted");
+  expect(await outcomes[0]).toBe("create_aborted");
   for (const spec of hanging) await host.client.destroySandbox({ sandboxId: spec.sandboxId });
-  expect(await outcomes[atOnce + 1]).toBe("running");
+  expect(new Set(await Promise.all(aborted))).toEqual(new Set(["create_aborted"]));
+  expect(await outcomes[1]).toBe("running");
   expect(host.driver.running).toEqual([waiting[1].sandboxId]);
 });
