@@ -1,6 +1,6 @@
 import type { CommandContext } from "../context.ts";
 import { exitCodes } from "../failure.ts";
-import { formatTable } from "../output/table.ts";
+import { printable } from "../output/printable.ts";
 import { withProgress } from "../output/progress.ts";
 import type { Check } from "../platform/checks.ts";
 
@@ -16,9 +16,15 @@ export async function doctor(context: CommandContext): Promise<number> {
   return checks.some((check) => check.status === "fail") ? exitCodes.error : exitCodes.ok;
 }
 
-export function formatChecks(context: CommandContext, checks: readonly Check[]): string {
+/** One check a line, and what to do about it below: long findings would make columns too wide to read. */
+function formatChecks(context: CommandContext, checks: readonly Check[]): string {
   const { colors } = context;
   const paint = { ok: colors.green, warn: colors.yellow, fail: colors.red } as const;
-  const rows = checks.map((check) => [paint[check.status](check.status), check.name, check.detail, check.fix ?? ""]);
-  return formatTable(colors, ["", "CHECK", "FOUND", "WHAT TO DO"], rows);
+  const nameWidth = Math.max(...checks.map((check) => check.name.length));
+  return checks
+    .map(({ status, name, detail, fix }) => {
+      const line = `${paint[status](status.padEnd(4))}  ${name.padEnd(nameWidth)}  ${printable(detail)}`;
+      return fix === undefined ? line : `${line}\n${" ".repeat(nameWidth + 8)}${colors.dim("→")} ${fix}`;
+    })
+    .join("\n");
 }

@@ -1,0 +1,29 @@
+import { readFile } from "node:fs/promises";
+
+import { expect, test } from "vitest";
+
+import { platformTables } from "./platform/tables.ts";
+import { clientOptions } from "./settings.ts";
+import { TestCli } from "./testing/test-cli.ts";
+
+const page = await readFile(new URL("../../../docs/cli.md", import.meta.url), "utf8");
+
+test("docs/cli.md names every command and every setting of the client", async () => {
+  await using cli = await TestCli.start();
+  const help = (await cli.run(["--help"])).stdout.toString();
+  const names = [...help.matchAll(/^ {2}([a-z]+)(?:\|[a-z]+)? [[<]/gm)].map((match) => match[1] ?? "");
+  expect(names).toContain("up");
+  for (const name of names) expect(page, name).toContain(`\`${name}\``);
+  for (const key of clientOptions.keys) expect(page).toContain(clientOptions.environmentName(key));
+});
+
+test("help of up has every setting of the platform, but no flag for a secret", async () => {
+  await using cli = await TestCli.start();
+  const help = (await cli.run(["up", "--help"])).stdout.toString();
+  for (const table of platformTables) {
+    for (const key of table.keys) {
+      if (table.table[key]?.secret === true) expect(help).not.toContain(`${table.flagName(key)} `);
+      else expect(help).toContain(table.flagName(key));
+    }
+  }
+});
