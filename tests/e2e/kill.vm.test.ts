@@ -66,7 +66,7 @@ describe("kill -9", () => {
       return sandbox.state === "creating" ? undefined : sandbox;
     });
     expect(after.state).toBe("failed");
-    expect(after.failure_reason).toMatch(/while it was being created/);
+    expect(after.failure_reason).toMatch(/while the sandbox was being created/);
     expect(await findVmm(platform().folder, id)).toBeUndefined();
     await platform().client.sandboxes.delete(id);
   });

@@ -33,7 +33,8 @@ export class TestPlatform implements AsyncDisposable {
       await platform.up();
     } catch (error) {
       await platform.saveEvidence("start");
-      await platform[Symbol.asyncDispose]();
+      await platform.killHard();
+      await rm(platform.folder, { recursive: true, force: true });
       throw error;
     }
     return platform;
