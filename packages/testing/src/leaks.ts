@@ -29,7 +29,7 @@ export async function listOwnedResources(stateDir: string): Promise<string[]> {
     ...listLines("mount", await readFile("/proc/self/mountinfo", "utf8"), `${folder}/`, `/run/netns/roost-${tag}-`),
     ...listLines("socket", await readFile("/proc/net/unix", "utf8"), `${folder}/`, `@roost-host-agent-${tag}-`),
     ...(await listCgroups(`roost-${tag}-`)),
-    ...(await listNamed("sandbox folder", join(folder, "sandboxes"), "")),
+    ...(await listSandboxFolders(join(folder, "sandboxes"))),
   ];
 }
 
@@ -92,6 +92,18 @@ async function listProcesses(folder: string, block: Block | undefined): Promise<
 async function listNamed(kind: string, folder: string, prefix: string): Promise<string[]> {
   const names = await readdir(folder).catch(() => []); // no such folder: nothing in it
   return names.filter((name) => name.startsWith(prefix)).map((name) => `${kind} ${name}`);
+}
+
+/** A folder that holds a record of a stopped sandbox and nothing else is no leak: it tells for an hour how that one ended. */
+async function listSandboxFolders(folder: string): Promise<string[]> {
+  const ids = await readdir(folder).catch(() => []); // no such folder: nothing in it
+  const isLeft = async (id: string) => {
+    const files = await readdir(join(folder, id)).catch(() => []);
+    const record = await readFile(join(folder, id, "sandbox.json"), "utf8").catch(() => "{}");
+    return files.length !== 1 || (JSON.parse(record) as { state?: string }).state !== "stopped";
+  };
+  const left = await Promise.all(ids.map(isLeft));
+  return ids.filter((_, index) => left[index]).map((id) => `sandbox folder ${id}`);
 }
 
 function listLines(kind: string, text: string, ...parts: readonly string[]): string[] {
