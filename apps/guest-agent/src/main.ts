@@ -2,7 +2,7 @@ import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
-import { createLogger, OptionError } from "@roost/kit";
+import { createLogger, OptionError, Options } from "@roost/kit";
 
 import { createGuestAgent } from "./guest-agent.ts";
 import { guestAgentOptions, type GuestAgentOptions } from "./options.ts";
@@ -43,6 +43,8 @@ function readOptions(): GuestAgentOptions {
       process.stdout.write(`${keys.map(line).join("\n")}\n`);
       process.exit(0);
     }
+    const unknown = Options.unknownNames(process.env, guestAgentOptions.prefix, [guestAgentOptions]);
+    if (unknown.length > 0) throw new OptionError(`there is no such setting: ${unknown.join(", ")}`);
     return guestAgentOptions.read(process.env, Object.fromEntries(keys.map((key) => [key, values[flag(key)]])));
   } catch (error) {
     if (!(error instanceof OptionError) && !(error instanceof TypeError)) throw error;

@@ -23,6 +23,9 @@ import { LaunchError } from "./launch-error.ts";
 /** A launcher that answers nothing for this long in `ms` hangs (in a dead network mount, say): the agent starts afresh. */
 const answerTimeoutMs = 30_000;
 
+/** Release frames that may wait; each holds two descriptors of the launcher. */
+const releasesMax = 16;
+
 /** Errno of a process whose arguments and environment are too long. */
 const errnoE2big = 7;
 
@@ -65,6 +68,8 @@ export class Launcher {
   /** By pid. Filled when the start is read, not when its caller continues: the exit may be in the same read. */
   readonly #exits = new Map<number, (waitStatus: number) => void>();
   #idNext = 1;
+  /** Release frames that wait for another frame to go with. */
+  #releases: Buffer[] = [];
   #received: Buffer = Buffer.alloc(0);
   #closed = false;
   #watchdog: NodeJS.Timeout | undefined;
@@ -131,7 +136,7 @@ export class Launcher {
   /** Opens the agent's own ends of the pipes, through /proc: Node cannot receive descriptors over a socket. */
   #takeOver(record: LauncherRecord & { readonly kind: "started" }, exited: Promise<number>, hasTerminal: boolean): Started {
     if (hasTerminal) {
-      const hangUp = () => this.#send(encodeRelease([record.stdin, -1, -1]));
+      const hangUp = () => this.#release([record.stdin, -1, -1]);
       return { pid: record.pid, stdin: undefined, stdout: undefined, stderr: undefined, hangUp, exited };
     }
     const opened: number[] = [];
@@ -151,8 +156,17 @@ export class Launcher {
       for (const descriptor of opened) closeSync(descriptor);
       throw error;
     } finally {
-      this.#send(encodeRelease([record.stdin, record.stdout, record.stderr]));
+      this.#release([record.stdin, record.stdout, record.stderr]);
     }
+  }
+
+  /**
+   * With a standard input at once: its end of file waits for it. Else with the next frame, unless there come too many:
+   * a write of its own wakes the launcher, which under emulation takes a millisecond from the process just started.
+   */
+  #release(descriptors: readonly [number, number, number]): void {
+    this.#releases.push(encodeRelease(descriptors));
+    if (descriptors[0] >= 0 || this.#releases.length >= releasesMax) this.#send();
   }
 
   #nextId(): number {
@@ -174,8 +188,10 @@ export class Launcher {
     this.#watchdog = setTimeout(() => this.#fail(new Error("the launcher does not answer")), answerTimeoutMs);
   }
 
-  #send(frame: Buffer): void {
-    if (!this.#closed) this.#control.write(frame);
+  #send(frame?: Buffer): void {
+    const frames = frame === undefined ? this.#releases : [...this.#releases, frame];
+    this.#releases = [];
+    if (!this.#closed) this.#control.write(frames.length === 1 && frames[0] !== undefined ? frames[0] : Buffer.concat(frames));
   }
 
   #receive(bytes: Buffer): void {

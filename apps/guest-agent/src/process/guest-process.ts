@@ -19,6 +19,12 @@ const terminalChunkBytesMax = 16 * KiB;
  */
 export const lingerMs = 1_000;
 
+/**
+ * Most commands end within this time in `ms`. Their pipes are read once, at their end, rather than listened to: that is
+ * a third of what it costs the agent to run `true`. The first output of a longer one is late by as much at most.
+ */
+export const listenDelayMs = 20;
+
 /** The same as a limit in `bytes`: more than a pipe can hold comes from somebody else. */
 const lingerBytesMax = 1 * MiB;
 
@@ -60,6 +66,7 @@ export class GuestProcess {
   readonly #sources: OutputReader[] = [];
   #openSources = 0;
   #reaped: ExitStatus | undefined;
+  #listenTimer: NodeJS.Timeout | undefined;
   #lingerTimer: NodeJS.Timeout | undefined;
   #lingerBytes = 0;
   #tellEnded!: (exit: ExitStatus) => void;
@@ -77,7 +84,7 @@ export class GuestProcess {
     });
     if (parts.terminalFd !== undefined) {
       const terminal = this.#read("terminal", parts.terminalFd, "pty", terminalChunkBytesMax);
-      this.#input = new StandardInput(terminal.socket);
+      this.#input = new StandardInput(terminal.listen());
     } else {
       for (const kind of ["stdout", "stderr"] as const) {
         const fd = parts.started[kind];
@@ -95,9 +102,14 @@ export class GuestProcess {
   /** Starts to read; answers a subscription that gets everything from the first byte. */
   begin(): Subscription {
     const subscription = this.output.subscribe();
-    for (const source of this.#sources) source.resume();
+    if (!this.hasTerminal) this.#listenTimer = setTimeout(() => this.#listen(), listenDelayMs);
     void this.#started.exited.then((waitStatus) => this.#onReaped(waitStatus));
     return subscription;
+  }
+
+  #listen(): void {
+    clearTimeout(this.#listenTimer);
+    for (const source of this.#sources) source.listen();
   }
 
   /** Where `SendInput` goes. Throws `failed_precondition` when the process was started without it. */
@@ -145,7 +157,11 @@ export class GuestProcess {
 
   #onReaped(waitStatus: number): void {
     this.#reaped = exitStatus(waitStatus);
-    if (!this.hasTerminal) this.#input?.destroy();
+    if (!this.hasTerminal) {
+      this.#input?.destroy();
+      for (const source of this.#sources) if (source.drain() === "end") source.close();
+      if (this.#openSources > 0) this.#listen();
+    }
     this.#tryEnd();
   }
 
@@ -160,13 +176,14 @@ export class GuestProcess {
   /** Whatever the process wrote is in the pipe or the terminal by now: all of it goes before the end. */
   #endWhenDrained(): void {
     this.#lingerTimer = undefined;
-    if (this.#sources.every((source) => source.drain())) this.#end();
+    if (this.#sources.every((source) => source.drain() !== "paused")) this.#end();
   }
 
   #end(): void {
     if (this.#isEnded || this.#reaped === undefined) return;
     this.#isEnded = true;
     clearTimeout(this.#lingerTimer);
+    clearTimeout(this.#listenTimer);
     this.output.end(this.#reaped);
     for (const source of this.#sources) source.resume();
     if (this.hasTerminal) {

@@ -17,10 +17,14 @@ export const streamsMax = 1024;
 /** Time without an event in `s` after which a keepalive is sent, unless the client's header says otherwise. */
 const keepaliveSecDefault = 90;
 const keepaliveSecMin = 1;
-const keepaliveSecMax = 3600;
+/** Half of the time after which the server takes a silent connection for dead. */
+const keepaliveSecMax = 1800;
 
 /** Longest deadline in `ms` that a timer can hold; a longer one is none. */
 const timerMsMax = 2 ** 31 - 1;
+
+/** Nobody waits for it any more; made once, since an error costs a stack. */
+const streamOver = new ConnectError("the stream is over", Code.Canceled);
 
 /** What a stream needs to know of the request it answers. */
 export interface StreamCall {
@@ -77,7 +81,7 @@ export class ProcessStreams {
   }
 
   async *#follow(process: GuestProcess, output: Subscription, call: StreamCall, deadlineIsOurs: boolean): AsyncGenerator<StreamItem> {
-    const leave = () => output.leave(ConnectError.from(call.signal.reason ?? "the stream was left", Code.Canceled));
+    const leave = () => output.leave(ConnectError.from(call.signal.reason, Code.Canceled));
     this.#open += 1;
     if (call.signal.aborted) leave();
     // Not only in `finally`: a generator whose reader vanished may stay suspended, and must not hold up the process.
@@ -96,7 +100,7 @@ export class ProcessStreams {
     } finally {
       this.#open -= 1;
       call.signal.removeEventListener("abort", leave);
-      leave();
+      output.leave(streamOver);
     }
   }
 
