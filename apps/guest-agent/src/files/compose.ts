@@ -1,7 +1,6 @@
 import { createReadStream } from "node:fs";
 import { stat, unlink } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";
-import { pipeline } from "node:stream/promises";
 
 import { fileBytesMax, jsonBodyBytesMax } from "@roost/contract";
 import { Cleanup, formatBytes, MiB } from "@roost/kit";
@@ -62,7 +61,7 @@ export async function composeFiles(
   await using cleanup = new Cleanup();
   const file = await StagedFile.open(destination, user);
   cleanup.defer("discard a composed file", async () => file.abort());
-  for (const source of sources) await pipeline(createReadStream(source, { highWaterMark: 1 * MiB }), file.writable());
+  for (const source of sources) await file.write(createReadStream(source, { highWaterMark: 1 * MiB }) as AsyncIterable<Buffer>);
   await file.commit({});
   for (const source of new Set(sources)) {
     await unlink(source).catch((error: unknown) => {

@@ -103,18 +103,30 @@ function fail(request: IncomingMessage, response: ServerResponse, error: unknown
     response.destroy(); // the only way left to say that what was promised does not come
     return;
   }
-  if (!request.complete && request.httpVersionMajor === 1) response.setHeader("connection", "close");
-  sendJson(response, answer.status, { code: answer.status, message: answer.message });
-  if (!request.complete) discardBody(request);
+  const body = { code: answer.status, message: answer.message };
+  if (request.complete) sendJson(response, answer.status, body);
+  else answerEarly(request, response, answer.status, JSON.stringify(body));
 }
 
-function discardBody(request: IncomingMessage): void {
+/**
+ * Answers while the client is still sending. The connection ends with it, but only when all was sent or too much was:
+ * cut at once, it would be reset, and the client might never see the answer that is on its way.
+ */
+function answerEarly(request: IncomingMessage, response: ServerResponse, status: number, text: string): void {
+  const length = Buffer.byteLength(text);
+  response.writeHead(status, { "content-type": "application/json", "content-length": length, connection: "close" }).write(text);
+  request.unpipe(); // first: to unpipe is to pause
   let bytes = 0;
-  const timer = setTimeout(() => request.destroy(), discardMs);
+  const timer = setTimeout(() => response.end(), discardMs);
+  const end = () => {
+    clearTimeout(timer);
+    response.end();
+  };
   request.on("data", (chunk: Buffer) => {
     bytes += chunk.length;
-    if (bytes > discardedBytesMax) request.destroy();
+    if (bytes > discardedBytesMax) end();
   });
-  request.on("close", () => clearTimeout(timer));
+  request.once("end", end).once("close", end);
   request.on("error", () => undefined); // it is being discarded
+  request.resume();
 }

@@ -1,5 +1,5 @@
 import type { IncomingMessage } from "node:http";
-import { Transform } from "node:stream";
+import { pipeline, Transform } from "node:stream";
 import { createGunzip } from "node:zlib";
 
 import { formatBytes, MiB } from "@roost/kit";
@@ -9,19 +9,23 @@ import { HttpError } from "../http/http-error.ts";
 /**
  * The content of a request's body: unzipped where it is zipped, then limited, so that a bomb meets the limit too.
  *
- * The request itself stays out of the pipeline that reads this: a pipeline that fails destroys its parts, and with the
- * request the connection would go that has to carry the answer.
+ * The request itself is only piped from: who gives up reading destroys what it reads, and with the request the
+ * connection would go that has to carry the answer. To be destroyed when it is not read to its end.
  */
-export function openBody(request: IncomingMessage, bytesMax: number): [Transform, ...Transform[]] {
+export function openBody(request: IncomingMessage, bytesMax: number): Transform {
   const coding = request.headers["content-encoding"]?.trim().toLowerCase() ?? "identity";
   const limit = new ByteLimit(bytesMax);
-  if (coding === "identity" || coding === "") return [feed(request, limit)];
-  if (coding === "gzip" || coding === "x-gzip") return [feed(request, createGunzip()), limit];
-  throw new HttpError(400, "unsupported content encoding: only gzip and identity are accepted");
+  if (coding === "identity" || coding === "") return feed(request, limit);
+  if (coding !== "gzip" && coding !== "x-gzip") {
+    throw new HttpError(400, "unsupported content encoding: only gzip and identity are accepted");
+  }
+  pipeline(feed(request, createGunzip()), limit, () => undefined); // a failure destroys `limit` with it, so its reader gets it
+  return limit;
 }
 
 function feed(request: IncomingMessage, first: Transform): Transform {
   request.pipe(first);
+  first.on("error", () => undefined); // its reader gets it, now or when it comes to read
   request.once("error", (error) => first.destroy(error));
   request.once("close", () => {
     if (!request.complete) first.destroy(new HttpError(400, "the upload was cut off"));

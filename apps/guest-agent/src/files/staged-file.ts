@@ -1,7 +1,6 @@
 import { constants, copyFileSync, fchmodSync, fchownSync, fstatSync, renameSync, unlinkSync, type Stats } from "node:fs";
 import { copyFile, open, readlink, realpath, rename, unlink, type FileHandle } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import type { Writable } from "node:stream";
 
 import { lstatOf } from "../filesystem/entry.ts";
 import { errnoOf, isMissing, systemError } from "../filesystem/file-errors.ts";
@@ -71,13 +70,9 @@ export class StagedFile {
     this.#stagingPath = stagingPath;
   }
 
-  /** Takes the content. May be asked for again: each writes on where the one before ended. */
-  writable(): Writable {
-    return writeTo(this.#handle);
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    if (bytes.length > 0) await this.#handle.writeFile(bytes);
+  /** Takes content, after what was written before. */
+  async write(content: AsyncIterable<Buffer> | Iterable<Buffer>): Promise<void> {
+    await writeTo(this.#handle, content);
   }
 
   /** Puts the file in its place, with the acting user as owner and the mode of the file it replaces. */

@@ -187,17 +187,9 @@ describe("multipart", () => {
     expect(await left()).toEqual([]);
   });
 
-  test("a part that comes in the same breath as a broken one before it is given up, and the answer comes", async () => {
-    // Found by the fuzzer: the parser went on after its error, and made a part that nobody would ever have ended.
-    const good = multipart([{ name: "file", filename: "c", content: Buffer.alloc(3000, 7) }]);
-    const broken = Buffer.from('--roost-test-boundary\r\ncontent-disposition: form-data; name="file"; filename="\0"\r\n\r\nx\r\n');
-    for (const end of [0, 6]) {
-      const body = Buffer.concat([broken, good.body.subarray(0, good.body.length - end)]);
-      for (const target of ["/files?path=x/y", "/files"]) {
-        const answer = await withDeadline("the answer", 5_000, agent.call("POST", target, { headers: good.headers, body }));
-        expect(problem(answer)).toBe("400 error reading form: Malformed part header");
-      }
-    }
+  test("a refused part among megabytes is answered while the rest is still coming", async () => {
+    const rest = Array.from({ length: 4 }, (_, index) => ({ name: "file", filename: `f${index}`, content: Buffer.alloc(2_000_000) }));
+    expect((await post([{ name: "file", filename: "a\0b", content: "x" }, ...rest])).status).toBe(400);
     expect(await left()).toEqual([]);
   });
 
@@ -314,6 +306,7 @@ test("nothing stays open after a hundred uploads, good and bad", async () => {
   for (let round = 0; round < 50; round += 1) {
     await put(`f${round}`, "x");
     await put("x\0", "x");
+    await put("warm/below", Buffer.alloc(2_000_000)); // refused early: its connection ends when all was sent
     await post([{ name: "file", filename: "warm/below", content: "x" }]);
   }
   await poll({ what: "descriptors closed", timeoutMs: 5_000 }, async () => ((await count()) <= before + 2 ? true : undefined));

@@ -1,5 +1,4 @@
 import type { IncomingMessage } from "node:http";
-import { pipeline } from "node:stream/promises";
 
 import { fileBytesMax } from "@roost/contract";
 import { Cleanup } from "@roost/kit";
@@ -9,9 +8,13 @@ import type { Metadata } from "../filesystem/metadata.ts";
 import type { GuestUser } from "../users/users.ts";
 import { HttpError } from "../http/http-error.ts";
 import { metadataOf } from "./metadata-headers.ts";
-import { readMultipart } from "./multipart-body.ts";
+import { MultipartParser } from "./multipart-parser.ts";
+import { boundaryOf } from "./part-header.ts";
 import { isSmallAndPlain, openBody, readWhole, toBodyError } from "./request-body.ts";
 import { StagedFile } from "./staged-file.ts";
+
+/** Parts of one request; each file among them holds a descriptor until all are complete. */
+const partsMax = 1000;
 
 export interface UploadedFile {
   readonly name: string;
@@ -39,36 +42,43 @@ export async function receiveFiles(request: IncomingMessage, options: UploadOpti
   const staged = new Map<string, StagedFile>();
   await using cleanup = new Cleanup();
 
-  const stage = async (written: string, write: (file: StagedFile) => Promise<void>) => {
+  const stage = async (written: string, content: AsyncIterable<Buffer> | Iterable<Buffer>) => {
     const path = options.expandPath(written);
     if (staged.has(path)) throw new HttpError(400, `you cannot upload multiple files to the same path '${path}' in one upload request`);
     const file = await StagedFile.open(path, options.user);
     cleanup.defer("discard an upload", async () => file.abort());
     staged.set(path, file);
-    await write(file);
+    await file.write(content);
+  };
+  const stageForm = async (form: MultipartParser) => {
+    let parts = 0;
+    for (let part = await form.next(); part !== undefined; part = await form.next()) {
+      parts += 1;
+      if (parts > partsMax) throw new HttpError(413, `at most ${partsMax} parts in one request`);
+      if (part.name !== "file") continue;
+      const written = options.path ?? part.filename;
+      if (written === undefined || written === "") throw new HttpError(400, "a part 'file' has no file name, and no path is given");
+      await stage(written, part.content);
+    }
   };
 
   const bytesMax = options.bytesMax ?? fileBytesMax;
-  const openContent = () => openBody(request, bytesMax);
-  const mediaType = (request.headers["content-type"] ?? "").split(";", 1)[0]?.trim().toLowerCase() ?? "";
+  const open = (): AsyncIterable<Buffer> => {
+    const content = openBody(request, bytesMax);
+    cleanup.defer("let go of the body", () => content.destroy());
+    return content;
+  };
   try {
-    if (mediaType === "application/octet-stream") {
+    const contentType = request.headers["content-type"] ?? "";
+    if (/^\s*application\/octet-stream\s*(?:;|$)/i.test(contentType)) {
       if (options.path === undefined) throw new HttpError(400, "path query parameter is required for raw body upload");
-      const path = options.path;
-      if (isSmallAndPlain(request)) {
-        const content = await readWhole(request, bytesMax);
-        await stage(path, async (file) => file.write(content));
-      } else await stage(path, async (file) => pipeline([...openContent(), file.writable()]));
-    } else if (mediaType.startsWith("multipart/")) {
-      await readMultipart(openContent(), request.headers, async (part) => {
-        const written = options.path ?? part.filename;
-        if (written === undefined || written === "") throw new HttpError(400, "a part 'file' has no file name, and no path is given");
-        await stage(written, async (file) => {
-          for await (const chunk of part.content) await file.write(chunk);
-        });
-      });
+      await stage(options.path, isSmallAndPlain(request) ? [await readWhole(request, bytesMax)] : open());
     } else {
-      throw new HttpError(400, "unsupported content type: expected multipart/form-data or application/octet-stream");
+      const boundary = boundaryOf(contentType);
+      if (boundary === undefined) {
+        throw new HttpError(400, "unsupported content type: expected multipart/form-data with a boundary, or application/octet-stream");
+      }
+      await stageForm(new MultipartParser(open(), boundary));
     }
   } catch (error) {
     throw toBodyError(error);
