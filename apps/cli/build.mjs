@@ -7,6 +7,14 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const folder = fileURLToPath(new URL(".", import.meta.url));
+/**
+ * The servers themselves, but not their option tables (`@roost/host-agent/options`): those are small, and help needs them.
+ * @param {import("esbuild").PluginBuild} build
+ */
+function leaveServersOut(build) {
+  build.onResolve({ filter: /^@roost\/(control-plane|host-agent)$/ }, ({ path }) => ({ path, external: true }));
+}
+
 // tests bundle into a folder of their own
 const outdir = process.argv[2] ?? "dist/bundle";
 await rm(`${folder}${outdir}`, { recursive: true, force: true });

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { Cleanup, poll, second, type Logger } from "@roost/kit";
 
 import { countByState, listOfHost } from "./db/sandboxes.ts";
-import { openDatabase, type Database } from "./db/database.ts";
+import { openDatabase, type Database, type DatabaseLocation } from "./db/database.ts";
 import { listTemplates } from "./db/hosts.ts";
 import { followRunningCommands } from "./guest/followers.ts";
 import { Guests } from "./guest/guests.ts";
@@ -51,7 +51,7 @@ export async function createControlPlane(options: ControlPlaneOptions, deps: Con
 
 async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencies, owned: Cleanup): Promise<ControlPlane> {
   const log = deps.log.child({ service: "control-plane" });
-  const database = deps.database ?? (await openDatabase(locationOf(options), log));
+  const database = deps.database ?? (await openDatabase(databaseLocation(options), log));
   if (deps.database === undefined) owned.defer("close the database", () => database.close());
 
   const hosts = new Hosts(deps.hosts.map((host) => new HostLink(host, log)));
@@ -128,7 +128,8 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   };
 }
 
-function locationOf(options: ControlPlaneOptions) {
+/** Where the options say that the records are. */
+export function databaseLocation(options: ControlPlaneOptions): DatabaseLocation {
   return options.databaseUrl === undefined
     ? ({ kind: "folder", path: join(options.dir, "db"), cacheFolder: options.cacheDir } as const)
     : ({ kind: "server", url: options.databaseUrl } as const);

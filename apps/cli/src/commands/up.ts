@@ -1,8 +1,8 @@
 import { mkdir } from "node:fs/promises";
 
 import { createLogger, type AnyOptions } from "@roost/kit";
-import { controlPlaneOptions } from "@roost/control-plane";
-import { hostAgentOptions } from "@roost/host-agent";
+import { controlPlaneOptions } from "@roost/control-plane/options";
+import { hostAgentOptions } from "@roost/host-agent/options";
 
 import type { CommandContext, CommonOptions } from "../context.ts";
 import { CliError, exitCodes } from "../failure.ts";

@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 
 import { createRouterTransport } from "@connectrpc/connect";
 import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { createControlPlane, type ApiKeys, type ControlPlaneOptions } from "@roost/control-plane";
+import { createControlPlane, databaseLocation, openDatabase, type ApiKeys, type ControlPlaneOptions } from "@roost/control-plane";
 import { createHostAgent, type HostAgentOptions } from "@roost/host-agent";
 import { Cleanup, type Logger } from "@roost/kit";
 
@@ -34,11 +34,15 @@ export async function startPlatform(
     // Taking the folder, sweeping and adopting come before anything is offered to users.
     const hostAgent = await createHostAgent(options.hostAgent, { log: log.child({ service: "host-agent" }) });
     owned.defer("end the host agent", async () => hostAgent.close({ stopSandboxes: false }));
-    await hostAgent.start();
+    // Each of the two takes seconds on a small machine, and neither needs the other.
+    const opening = openDatabase(databaseLocation(options.controlPlane), log);
+    owned.defer("close the database", async () => (await opening.catch(() => undefined))?.close());
+    const [database] = await Promise.all([opening, hostAgent.start()]);
 
     const transport = createRouterTransport(({ service }) => service(HostAgentService, hostAgent.service));
     const controlPlane = await createControlPlane(options.controlPlane, {
       hosts: [{ id: localHostId, transport, tunnels: hostAgent.tunnels }],
+      database,
       log,
     });
     owned.defer("end the control plane", async () => controlPlane.close());
@@ -53,8 +57,11 @@ export async function startPlatform(
         await hostAgent.drain();
       },
       close: async ({ stopSandboxes }) => {
-        await controlPlane.close();
-        await hostAgent.close({ stopSandboxes });
+        const ending = new Cleanup(); // in reverse, and each whatever became of the one before
+        ending.defer("end the host agent", async () => hostAgent.close({ stopSandboxes }));
+        ending.defer("close the database", async () => database.close());
+        ending.defer("end the control plane", async () => controlPlane.close());
+        await ending.run();
       },
     });
   } catch (error) {

@@ -1,5 +1,5 @@
-import { controlPlaneOptions } from "@roost/control-plane";
-import { hostAgentOptions } from "@roost/host-agent";
+import { controlPlaneOptions } from "@roost/control-plane/options";
+import { hostAgentOptions } from "@roost/host-agent/options";
 import type { AnyOptions } from "@roost/kit";
 
 import { upOptions } from "./platform-options.ts";
