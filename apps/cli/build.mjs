@@ -31,16 +31,8 @@ await build({
   sourcemap: "linked",
   sourcesContent: false,
   conditions: ["@roost/source"],
-  external: [
-    "@roost/control-plane",
-    "@roost/host-agent",
-    "@roost/images",
-    "@connectrpc/*",
-    "@bufbuild/*",
-    "pino",
-    "bufferutil",
-    "utf-8-validate",
-  ],
+  external: ["@connectrpc/*", "@bufbuild/*", "pino", "bufferutil", "utf-8-validate"],
+  plugins: [{ name: "servers", setup: leaveServersOut }],
   // CommonJS packages inside ES modules ask for Node's own modules by `require`
   banner: { js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);' },
   logLevel: "warning",
