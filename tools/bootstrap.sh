@@ -119,7 +119,9 @@ fi
 
 # Prints those of its arguments that are not installed.
 missing_packages() {
-  dpkg-query --show --showformat '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null | sed -n 's/^installed //p' | sort -u >"$scratch/installed"
+  # It fails when it has never heard of one of them, after it has told about the others.
+  { dpkg-query --show --showformat '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true; } |
+    sed -n 's/^installed //p' | sort -u >"$scratch/installed"
   printf '%s\n' "$@" | sort -u | comm -23 - "$scratch/installed"
 }
 
