@@ -53,5 +53,15 @@ for (const path of files) {
       findings.push(`${at}: do not import from a barrel; import the module itself`);
   });
 }
+
+// npm forgets packages for other platforms when its registry does not have them, and `npm ci` then refuses the lock file.
+/** @type {Record<string, { optionalDependencies?: Record<string, string> }>} */
+const locked = JSON.parse(readFileSync("package-lock.json", "utf8")).packages;
+for (const [path, { optionalDependencies = {} }] of Object.entries(locked)) {
+  for (const name of Object.keys(optionalDependencies)) {
+    if (locked[`node_modules/${name}`] === undefined && locked[`${path}/node_modules/${name}`] === undefined)
+      findings.push(`package-lock.json: ${name}, which ${path} names, is missing; npm ci will not accept that`);
+  }
+}
 for (const finding of findings) process.stdout.write(`${finding}\n`);
 process.exitCode = findings.length === 0 ? 0 : 1;
