@@ -3,6 +3,7 @@ import { join } from "node:path";
 
 import { Code, ConnectError } from "@connectrpc/connect";
 import { FileType, type EntryInfo } from "@roost/contract/gen/filesystem/filesystem_pb.js";
+import { SeededRandom } from "@roost/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
 import { startFileServer, type TestFileServer } from "./test-file-server.ts";
@@ -291,6 +292,54 @@ describe("Remove", () => {
     await agent.client.remove({ path: at("many") });
     expect(await readdir(agent.home)).toEqual([]);
   });
+});
+
+test("whatever the path, every method answers with an entry or an error of the caller", async () => {
+  const random = new SeededRandom();
+  const pieces = [
+    "/",
+    "//",
+    ".",
+    "a",
+    "b",
+    "~",
+    "~x",
+    "\0",
+    "\n",
+    "\u{FFFD}",
+    "😀",
+    "\\",
+    "%2e",
+    "é".repeat(130),
+    "n".repeat(256),
+    " ",
+    "-rf",
+    "*",
+  ] as const;
+  const hostile = () => Array.from({ length: random.integer(8) }, () => random.pick(pieces)).join("");
+  const allowed = ["no error", "NotFound", "InvalidArgument", "AlreadyExists", "FailedPrecondition"];
+  await writeFile(at("a"), "");
+  await mkdir(at("b"));
+  for (let round = 0; round < 400; round += 1) {
+    const path = `${agent.home}/${hostile()}`;
+    const other = `${agent.home}/${hostile()}`;
+    const outcomes = {
+      stat: await codeOf(agent.client.stat({ path: hostile() + random.pick(["", "..", "/../.."]) })),
+      list: await codeOf(agent.client.listDir({ path, depth: random.integer(70) })),
+      make: await codeOf(agent.client.makeDir({ path })),
+      move: await codeOf(agent.client.move({ source: path, destination: other })),
+      watch: await codeOf(
+        agent.client
+          .createWatcher({ path: other, recursive: true })
+          .then(async ({ watcherId }) => agent.client.removeWatcher({ watcherId })),
+      ),
+      remove: await codeOf(agent.client.remove({ path: other })),
+    };
+    for (const [method, code] of Object.entries(outcomes)) {
+      expect(allowed, `SEED=${random.seed} round ${round}: ${method} ${JSON.stringify([path, other])}: ${code}`).toContain(code);
+    }
+    if ((await codeOf(agent.client.stat({ path: agent.home }))) !== "no error") await mkdir(agent.home); // moved or removed whole
+  }
 });
 
 test("the binary codec works as the JSON one", async () => {

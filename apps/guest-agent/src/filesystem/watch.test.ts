@@ -2,13 +2,13 @@ import { appendFile, chmod, mkdir, rename, rm, rmdir, symlink, unlink, writeFile
 import { join } from "node:path";
 
 import { Code, ConnectError } from "@connectrpc/connect";
-import { poll } from "@roost/kit";
+import { poll, silentLogger } from "@roost/kit";
 import { EventType, type FilesystemEvent, type WatchDirResponse } from "@roost/contract/gen/filesystem/filesystem_pb.js";
 import { SeededRandom } from "@roost/testing";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 
 import { startFileServer, type TestFileServer } from "./test-file-server.ts";
-import { watchersMax } from "./watchers.ts";
+import { watcherIdleMs, Watchers, watchersMax } from "./watchers.ts";
 
 let agent: TestFileServer;
 const streams: AbortController[] = [];
@@ -364,6 +364,24 @@ describe("polled", () => {
     await agent.client.removeWatcher({ watcherId });
     expect(await codeOf(agent.client.getWatcherEvents({ watcherId }))).toBe("NotFound");
     expect(await codeOf(agent.client.removeWatcher({ watcherId }))).toBe("NotFound");
+  });
+
+  test("a watcher that nobody polls any more is removed; each poll gives it time again", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    try {
+      const watchers = new Watchers(silentLogger);
+      const request = { path: agent.home, recursive: false, allowNetworkMounts: false };
+      const id = await watchers.create(request, false, new AbortController().signal);
+      vi.advanceTimersByTime(watcherIdleMs - 1);
+      expect(watchers.drain(id).events).toEqual([]);
+      vi.advanceTimersByTime(watcherIdleMs - 1);
+      expect(watchers.size).toBe(1);
+      vi.advanceTimersByTime(1);
+      expect(watchers.size).toBe(0);
+      expect(() => watchers.drain(id)).toThrow(/not found/);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test("more events than may wait end the watcher with an error, every time it is asked", async () => {
