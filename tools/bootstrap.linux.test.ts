@@ -34,7 +34,7 @@ async function refusal(before: string, env: Record<string, string> = {}): Promis
 const start = 'exec bash "$1"';
 
 test("without root it says so", async () => {
-  const { exitCode, message } = await refusal(`exec setpriv --reuid 65534 --regid 65534 --clear-groups ${'bash "$1"'}`);
+  const { exitCode, message } = await refusal('exec setpriv --reuid 65534 --regid 65534 --clear-groups bash "$1"');
   expect(exitCode).toBe(1);
   expect(message).toContain("it needs root");
   expect(message).toContain("sudo");
