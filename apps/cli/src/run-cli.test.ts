@@ -232,6 +232,16 @@ describe("exec", () => {
     expect(result.exitCode).toBe(130);
   });
 
+  test("SIGTERM is passed on, too, and told apart by the exit code", async () => {
+    const { id } = await cli.sandbox();
+    const signals = new EventEmitter();
+    const result = await cli.run(["exec", id, "sh", "-c", "echo ready; exec sleep 100"], {
+      signals,
+      onStdout: () => signals.emit("SIGTERM"),
+    });
+    expect(result.exitCode).toBe(143);
+  });
+
   test("a command that ends well after an interrupt keeps its own code", async () => {
     const { id } = await cli.sandbox();
     const signals = new EventEmitter();

@@ -4,6 +4,7 @@ import type { ExecEvent, ExecStream, SandboxHandle } from "@roost/sdk";
 
 import type { CommandContext } from "../context.ts";
 import { exitCodes, InterruptedError, UsageError } from "../failure.ts";
+import type { Interrupt } from "../interrupts.ts";
 import { write } from "../output/write.ts";
 import { resolveId } from "../sandbox-reference.ts";
 
@@ -67,16 +68,16 @@ export async function execAttached(
     stdin: options.stdin === true,
     signal: context.signal,
   });
-  let interrupts = 0;
-  using _taken = context.interrupts.take(() => {
-    interrupts += 1;
+  let first: Interrupt | undefined;
+  using _taken = context.interrupts.take((signal) => {
     // a signal that cannot be sent any more means the command or the connection ends anyway
-    stream.signal(interrupts === 1 ? "SIGTERM" : "SIGKILL").catch(() => undefined);
+    stream.signal(first === undefined ? "SIGTERM" : "SIGKILL").catch(() => undefined);
+    first ??= signal;
   });
   if (options.stdin === true) passStdin(context, stream);
   try {
     const exitCode = await showOutput(context, stream);
-    if (interrupts > 0 && exitCode > 128) throw new InterruptedError("SIGINT");
+    if (first !== undefined && exitCode > 128) throw new InterruptedError(first);
     return exitCode;
   } finally {
     stream.close();
