@@ -6,6 +6,7 @@ import { assert, must, run, type Logger } from "@roost/kit";
 import { hostTableName, namespaceFolder, namespaceName, namespacePrefix, vethName, vethPrefix, type Instance } from "../instance.ts";
 import { claimAddressBlock, releaseAddressBlock, slotAddresses, slotsPerBlock, type AddressBlock } from "./address-block.ts";
 import { dialTcp } from "./dial.ts";
+import { findLocalNetworks } from "./local-networks.ts";
 import { guestMacAddress, tapName, type DialOptions, type Network, type Slot, type UidRange } from "./network.ts";
 import { hostRuleset, removeTable } from "./policy.ts";
 import { makeSlot, removeSlot } from "./slot-commands.ts";
@@ -27,6 +28,7 @@ export class LinuxNetwork implements Network {
   readonly #options: LinuxNetworkOptions;
   readonly #instance: Instance;
   #block: AddressBlock | undefined;
+  #deniedExtra: readonly string[] = [];
   #pool: SlotPool | undefined;
 
   constructor(options: LinuxNetworkOptions) {
@@ -50,6 +52,7 @@ export class LinuxNetwork implements Network {
       hasSlotsInUse: inUse.length > 0,
       log: this.#options.log,
     });
+    this.#deniedExtra = [this.#options.slotCidr, ...(await findLocalNetworks())];
     await this.#enableForwarding();
     await run(["nft", "-f", "-"], {
       input: hostRuleset({
@@ -57,7 +60,7 @@ export class LinuxNetwork implements Network {
         vethPrefix: vethPrefix(this.#instance),
         blockCidr: this.#block.cidr,
         resolvers: this.guestDnsServers,
-        deniedExtra: [this.#options.slotCidr],
+        deniedExtra: this.#deniedExtra,
       }),
     });
     await this.#warnOfOtherFirewalls();
@@ -113,7 +116,7 @@ export class LinuxNetwork implements Network {
       hostAddress: addresses.host,
       innerAddress: addresses.inner,
       resolvers: this.guestDnsServers,
-      deniedExtra: [this.#options.slotCidr],
+      deniedExtra: this.#deniedExtra,
     });
   }
 

@@ -4,9 +4,10 @@ import { gatewayAddress, guestAddress, tapName } from "./network.ts";
  * The default policy: a guest reaches the internet, and nothing else. Written twice, so that a mistake in one place is
  * not a hole: in the slot's own namespace, which the guest's packets cross first, and in one table on the host.
  *
- * Not reachable: the host under any of its addresses, other guests, private, shared (CGNAT), link-local, metadata,
- * documentation, benchmarking, multicast and reserved ranges, and everything that is IPv6. The one exception are the
- * resolvers the operator chose, on port 53.
+ * Not reachable: the host under any of its addresses, the network it is plugged into, other guests, private, shared (CGNAT),
+ * link-local, metadata, benchmarking, multicast and reserved ranges, and everything that is IPv6. The one exception are the
+ * resolvers the operator chose, on port 53. (Documentation ranges are not in the list: nothing is there on the internet, and labs
+ * use them to stand for it.)
  */
 export const deniedRanges = [
   "0.0.0.0/8",
@@ -16,12 +17,9 @@ export const deniedRanges = [
   "169.254.0.0/16",
   "172.16.0.0/12",
   "192.0.0.0/24",
-  "192.0.2.0/24",
   "192.88.99.0/24",
   "192.168.0.0/16",
   "198.18.0.0/15",
-  "198.51.100.0/24",
-  "203.0.113.0/24",
   "224.0.0.0/4",
   "240.0.0.0/4",
 ] as const;
@@ -40,7 +38,7 @@ export interface SlotPolicy {
   /** Name of the veth inside the namespace */
   readonly uplink: string;
   readonly resolvers: readonly string[];
-  /** Ranges to deny beside the fixed ones: where the slots are, when that is not in them */
+  /** Ranges to deny beside the fixed ones: where the slots are, and the host's neighbours */
   readonly deniedExtra: readonly string[];
 }
 

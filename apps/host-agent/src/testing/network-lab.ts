@@ -8,7 +8,7 @@ import { Cleanup, poll, run } from "@roost/kit";
 export const world = {
   internet: "11.77.0.1",
   resolver: "10.77.0.53",
-  denied: ["10.77.0.1", "172.16.77.1", "192.168.77.1", "100.64.77.1", "169.254.169.254", "198.51.100.77"],
+  denied: ["10.77.0.1", "172.16.77.1", "192.168.77.1", "100.64.77.1", "169.254.169.254", "198.18.255.77"],
   /** A public address of the host itself */
   host: "11.77.1.1",
 } as const;

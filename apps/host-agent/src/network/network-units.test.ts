@@ -3,6 +3,7 @@ import { expect, test } from "vitest";
 
 import { blocksOf, formatAddress, parseAddress, slotAddresses } from "./address-block.ts";
 import { findDroppingForwardChains } from "./linux-network.ts";
+import { localNetworksOf } from "./local-networks.ts";
 import { parseResolvers } from "./resolvers.ts";
 
 test("a range is cut into blocks that do not overlap", () => {
@@ -32,4 +33,15 @@ test("firewalls that forward nothing by default are found in the listing of all 
   const input = "\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n";
   const listing = `table ip filter {\n${input}${chain("drop")}}\ntable inet mine {\n${input}${chain("accept")}}\ntable ip6 x {\n}\n`;
   expect(findDroppingForwardChains(listing)).toEqual(["ip filter"]);
+});
+
+test("the host's neighbours are those of the interfaces it has a way out by", () => {
+  const routes = [
+    { dst: "default", dev: "eth0" },
+    { dst: "203.0.113.0/24", dev: "eth0", scope: "link" },
+    { dst: "203.0.113.1", dev: "eth0", scope: "link" },
+    { dst: "172.17.0.0/16", dev: "docker0", scope: "link" },
+    { dst: "198.51.100.0/24", dev: "eth0" },
+  ];
+  expect(localNetworksOf(routes)).toEqual(["203.0.113.0/24", "203.0.113.1"]);
 });
