@@ -146,7 +146,7 @@ function schemaOf(schema: z.ZodType, io: "input" | "output", components: Json): 
   for (const [id, definition] of Object.entries((definitions ?? {}) as Record<string, Json>)) components[id] = cleaned(definition);
   const id = schema.meta()?.id;
   if (id === undefined) return cleaned(rest);
-  components[id] = cleaned(rest);
+  if (definitions === undefined || !Object.hasOwn(definitions as Json, id)) components[id] = cleaned(rest);
   return { $ref: `#/components/schemas/${id}` };
 }
 
