@@ -53,7 +53,7 @@ test.each<[string, string | ((socket: Socket) => void)]>([
     if (typeof behaviour === "string") socket.once("data", () => socket.end(behaviour));
     else behaviour(socket);
   });
-  await expect(client.metrics()).rejects.toThrow();
+  await expect(client.metrics()).rejects.toBeInstanceOf(Error);
 });
 
 test("a guest that accepts and stays silent, or dribbles, is ended by the signal", async () => {

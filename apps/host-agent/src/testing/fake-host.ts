@@ -67,7 +67,12 @@ export class FakeHost implements AsyncDisposable {
     const folder = await mkdtemp(join(tmpdir(), "roost-host-"));
     const host = new FakeHost(folder, { deps: options.deps ?? {}, settings: options.settings ?? {} });
     await writeImages(join(folder, "cache", "images"));
-    await host.startAgent();
+    try {
+      await host.startAgent();
+    } catch (error) {
+      await rm(folder, { recursive: true, force: true });
+      throw error;
+    }
     return host;
   }
 
