@@ -1,6 +1,6 @@
 import { chmod, link, mkdir, open, readFile, readdir, readlink, stat, symlink, writeFile } from "node:fs/promises";
-import { request as httpRequest } from "node:http";
-import { connect } from "node:net";
+import { createServer, request as httpRequest, type Server } from "node:http";
+import { connect, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
@@ -9,6 +9,8 @@ import { poll, withDeadline } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
+import { HttpError } from "../http/http-error.ts";
+import { receiveFiles } from "./upload.ts";
 import { multipart, startFileServer, type TestFileServer, type TestAnswer } from "../filesystem/test-file-server.ts";
 
 let agent: TestFileServer;
@@ -230,6 +232,49 @@ describe("gzip", () => {
   test("other encodings are refused", async () => {
     expect((await put("f", "x", { "content-encoding": "br" })).status).toBe(400);
     expect((await put("f", "x", { "content-encoding": "identity" })).status).toBe(200);
+  });
+});
+
+describe("too large", () => {
+  let server: Server;
+  let target: string;
+  beforeEach(async () => {
+    const user = agent.context.users.acting("tester");
+    server = createServer((request, response) => {
+      const path = new URL(request.url ?? "/", "http://guest").searchParams.get("path") ?? undefined;
+      const options = { user, path, expandPath: (written: string) => agent.context.expandPath(written, user), bytesMax: 100_000 };
+      receiveFiles(request, options).then(
+        (files) => response.writeHead(200).end(JSON.stringify(files)),
+        (error: unknown) => response.writeHead(error instanceof HttpError ? error.status : 500).end(),
+      );
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    target = `http://127.0.0.1:${(server.address() as AddressInfo).port}/?path=folder/f`;
+  });
+  afterEach(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+
+  test.each([
+    ["a raw body", { ...octets }, Buffer.alloc(100_001)],
+    ["a bomb", { ...octets, "content-encoding": "gzip" }, gzipSync(Buffer.alloc(50_000_000))],
+    ["a form", multipart([]).headers, multipart([{ name: "file", filename: "f", content: Buffer.alloc(100_000) }]).body],
+    [
+      "a form of small files",
+      multipart([]).headers,
+      multipart(Array.from({ length: 30 }, (_, index) => ({ name: index === 0 ? "file" : "x", content: "y".repeat(5000) }))).body,
+    ],
+  ])("%s is a 413 and leaves nothing", async (_what, headers, body) => {
+    const response = await fetch(target, { method: "POST", headers, body });
+    expect(response.status).toBe(413);
+    expect(await left()).toEqual([]);
+  });
+
+  test("what is as large as allowed is taken", async () => {
+    const response = await fetch(target, { method: "POST", headers: octets, body: Buffer.alloc(100_000) });
+    expect(response.status).toBe(200);
+    expect(await left()).toEqual(["folder", "folder/f"]);
   });
 });
 

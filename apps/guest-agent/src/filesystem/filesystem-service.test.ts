@@ -6,6 +6,8 @@ import { FileType, type EntryInfo } from "@roost/contract/gen/filesystem/filesys
 import { SeededRandom } from "@roost/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
+import { OwnerNames } from "./entry.ts";
+import { listFolder } from "./list-folder.ts";
 import { startFileServer, type TestFileServer } from "./test-file-server.ts";
 
 let agent: TestFileServer;
@@ -180,6 +182,18 @@ describe("ListDir", () => {
     expect(entries.map((entry) => entry.name)).toEqual(made);
   });
 
+  test("more entries than allowed are refused, not cut off", async () => {
+    const list = async (entriesMax: number) =>
+      listFolder(agent.home, 9, new OwnerNames(agent.context.users), new AbortController().signal, entriesMax);
+    expect((await list(8)).length).toBe(8);
+    expect(await codeOf(list(7))).toBe("ResourceExhausted");
+  });
+
+  test("a caller that has gone stops the walk", async () => {
+    const signal = AbortSignal.abort(new ConnectError("gone", Code.Canceled));
+    expect(await codeOf(listFolder(agent.home, 9, new OwnerNames(agent.context.users), signal))).toBe("Canceled");
+  });
+
   test("/proc, where processes come and go, does not fail", async () => {
     const { entries } = await agent.client.listDir({ path: "/proc", depth: 2 });
     expect(entries.length).toBeGreaterThan(100);
@@ -316,7 +330,11 @@ test("whatever the path, every method answers with an entry or an error of the c
     "-rf",
     "*",
   ] as const;
-  const hostile = () => Array.from({ length: random.integer(8) }, () => random.pick(pieces)).join("");
+  // Never "..": these paths are removed and moved, and must stay below the home.
+  const hostile = () =>
+    Array.from({ length: random.integer(8) }, () => random.pick(pieces))
+      .join("")
+      .replaceAll(/\.{2,}/g, ".");
   const allowed = ["no error", "NotFound", "InvalidArgument", "AlreadyExists", "FailedPrecondition"];
   await writeFile(at("a"), "");
   await mkdir(at("b"));

@@ -16,7 +16,13 @@ const batchSize = 128;
  * through symbolic links, and paths are reported under the name that was asked for; links inside are not followed.
  * What disappears while we look is not in the list.
  */
-export async function listFolder(path: string, depth: number, owners: OwnerNames, signal: AbortSignal): Promise<Entry[]> {
+export async function listFolder(
+  path: string,
+  depth: number,
+  owners: OwnerNames,
+  signal: AbortSignal,
+  entriesMax: number = listEntriesMax,
+): Promise<Entry[]> {
   const levels = depth === 0 ? 1 : depth;
   if (levels > listDepthMax) throw new ConnectError(`depth ${depth} is above the limit of ${listDepthMax}`, Code.InvalidArgument);
   const entries: Entry[] = [];
@@ -38,8 +44,8 @@ export async function listFolder(path: string, depth: number, owners: OwnerNames
       for (const [index, entry] of found.entries()) {
         const item = batch[index];
         if (entry === undefined || item === undefined) continue;
-        if (entries.length >= listEntriesMax) {
-          throw new ConnectError(`more than ${listEntriesMax} entries; list a deeper folder or fewer levels`, Code.ResourceExhausted);
+        if (entries.length >= entriesMax) {
+          throw new ConnectError(`more than ${entriesMax} entries; list a deeper folder or fewer levels`, Code.ResourceExhausted);
         }
         entries.push(entry);
         if (!item.isFolder || visit.levels <= 1) continue;
