@@ -31,8 +31,10 @@ export class SandboxMetrics {
     this.#guest = guest;
   }
 
+  /** History begins with the guest's first answer, a second or two after its start: before it, memory and disk would be made up. */
   push(timeUnixSec: number, cpuPercent: number): void {
-    const point = { timeUnixSec, cpuPercent, memoryBytes: this.#guest?.mem_used ?? 0, diskBytes: this.#guest?.disk_used ?? 0 };
+    if (this.#guest === undefined) return;
+    const point = { timeUnixSec, cpuPercent, memoryBytes: this.#guest.mem_used, diskBytes: this.#guest.disk_used };
     this.#fine.push(point);
     this.#finePending.push(point);
     if (this.#finePending.length < finePerMiddle) return;

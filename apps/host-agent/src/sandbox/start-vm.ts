@@ -38,15 +38,29 @@ class VmEnded extends Error {
   readonly exit: VmExit;
 
   constructor(exit: VmExit) {
-    super(`the VM ended while it was starting: ${describeExit(exit)}`);
+    const lastLine = exit.consoleTail.at(-1);
+    super(
+      `the VM ended while it was starting: ${describeExit(exit)}${lastLine === undefined ? "" : `; the last it said was "${shortened(lastLine)}"`}`,
+    );
     this.exit = exit;
   }
 }
 
+/** How a VM ended, for users. A panic, a power-off and a restart all end the VMM with 0: only the console tells a panic from the others. */
 export function describeExit(exit: VmExit): string {
   if (exit.signal !== null) return `its VMM was ended by ${exit.signal}`;
-  if (exit.exitCode === 0) return "the guest powered off";
+  if (exit.exitCode === 0) {
+    const panic = exit.consoleTail.find((line) => line.includes("Kernel panic"));
+    return panic === undefined ? "the guest powered off or restarted" : `the guest's kernel gave up ("${shortened(panic)}")`;
+  }
   return exit.exitCode === null ? "nobody saw how" : `its VMM exited with code ${exit.exitCode}`;
+}
+
+/** Longest quotation of a guest's console in a message in characters */
+const quotationLengthMax = 200;
+
+function shortened(line: string): string {
+  return line.length <= quotationLengthMax ? line : `${line.slice(0, quotationLengthMax)}…`;
 }
 
 export interface StartOptions {
