@@ -141,7 +141,7 @@ test("a VM that ends while its guest boots fails the create with how it ended", 
   await host.driver.end(spec.sandboxId, { exitCode: 3 });
   expect(await creating).toMatchObject({
     code: "sandbox_start_failed",
-    message: "the VM ended while it was starting: its VMM exited with code 3",
+    message: 'the VM ended while it was starting: its VMM exited with code 3; the last it said was "Kernel panic - not syncing"',
   });
   const { sandbox } = await host.client.getSandbox({ sandboxId: spec.sandboxId });
   expect(sandbox?.vmExit).toMatchObject({ exitCode: 3, consoleTail: expect.arrayContaining(["Kernel panic - not syncing"]) as string[] });
