@@ -109,7 +109,16 @@ export const listSandboxesQuerySchema = z.strictObject({
   metadata: z
     .union([z.string(), z.array(z.string())])
     .transform((given) => (typeof given === "string" ? [given] : given))
-    .pipe(z.array(z.string().regex(/^[^=]+=/, "written as key=value").refine(isStorable, notStorable)).max(metadataEntriesMax))
+    .pipe(
+      z
+        .array(
+          z
+            .string()
+            .regex(/^[^=]+=/, "written as key=value")
+            .refine(isStorable, notStorable),
+        )
+        .max(metadataEntriesMax),
+    )
     .optional()
     .describe("`key=value`, repeatable; all must match"),
   limit: z.coerce.number().int().min(1).max(pageSizeMax).default(pageSizeDefault),
