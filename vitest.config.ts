@@ -18,6 +18,8 @@ export default defineConfig({
         extends: true,
         test: {
           name: "unit",
+          isolate: false,
+          maxWorkers: 4,
           include: ["**/*.test.ts"],
           exclude: [...exclude, ...needs.map((need) => `**/*.${need}.test.ts`)],
           testTimeout: 20_000,
