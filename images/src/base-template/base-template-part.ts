@@ -22,6 +22,7 @@ const packages = [
   "curl",
   "git",
   "iproute2",
+  "iputils-ping",
   "less",
   "ncurses-bin",
   "nodejs",

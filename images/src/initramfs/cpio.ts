@@ -13,6 +13,8 @@ export interface CpioEntry {
 
 export const fileMode = (permissions: number) => 0o100000 | permissions;
 export const folderMode = (permissions: number) => 0o040000 | permissions;
+/** A symbolic link; its data is the target. */
+export const linkMode = 0o120777;
 export const characterDeviceMode = (permissions: number) => 0o020000 | permissions;
 
 /**

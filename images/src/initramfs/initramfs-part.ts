@@ -8,7 +8,7 @@ import { moduleOrder, type WantedModule } from "../kernel/module-order.ts";
 import type { BuiltPart, Part } from "../part.ts";
 import { recipePath } from "../recipe-folder.ts";
 import { sourceDateEpoch } from "../source-date.ts";
-import { characterDeviceMode, cpioArchive, fileMode, folderMode, type CpioEntry } from "./cpio.ts";
+import { characterDeviceMode, cpioArchive, fileMode, folderMode, linkMode, type CpioEntry } from "./cpio.ts";
 
 /** Static busybox of Debian's busybox-static. */
 export const busyboxPath = "/bin/busybox";
@@ -23,7 +23,26 @@ const wantedModules: readonly WantedModule[] = [
   { name: "squashfs", bus: "any" },
 ];
 
-const folders = ["bin", "dev", "lib", "lib/modules", "newroot", "proc", "sys"];
+/** Commands of `guest/initramfs-init`, for a busybox that does not find its own by itself. */
+const applets = ["chmod", "chroot", "insmod", "ip", "ln", "mkdir", "mount", "poweroff", "sh", "switch_root", "usleep"];
+
+const folders = ["agent", "bin", "dev", "lib", "lib/modules", "newroot", "proc", "sys"];
+
+/**
+ * Free space in `bytes` after the initramfs up to the next multiple of a page.
+ *
+ * QEMU's `microvm` machine puts the initramfs at the very top of memory, aligned down to a page, where SeaBIOS has put the ACPI tables
+ * (about 1 KiB): with an unlucky length it overwrites them, and the guest finds no devices. This much stays free.
+ */
+const topOfMemoryBytes = 4_096 - 512;
+const pageBytes = 4_096;
+
+/** Zeros up to a length that leaves `topOfMemoryBytes` free; the kernel skips zeros between archives. */
+export function padInitramfs(archive: Buffer): Buffer {
+  const used = pageBytes - topOfMemoryBytes;
+  const length = Math.ceil((archive.length - used) / pageBytes) * pageBytes + used;
+  return Buffer.concat([archive, Buffer.alloc(length - archive.length)]);
+}
 
 /** The initramfs: busybox, the modules for the virtio devices, and `guest/initramfs-init`. Not compressed: unpacking costs more than reading. */
 export function initramfsPart(cacheFolder: string, kernel: BuiltPart): Part {
@@ -57,10 +76,11 @@ export function initramfsPart(cacheFolder: string, kernel: BuiltPart): Part {
           data: Buffer.from(order.map(({ path, bus }) => `${basename(path)} ${bus}\n`).join("")),
         },
       );
+      for (const name of applets) entries.push({ name: `bin/${name}`, mode: linkMode, data: Buffer.from("busybox") });
       for (const { path } of order) {
         entries.push({ name: `lib/modules/${basename(path)}`, mode: fileMode(0o644), data: await readFile(join(modules, path)) });
       }
-      await writeFile(join(outputFolder, "initramfs.cpio"), cpioArchive(entries, sourceDateEpoch));
+      await writeFile(join(outputFolder, "initramfs.cpio"), padInitramfs(cpioArchive(entries, sourceDateEpoch)));
       return { main: "initramfs.cpio" };
     },
   };
