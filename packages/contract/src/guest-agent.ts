@@ -4,7 +4,7 @@ import { envsSchema } from "./sandboxes.ts";
 
 /**
  * HTTP surface of the guest agent beside its Connect services.
- * `/health`, `/init`, `/metrics`, `/envs`, `/files`; see docs/guest-agent.md.
+ * `/health`, `/init`, `/metrics`, `/envs`, `/files`; see apps/guest-agent/README.md.
  */
 
 /** Version the guest agent reports; SDKs of the ecosystem gate features by it, so it follows their numbering. */
