@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/bootstrap.sh
-node_modules/.bin/tsx --conditions=@roost/source images/src/main.ts
+node images/dist/main.js
 exec node_modules/.bin/tsx --conditions=@roost/source tests/bench/main.ts "$@"

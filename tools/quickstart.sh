@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/bootstrap.sh
-node_modules/.bin/tsx --conditions=@roost/source images/src/main.ts
+node images/dist/main.js
 node_modules/.bin/roost up --detach
 exec node_modules/.bin/tsx --conditions=@roost/source tools/demo/main.ts

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/bootstrap.sh --with-tests
-node_modules/.bin/tsx --conditions=@roost/source images/src/main.ts
+node images/dist/main.js
 rounds="${ROUNDS:-10}"
 for ((round = 1; round <= rounds; round++)); do
   seed=$((RANDOM * 32768 + RANDOM))

@@ -12,7 +12,7 @@ const count = (/** @type {boolean} */ ok) => (ok ? (passed += 1) : (failed += 1)
 
 for (const step of checkSteps) count(await runStep(step));
 count(
-  await runStep({ name: "images", command: ["node_modules/.bin/tsx", "--conditions=@roost/source", "images/src/main.ts"], show: true }),
+  await runStep({ name: "images", command: ["node", "images/dist/main.js"], show: true }),
 );
 
 // One kind after the other: two cores do not serve unit tests and virtual machines at once.
