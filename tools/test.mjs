@@ -11,9 +11,7 @@ let failed = 0;
 const count = (/** @type {boolean} */ ok) => (ok ? (passed += 1) : (failed += 1));
 
 for (const step of checkSteps) count(await runStep(step));
-count(
-  await runStep({ name: "images", command: ["node", "images/dist/main.js"], show: true }),
-);
+count(await runStep({ name: "images", command: ["node", "images/dist/main.js"], show: true }));
 
 // One kind after the other: two cores do not serve unit tests and virtual machines at once.
 for (const project of ["unit", "pg", "linux", "vm"]) {
@@ -38,12 +36,16 @@ for (const project of ["unit", "pg", "linux", "vm"]) {
     const result = JSON.parse(readFileSync(resultFile, "utf8"));
     passed += result.numPassedTests;
     failed += result.numFailedTests;
-    // A file that could not even be loaded, or an error outside any test, fails the run although no test did.
-    if (!exited && result.numFailedTests === 0) failed += 1;
+    // A file whose set-up, clean-up or loading failed fails although none of its tests did; so does an error outside any file.
+    const brokenFiles = result.testResults.filter(
+      (file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed"),
+    );
+    failed += brokenFiles.length;
+    if (!exited && result.numFailedTests + brokenFiles.length === 0) failed += 1;
     for (const file of result.testResults) {
       for (const test of file.assertionResults) {
         if (["skipped", "pending", "todo"].includes(test.status)) {
-          const note = test.meta?.skipReason ?? "its file or title says why";
+          const note = brokenFiles.includes(file) ? "its file's set-up failed" : (test.meta?.skipReason ?? "its file or title says why");
           process.stdout.write(`skipped: ${relative(process.cwd(), file.name)}: ${test.fullName} (${note})\n`);
         }
       }

@@ -19,7 +19,7 @@ const privateAddress = "10.99.87.10";
 const platform = usePlatform();
 const sandbox = useSandbox(platform);
 const other = useSandbox(platform);
-let hostServer: Server;
+let hostServer: Server | undefined;
 let testHost: { pid: number; end: () => void } | undefined;
 
 beforeAll(async () => {
@@ -47,13 +47,14 @@ beforeAll(async () => {
   );
   await new Promise((resolve) => child.stdout.once("data", resolve));
   testHost = { pid: child.pid ?? Number.NaN, end: () => child.kill("SIGKILL") };
-  hostServer = createServer((_request, response) => response.end("the host"));
-  await new Promise<void>((resolve) => hostServer.listen(0, "0.0.0.0", resolve));
+  const server = createServer((_request, response) => response.end("the host"));
+  await new Promise<void>((resolve) => server.listen(0, "0.0.0.0", resolve));
+  hostServer = server;
 });
 
 afterAll(async () => {
   testHost?.end();
-  hostServer.close();
+  hostServer?.close();
   await run(["ip", "link", "del", `${link}a`]).catch(() => undefined); // gone with the namespace when set-up failed half-way
   await run(["ip", "netns", "del", namespace]);
 });
@@ -84,7 +85,7 @@ describe("a guest reaches", () => {
   });
 
   test("not the host, by none of its addresses", async () => {
-    const { port } = hostServer.address() as AddressInfo;
+    const { port } = hostServer?.address() as AddressInfo;
     const own = Object.values(networkInterfaces())
       .flatMap((addresses) => addresses ?? [])
       .filter(({ family, internal }) => family === "IPv4" && !internal);

@@ -14,8 +14,9 @@ export async function dialTcp(host: string, port: number, options: DialOptions):
       options.signal?.removeEventListener("abort", onAbort);
       socket.removeListener("error", settle);
       socket.removeListener("connect", onConnect);
+      // For good: one that breaks before its new owner listens must not end the process. Owners see it by `close`.
+      socket.on("error", () => undefined);
       if (error === undefined) return resolve(socket);
-      socket.on("error", () => undefined); // it is being destroyed; its reason has been told already
       socket.destroy();
       reject(error);
     };

@@ -1,7 +1,7 @@
 import { readdir, rmdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 
-import { endProcess, identifyProcess, type Logger } from "@roost/kit";
+import { endProcess, identifyProcess, poll, type Logger } from "@roost/kit";
 
 import type { UidRange } from "../network/network.ts";
 import type { SandboxRecord } from "./sandbox-record.ts";
@@ -41,9 +41,19 @@ export async function sweepCgroups(prefix: string, adopted: readonly SandboxReco
   for (const hierarchy of hierarchies) {
     const names = await readdir(hierarchy).catch(() => []); // a file, or a hierarchy that is not ours to see
     for (const name of names.filter((name) => name.startsWith(prefix) && !keep.has(name))) {
-      await rmdir(join(hierarchy, name)).catch((error: unknown) => {
+      await removeCgroup(join(hierarchy, name)).catch((error: unknown) => {
         log.warn({ err: error, cgroup: join(hierarchy, name) }, "a cgroup that no sandbox owns could not be removed");
       });
     }
   }
+}
+
+/** Time the last process of a cgroup may take to leave it after its death in `ms`: a zombie stays in until whoever inherited it reaps it. */
+const leaveTimeoutMs = 5_000;
+
+async function removeCgroup(folder: string): Promise<void> {
+  await poll({ what: `removal of ${folder}`, timeoutMs: leaveTimeoutMs, intervalMs: 10 }, async () => {
+    await rmdir(folder);
+    return true;
+  });
 }

@@ -75,7 +75,7 @@ export class QmpClient {
 
   /** Connects and negotiates. Rejects when the socket is not there or does not speak QMP within `timeoutMs`. */
   static async connect(path: string, options: { readonly timeoutMs?: number } = {}): Promise<QmpClient> {
-    const client = new QmpClient(await openSocket(path));
+    const client = await openSocket(path, (socket) => new QmpClient(socket));
     const timeoutMs = options.timeoutMs ?? commandTimeoutMs;
     const timer = setTimeout(() => {
       client.#fail(new QmpConnectionError(`no QMP greeting within ${timeoutMs} ms`, { violation: true }));
@@ -202,16 +202,17 @@ function parseObject(line: string): Record<string, unknown> | undefined {
 
 /**
  * Connects through the open folder, so that the length of the state folder's path does not matter: the kernel takes
- * at most 107 bytes as the path of a socket.
+ * at most 107 bytes as the path of a socket. `adopt` gets the socket in the very moment it is connected: when the VMM ends
+ * just then, somebody must be listening for errors already.
  */
-async function openSocket(path: string): Promise<Socket> {
+async function openSocket<T>(path: string, adopt: (socket: Socket) => T): Promise<T> {
   await using folder = await open(dirname(path), "r");
-  return await new Promise<Socket>((resolve, reject) => {
+  return await new Promise<T>((resolve, reject) => {
     const socket = connectSocket(`/proc/self/fd/${folder.fd}/${basename(path)}`);
     socket.once("error", reject);
     socket.once("connect", () => {
       socket.off("error", reject);
-      resolve(socket);
+      resolve(adopt(socket));
     });
   });
 }
