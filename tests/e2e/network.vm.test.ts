@@ -2,7 +2,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { networkInterfaces } from "node:os";
 
-import { run } from "@roost/kit";
+import { must, run } from "@roost/kit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { usePlatform, useSandbox } from "../support/platform.ts";
@@ -85,7 +85,7 @@ describe("a guest reaches", () => {
   });
 
   test("not the host, by none of its addresses", async () => {
-    const { port } = hostServer?.address() as AddressInfo;
+    const { port } = must(hostServer, "the host's own server").address() as AddressInfo;
     const own = Object.values(networkInterfaces())
       .flatMap((addresses) => addresses ?? [])
       .filter(({ family, internal }) => family === "IPv4" && !internal);

@@ -94,13 +94,16 @@ async function listNamed(kind: string, folder: string, prefix: string): Promise<
   return names.filter((name) => name.startsWith(prefix)).map((name) => `${kind} ${name}`);
 }
 
-/** A folder that holds a record of a stopped sandbox and nothing else is no leak: it tells for an hour how that one ended. */
+/** What stays of a sandbox that stopped by itself: for an hour they tell how it ended. */
+const recordFiles: readonly string[] = ["sandbox.json", "last-active"];
+
+/** Folders of sandboxes, less those that hold only the record of a stopped one. */
 async function listSandboxFolders(folder: string): Promise<string[]> {
   const ids = await readdir(folder).catch(() => []); // no such folder: nothing in it
   const isLeft = async (id: string) => {
     const files = await readdir(join(folder, id)).catch(() => []);
     const record = await readFile(join(folder, id, "sandbox.json"), "utf8").catch(() => "{}");
-    return files.length !== 1 || (JSON.parse(record) as { state?: string }).state !== "stopped";
+    return files.some((file) => !recordFiles.includes(file)) || (JSON.parse(record) as { state?: string }).state !== "stopped";
   };
   const left = await Promise.all(ids.map(isLeft));
   return ids.filter((_, index) => left[index]).map((id) => `sandbox folder ${id}`);
