@@ -95,7 +95,7 @@ async function listNamed(kind: string, folder: string, prefix: string): Promise<
 }
 
 /** What stays of a sandbox that stopped by itself: for an hour they tell how it ended. */
-const recordFiles: readonly string[] = ["sandbox.json", "last-active"];
+const recordFiles: ReadonlySet<string> = new Set(["sandbox.json", "last-active"]);
 
 /** Folders of sandboxes, less those that hold only the record of a stopped one. */
 async function listSandboxFolders(folder: string): Promise<string[]> {
@@ -103,7 +103,7 @@ async function listSandboxFolders(folder: string): Promise<string[]> {
   const isLeft = async (id: string) => {
     const files = await readdir(join(folder, id)).catch(() => []);
     const record = await readFile(join(folder, id, "sandbox.json"), "utf8").catch(() => "{}");
-    return files.some((file) => !recordFiles.includes(file)) || (JSON.parse(record) as { state?: string }).state !== "stopped";
+    return files.some((file) => !recordFiles.has(file)) || (JSON.parse(record) as { state?: string }).state !== "stopped";
   };
   const left = await Promise.all(ids.map(isLeft));
   return ids.filter((_, index) => left[index]).map((id) => `sandbox folder ${id}`);
