@@ -1,5 +1,5 @@
 import type { SandboxHandle } from "@roost/sdk";
-import { afterAll, afterEach, beforeAll } from "vitest";
+import { afterAll, afterEach, beforeAll, expect } from "vitest";
 
 import { TestPlatform } from "./test-platform.ts";
 
@@ -11,6 +11,7 @@ export function usePlatform(): () => TestPlatform {
   });
   afterEach(async ({ task }) => {
     if (task.result?.state === "fail") await platform?.saveEvidence(task.name);
+    expect(await platform?.leftovers(), "left behind by sandboxes that have ended").toEqual([]);
   });
   afterAll(async () => {
     await platform?.[Symbol.asyncDispose]();

@@ -115,6 +115,14 @@ export class TestPlatform implements AsyncDisposable {
     process.stderr.write(`evidence of "${name}" is in ${target}\n--- output of roost up ---\n${this.#output.slice(-5_000)}\n`);
   }
 
+  /** What on this machine names a sandbox of this platform that has ended: must be nothing, after every test. */
+  async leftovers(): Promise<string[]> {
+    const known: string[] = [];
+    for await (const { id } of this.client.sandboxes.list()) known.push(id);
+    const resources = await listOwnedResources(this.folder);
+    return resources.filter((line) => /\bi[0-9a-z]{20}\b/.test(line) && !known.some((id) => line.includes(id)));
+  }
+
   /** Ends everything and says what of it is left on the machine; must be nothing. */
   async stop(): Promise<string[]> {
     if (this.#process === undefined) await this.up();
