@@ -101,7 +101,7 @@ export const baseTemplatePart: Part = {
         "--dpkgopt=force-unsafe-io", // a crash means a new build, not a repaired one
         ...leaveOut.map((pattern) => `--dpkgopt=path-exclude=${pattern}`),
         ...keep.map((pattern) => `--dpkgopt=path-include=${pattern}`),
-        `--customize-hook=${quote(recipePath("base/customize"))} "$1" ${quote(npmTarball)} ${codename}`,
+        `--customize-hook=${quote(recipePath("base/customize"))} "$1" ${quote(npmTarball)}`,
         codename,
         tarball,
         sources,
