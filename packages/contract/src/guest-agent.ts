@@ -7,9 +7,6 @@ import { envsSchema } from "./sandboxes.ts";
  * `/health`, `/init`, `/metrics`, `/envs`, `/files`; see apps/guest-agent/README.md.
  */
 
-/** Version the guest agent reports; SDKs of the ecosystem gate features by it, so it follows their numbering. */
-export const guestAgentVersion = "0.6.13";
-
 /** Header that carries the sandbox's access token. */
 export const accessTokenHeader = "x-access-token";
 
