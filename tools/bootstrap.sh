@@ -2,7 +2,7 @@
 # Makes a fresh machine able to build and run Roost: Debian packages, npm packages, build. Does only what is not done yet; when all
 # is there it looks and ends. Every requirement is checked before anything is changed.
 #
-#   bash tools/bootstrap.sh [--with-tests]
+#   bash tools/bootstrap.sh [--with-tests] [--with-benchmarks]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,7 +14,7 @@ qemu_packages=(qemu-system-x86 qemu-utils)
 packages=(
   iproute2 nftables                            # network slots
   util-linux procps                            # setpriv, unshare, flock
-  busybox-static tini                          # into the guest
+  busybox-static                               # into the guest
   kmod lz4 xz-utils zstd                       # kernel image
   squashfs-tools e2fsprogs mmdebstrap          # agent disk, base template
   gcc libc6-dev                                # the guest agent's launcher
@@ -22,6 +22,8 @@ packages=(
 )
 # For `npm test`: database tests run on a real server, which they start themselves.
 test_packages=(postgresql)
+# For `npm run bench`: what a user might pick instead.
+benchmark_packages=(crun)
 
 node_version_min=20.19.0
 disk_gib_first=6                               # packages, npm packages, images, room to build them
@@ -32,11 +34,13 @@ state_dir=${ROOST_DIR:-/var/lib/roost}
 # ---- Words ------------------------------------------------------------------------------------------------------------------
 
 with_tests=no
+with_benchmarks=no
 for argument in "$@"; do
   case $argument in
     --with-tests) with_tests=yes ;;
+    --with-benchmarks) with_benchmarks=yes ;;
     *)
-      echo "bootstrap: unknown option $argument (there is only --with-tests)" >&2
+      echo "bootstrap: unknown option $argument (there are --with-tests and --with-benchmarks)" >&2
       exit 2
       ;;
   esac
@@ -206,6 +210,7 @@ if [ "$with_tests" = yes ] && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' 
     echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
   fi
 fi
+[ "$with_benchmarks" = no ] || wanted+=("${benchmark_packages[@]}")
 mapfile -t missing < <(missing_packages "${wanted[@]}")
 if [ ${#missing[@]} -gt 0 ] || ! has_new_qemu; then
   # An installation that was cut off earlier blocks every later one.

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { link, mkdir, mkdtemp, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -60,6 +60,15 @@ test("prune keeps what images.json and the caller name, and forgets the rest", a
 test("prune removes everything when there are no current images", async () => {
   await addPart("base-old", "base");
   expect(await cache.prune([])).toEqual(["base-old"]);
+});
+
+test("prune leaves what a host agent holds by a hard link", async () => {
+  await addPart("base-held", "base");
+  const holder = await mkdtemp(join(tmpdir(), "roost-held-"));
+  await link(join(cache.folder, "base-held", "file"), join(holder, "file"));
+  expect(await cache.prune([])).toEqual([]);
+  await rm(holder, { recursive: true });
+  expect(await cache.prune([])).toEqual(["base-held"]);
 });
 
 test("the sweep removes half-made folders only", async () => {

@@ -76,13 +76,17 @@ export class ImageCache {
     await syncFolder(this.folder);
   }
 
-  /** Removes every part that neither `images.json` nor `keep` (paths relative to the cache) names; returns what was removed. */
+  /**
+   * Removes every part that neither `images.json` nor `keep` (paths relative to the cache) names; returns what was removed. A part whose files have other names
+   * elsewhere stays: host agents hold what saved sandboxes depend on by hard links.
+   */
   async prune(keep: readonly string[]): Promise<readonly string[]> {
     const current = await this.readImageSet();
     const kept = new Set([...keep, ...imagePaths(current)].map((path) => path.split("/")[0]));
     const removed: string[] = [];
     for (const entry of await readdir(this.folder, { withFileTypes: true })) {
       if (!entry.isDirectory() || entry.name === memoFolder || entry.name.startsWith(temporaryPrefix) || kept.has(entry.name)) continue;
+      if (await this.#isHeld(entry.name)) continue;
       // Out of sight at once, removed afterwards: nobody finds half a part.
       const doomed = join(this.folder, `${temporaryPrefix}pruned-${entry.name}`);
       await rename(join(this.folder, entry.name), doomed);
@@ -91,6 +95,14 @@ export class ImageCache {
     }
     await this.#forgetMissingParts();
     return removed;
+  }
+
+  async #isHeld(part: string): Promise<boolean> {
+    for (const name of await readdir(join(this.folder, part))) {
+      const status = await stat(join(this.folder, part, name));
+      if (status.isFile() && status.nlink > 1) return true;
+    }
+    return false;
   }
 
   async #forgetMissingParts(): Promise<void> {

@@ -1,126 +1,87 @@
 /**
- * `npm run bench`: what Roost costs, on this machine, now. `-- --json FILE` writes the rows, `-- --quick` takes fewer samples.
+ * `npm run bench`: what Roost costs, on this machine, now.
  *
- * Everything goes through the public API of a platform of its own (own folder, own port), so an installed one is left alone.
+ *     npm run bench -- [--quick] [--only NAME]... [--json FILE] [--markdown FILE] [--profile]
+ *
+ * Everything goes through the public API of platforms of its own (own folders, own ports), so an installed one is left alone. `--quick` takes a
+ * fifth of the samples and leaves out what takes long; `--profile` says after a row which threads its time went to.
  */
-import { execFile } from "node:child_process";
-import { randomBytes } from "node:crypto";
 import { writeFile } from "node:fs/promises";
-import { cpus, totalmem } from "node:os";
-import { parseArgs, promisify } from "node:util";
+import { parseArgs } from "node:util";
 
-import { must, sleep } from "@roost/kit";
-import type { SandboxHandle } from "@roost/sdk";
+import { Bench, interrupt, type Group } from "./bench.ts";
+import { checkpointGroup } from "./checkpoint.ts";
+import { coldBootGroup } from "./cold-boot.ts";
+import { crunGroup } from "./crun.ts";
+import { densityGroup } from "./density.ts";
+import { execGroup } from "./exec.ts";
+import { forkGroup } from "./fork.ts";
+import { idleGroup } from "./idle.ts";
+import { describeMachine, describeOthers } from "./machine.ts";
+import { pauseGroup } from "./pause.ts";
+import { pausedDiskGroup } from "./paused-disk.ts";
+import { markdown, rowHeader } from "./report.ts";
+import { resumeGroup } from "./resume.ts";
+import { poolGroup, restoreGroup } from "./start.ts";
+import { transferGroup } from "./transfer.ts";
 
-import { findVmm } from "../support/find-vmm.ts";
-import { TestPlatform } from "../support/test-platform.ts";
-import { printRow, row, rowHeader, type Row } from "./report.ts";
-import { cpuMs, pssMib } from "./vmm-usage.ts";
+const groups: readonly Group[] = [
+  coldBootGroup,
+  crunGroup,
+  restoreGroup,
+  poolGroup,
+  resumeGroup,
+  pauseGroup,
+  checkpointGroup,
+  forkGroup,
+  execGroup,
+  transferGroup,
+  idleGroup,
+  pausedDiskGroup,
+  densityGroup,
+];
 
-const { values: flags } = parseArgs({ options: { json: { type: "string" }, quick: { type: "boolean", default: false } } });
-const samples = (full: number) => (flags.quick ? Math.max(2, Math.round(full / 5)) : full);
-
-/** Payload of one transfer in `bytes`. */
-const transferBytes = 50_000_000;
-/** How long idle CPU is measured in `ms`: /proc counts in 10 ms steps. */
-const idleWindowMs = 20_000;
-/** Time after its last command in which a guest settles in `ms`: caches are written back, heaps shrink. */
-const settleMs = 10_000;
-
-const rows: Row[] = [];
-function report(result: Row): void {
-  rows.push(result);
-  printRow(result);
+const { values: flags } = parseArgs({
+  options: {
+    json: { type: "string" },
+    markdown: { type: "string" },
+    quick: { type: "boolean", default: false },
+    profile: { type: "boolean", default: false },
+    only: { type: "string", multiple: true, default: [] },
+  },
+});
+const unknown = flags.only.find((name) => !groups.some((group) => group.name === name));
+if (unknown !== undefined) {
+  process.stderr.write(`bench: there is no group ${unknown}; there are ${groups.map(({ name }) => name).join(", ")}\n`);
+  process.exit(2);
 }
+const chosen = groups.filter(({ name, isHeavy }) => (flags.only.length > 0 ? flags.only.includes(name) : isHeavy !== true || !flags.quick));
 
-const platform = await TestPlatform.start();
-try {
-  const [host] = await platform.client.hosts();
-  process.stdout.write(
-    `${cpus().length} cores (${cpus()[0]?.model}), ${Math.round(totalmem() / 2 ** 30)} GiB; ${host?.vmm_version}, accelerator ${host?.accelerator}, guest kernel ${host?.kernel_version}\n${rowHeader}\n\n`,
-  );
-  await benchBoot();
-  const sandbox = await platform.sandbox({ timeout_sec: 0 });
-  await benchExec(sandbox);
-  await benchTransfer(sandbox);
-  await sandbox.delete();
-  await benchIdle();
-} finally {
-  await platform[Symbol.asyncDispose]();
+process.stdout.write(`${await describeMachine()}\n${await describeOthers()}\n${rowHeader}\n\n`);
+const bench = new Bench({ quick: flags.quick, profile: flags.profile });
+const failures: string[] = [];
+let isEnding = false;
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  process.once(signal, () => {
+    isEnding = true;
+    process.stdout.write(`${signal}: ending what runs; a second one leaves it behind\n`);
+    void interrupt();
+  });
 }
-if (flags.json !== undefined) await writeFile(flags.json, `${JSON.stringify(rows, null, 2)}\n`);
-
-/** From the request to the first command's output; and the first command alone. */
-async function benchBoot(): Promise<void> {
-  const toOutput: number[] = [];
-  const firstExec: number[] = [];
-  for (let count = samples(10); count > 0; count -= 1) {
-    const start = performance.now();
-    const sandbox = await platform.sandbox();
-    const ready = performance.now();
-    await sandbox.exec("true");
-    toOutput.push(performance.now() - start);
-    firstExec.push(performance.now() - ready);
-    await sandbox.delete();
+for (const group of chosen) {
+  if (isEnding) break;
+  try {
+    await group.run(bench);
+  } catch (error) {
+    // One group that fails does not take the others' figures away
+    process.stdout.write(`${group.name} FAILED: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+    failures.push(group.name);
   }
-  report(row("cold boot: create to first command's output", "ms", toOutput));
-  report(row("exec of true, the first in a sandbox", "ms", firstExec));
 }
-
-async function benchExec(sandbox: SandboxHandle): Promise<void> {
-  const onHost = promisify(execFile);
-  for (let count = 20; count > 0; count -= 1) await sandbox.exec("true");
-  const warm: number[] = [];
-  const host: number[] = [];
-  for (let count = samples(200); count > 0; count -= 1) {
-    warm.push(await timed(() => sandbox.exec("true")));
-    host.push(await timed(() => onHost("true")));
-  }
-  report(row("exec of true, warm (baseline: the same on the host)", "ms", warm, host));
-}
-
-async function benchTransfer(sandbox: SandboxHandle): Promise<void> {
-  const payload = randomBytes(transferBytes);
-  const up: number[] = [];
-  const down: number[] = [];
-  const megabytes = transferBytes / 1e6;
-  for (let count = samples(5); count > 0; count -= 1) {
-    up.push(megabytes / ((await timed(() => sandbox.files.write("/tmp/payload", payload))) / 1000));
-    down.push(megabytes / ((await timed(() => sandbox.files.readBytes("/tmp/payload"))) / 1000));
-  }
-  report(row("upload of 50 MB of random bytes", "MB/s", up));
-  report(row("download of 50 MB of random bytes", "MB/s", down));
-}
-
-/** Memory and CPU of sandboxes that did one thing and then nothing. */
-async function benchIdle(): Promise<void> {
-  const vmms: number[] = [];
-  const made: SandboxHandle[] = [];
-  for (let count = samples(5); count > 0; count -= 1) {
-    const sandbox = await platform.sandbox({ timeout_sec: 0 });
-    await sandbox.exec("true");
-    made.push(sandbox);
-    vmms.push(must(await findVmm(platform.folder, sandbox.id), "the VMM of a running sandbox"));
-  }
-  await sleep(settleMs);
-  const before = await Promise.all(vmms.map(cpuMs));
-  const start = performance.now();
-  await sleep(idleWindowMs);
-  const elapsedSec = (performance.now() - start) / 1000;
-  const after = await Promise.all(vmms.map(cpuMs));
-  report(row("memory of an idle 512 MiB sandbox (PSS of its VMM)", "MiB", await Promise.all(vmms.map(pssMib))));
-  report(
-    row(
-      "CPU of an idle sandbox, per second",
-      "ms",
-      after.map((total, index) => (total - (before[index] ?? 0)) / elapsedSec),
-    ),
-  );
-  for (const sandbox of made) await sandbox.delete();
-}
-
-async function timed(work: () => Promise<unknown>): Promise<number> {
-  const start = performance.now();
-  await work();
-  return performance.now() - start;
-}
+const missed = bench.rows.filter(({ reach }) => reach?.met === false);
+process.stdout.write(
+  `\n${bench.rows.length} rows, ${missed.length} missed their reach${failures.length > 0 ? `, failed: ${failures.join(", ")}` : ""}\n`,
+);
+if (flags.json !== undefined) await writeFile(flags.json, `${JSON.stringify(bench.rows, null, 2)}\n`);
+if (flags.markdown !== undefined) await writeFile(flags.markdown, markdown(bench.rows));
+process.exitCode = failures.length > 0 ? 1 : 0;

@@ -6,7 +6,8 @@ import { roost } from "../support/cli.ts";
 import { findVmm } from "../support/find-vmm.ts";
 import { usePlatform } from "../support/platform.ts";
 
-const platform = usePlatform();
+/** Without memory images a create takes seconds: time to be half-way. */
+const platform = usePlatform({ ROOST_MEMORY_IMAGES: "false" });
 
 /** What a user sees after each of the three programs that hold a sandbox up is killed without warning. */
 describe("kill -9", () => {

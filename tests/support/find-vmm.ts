@@ -1,19 +1,16 @@
-import { readdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
-/** The QEMU whose command line names both texts: an installation's folder and a sandbox's id. */
+/** Pid of the QEMU of a sandbox, as the host agent keeps it; undefined when none runs. */
 export async function findVmm(folder: string, sandboxId: string): Promise<number | undefined> {
-  for (const entry of await readdir("/proc")) {
-    if (!/^\d+$/.test(entry)) continue;
-    try {
-      const name = await readFile(join("/proc", entry, "comm"), "utf8");
-      if (!name.startsWith("qemu-system")) continue;
-      const argumentsOfIt = (await readFile(join("/proc", entry, "cmdline"), "latin1")).split("\0");
-      if (argumentsOfIt.some((argument) => argument.includes(folder)) && argumentsOfIt.some((argument) => argument.includes(sandboxId)))
-        return Number(entry);
-    } catch {
-      // it ended while we looked
-    }
+  try {
+    const record = JSON.parse(await readFile(join(folder, "sandboxes", sandboxId, "sandbox.json"), "utf8")) as {
+      readonly vm: { readonly vmm: { readonly pid: number } } | null;
+    };
+    if (record.vm === null) return undefined;
+    const { pid } = record.vm.vmm;
+    return (await readFile(`/proc/${pid}/comm`, "utf8")).startsWith("qemu-system") ? pid : undefined;
+  } catch {
+    return undefined; // no such sandbox, or its VMM ended while we looked
   }
-  return undefined;
 }

@@ -1,13 +1,13 @@
 import type { SandboxHandle } from "@roost/sdk";
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
 
-import { TestPlatform } from "./test-platform.ts";
+import { TestPlatform, type PlatformSettings } from "./test-platform.ts";
 
 /** One platform for all tests of a file. */
-export function usePlatform(): () => TestPlatform {
+export function usePlatform(settings: PlatformSettings = {}): () => TestPlatform {
   let platform: TestPlatform | undefined;
   beforeAll(async () => {
-    platform = await TestPlatform.start();
+    platform = await TestPlatform.start(settings);
   });
   afterEach(async ({ task }) => {
     if (task.result?.state === "fail") await platform?.saveEvidence(task.name);

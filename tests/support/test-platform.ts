@@ -15,6 +15,10 @@ export const roostProgram = join(repository, "node_modules/.bin/roost");
 /** Time a platform may take to listen in `ms`: a new database is made, and an accelerator probed. */
 const startTimeoutMs = 60_000;
 const stopTimeoutMs = 60_000;
+/** Time the memory image of a template takes to be made in `ms`: a boot, and then some. */
+const memoryImageTimeoutMs = 120_000;
+
+export type PlatformSettings = Readonly<Record<`ROOST_${string}`, string>>;
 
 /** A whole platform as a user runs it: `roost up` in a process of its own, with a folder and a port of its own. */
 export class TestPlatform implements AsyncDisposable {
@@ -23,12 +27,16 @@ export class TestPlatform implements AsyncDisposable {
   #output = "";
   #client: RoostClient | undefined;
 
-  private constructor(folder: string) {
+  readonly #settings: PlatformSettings;
+
+  private constructor(folder: string, settings: PlatformSettings) {
     this.folder = folder;
+    this.#settings = settings;
   }
 
-  static async start(): Promise<TestPlatform> {
-    const platform = new TestPlatform(await mkdtemp(join(tmpdir(), "roost-e2e-")));
+  /** `settings`: such as `{ ROOST_POOL_SIZES: "base=2" }`; by default no VMs wait, and memory images are made and used. */
+  static async start(settings: PlatformSettings = {}): Promise<TestPlatform> {
+    const platform = new TestPlatform(await mkdtemp(join(tmpdir(), "roost-e2e-")), settings);
     try {
       await platform.up();
     } catch (error) {
@@ -52,7 +60,7 @@ export class TestPlatform implements AsyncDisposable {
   /** What the CLI and the platform need to use this installation and no other. */
   get environment(): NodeJS.ProcessEnv {
     const inherited = Object.entries(process.env).filter(([name]) => !/^(ROOST_(?!CACHE_DIR)|VITEST|NODE_ENV|FORCE_COLOR)/.test(name));
-    return { ...Object.fromEntries(inherited), ROOST_DIR: this.folder, NO_COLOR: "1" };
+    return { ...Object.fromEntries(inherited), ROOST_DIR: this.folder, ROOST_POOL_SIZES: "none", NO_COLOR: "1", ...this.#settings };
   }
 
   /** Starts the server, or starts it again after it was killed. */
@@ -100,6 +108,15 @@ export class TestPlatform implements AsyncDisposable {
   async sandbox(input: Parameters<RoostClient["sandboxes"]["create"]>[0] = {}): Promise<SandboxHandle> {
     const { id } = await this.client.sandboxes.create(input);
     return this.client.sandbox(id);
+  }
+
+  /** Resolves when sandboxes of `base` start from memory: the image is made once per machine, in the background. */
+  async untilMemoryImage(): Promise<void> {
+    await poll({ what: "the memory image of base", timeoutMs: memoryImageTimeoutMs, intervalMs: 100 }, async () => {
+      const { id, start_path: startPath } = await this.client.sandboxes.create();
+      await this.client.sandboxes.delete(id);
+      return startPath === "boot" ? undefined : true;
+    });
   }
 
   /** Log and consoles of a failed test, kept in the checkout's `evidence` folder. */

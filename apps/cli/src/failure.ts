@@ -92,6 +92,13 @@ const hints: Readonly<Record<string, string>> = {
   api_key_invalid: "set ROOST_API_KEY to a key of this platform, or unset it to use the local one",
   capacity_exhausted: "end sandboxes you no longer need (`roost ls`, `roost kill ID`) or ask for less memory",
   template_not_found: "`roost status` lists the templates",
+  snapshot_not_found: "`roost snapshot ls` lists the snapshots",
+  snapshot_exists: "`roost snapshot ls` lists the names that are taken",
+  generation_not_found: "`roost generations ID` lists what is kept",
+  image_incompatible: "`roost resume ID --no-memory` boots it from its disk: files are kept, running programs are not",
+  image_damaged:
+    "`roost generations ID` lists what else is kept, `roost rollback ID GENERATION` goes there; `roost resume ID --no-memory` boots from the disk",
+  template_size_fixed: "leave out --vcpus and --memory",
   sandbox_not_found: "`roost ls --all` lists the sandboxes",
   process_not_found: "`roost ps ID` lists the processes",
   exec_timeout: "give it longer with --timeout, or run it with --detach",

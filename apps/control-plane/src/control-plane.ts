@@ -6,7 +6,8 @@ import { Cleanup, poll, second, type Logger } from "@roost/kit";
 import { countByState, listOfHost } from "./db/sandboxes.ts";
 import { openDatabase, type Database, type DatabaseLocation } from "./db/database.ts";
 import { listTemplates } from "./db/hosts.ts";
-import { followRunningCommands } from "./guest/followers.ts";
+import { Events } from "./events/events.ts";
+import { followRunningCommands, ResumedCommands } from "./guest/followers.ts";
 import { Guests } from "./guest/guests.ts";
 import { HostLink, type HostDependency } from "./hosts/host-link.ts";
 import { Hosts } from "./hosts/hosts.ts";
@@ -18,6 +19,7 @@ import type { ControlPlaneOptions } from "./options.ts";
 import { Reconciler } from "./sandboxes/reconciler.ts";
 import { runRetention } from "./sandboxes/retention.ts";
 import { Sandboxes } from "./sandboxes/sandboxes.ts";
+import { Snapshots } from "./snapshots/snapshots.ts";
 import { ApiKeys } from "./teams/api-keys.ts";
 
 export interface ControlPlaneDependencies {
@@ -57,20 +59,29 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   const hosts = new Hosts(deps.hosts.map((host) => new HostLink(host, log)));
   const guests = new Guests(hosts);
   owned.defer("close guest connections", () => guests.close());
-  const onEnded = (sandboxId: string) => guests.drop(sandboxId);
-  const sandboxes = new Sandboxes({ database, hosts, log, onEnded });
+  const resumedCommands = new ResumedCommands(guests, log);
+  owned.defer("forget resumed commands", () => resumedCommands.close());
+  const onEnded = (sandboxId: string) => {
+    resumedCommands.forget(sandboxId);
+    guests.drop(sandboxId);
+  };
+  const sandboxes = new Sandboxes({ database, hosts, log, onEnded, onResumed: (row) => resumedCommands.resumed(row) });
+  const snapshots = new Snapshots({ records: sandboxes.records, hosts, log });
+  const events = new Events(database.db, log);
   const apiKeys = new ApiKeys(database.db, log);
   const metrics = new ControlPlaneMetrics(
     () => countByState(database.db),
     () => hosts.links.map((link) => ({ id: link.id, isWatched: link.isWatching })),
   );
 
-  const loops = startLoops(options, { database, hosts, sandboxes, guests, onEnded, log });
+  const loops = startLoops(options, { database, hosts, sandboxes, events, guests, onEnded, log });
   owned.defer("end the loops", loops.end);
 
   let isDraining = false;
   const services: Services = {
     sandboxes,
+    snapshots,
+    events,
     guests,
     hosts,
     apiKeys,
@@ -143,6 +154,7 @@ interface LoopParts {
   readonly database: Database;
   readonly hosts: Hosts;
   readonly sandboxes: Sandboxes;
+  readonly events: Events;
   readonly guests: Guests;
   readonly onEnded: (sandboxId: string) => void;
   readonly log: Logger;
@@ -151,7 +163,7 @@ interface LoopParts {
 /** Per host one watch and one reconciler; and the forgetting of old records. */
 function startLoops(
   options: ControlPlaneOptions,
-  { database, hosts, sandboxes, guests, onEnded, log }: LoopParts,
+  { database, hosts, sandboxes, events, guests, onEnded, log }: LoopParts,
 ): { end(): Promise<void> } {
   const abort = new AbortController();
   const running: Promise<void>[] = [runRetention(database.db, options.stoppedRetentionSec, log, abort.signal)];
@@ -170,6 +182,7 @@ function startLoops(
       host.run(abort.signal, {
         observed: (sandbox) => sandboxes.observe(sandbox),
         removed: (id) => sandboxes.observeRemoved(id),
+        happened: (event) => events.record(event),
         synced: async () => {
           reconciler.poke();
           if (!isFirstSync) return;

@@ -4,7 +4,8 @@
  * Why it exists: a process of the guest needs real pipes (not the socket pairs Node gives, on which opening /dev/stdout
  * fails), all of its ids (libuv drops supplementary groups), its own session, and a start that does not copy the page
  * tables of a 60 MiB Node process. A static binary of a few pages that vforks gives all of that on any root file
- * system. It also makes the three system calls Node cannot: set the clock, credit entropy, resize a terminal.
+ * system. It also makes the guest a sandbox of its own after a restore (BECOME: entropy, clock, host name, files), for
+ * which Node has no system calls, and where each line of JavaScript costs ten times one of these; and resizes terminals.
  *
  * It speaks with the agent, which is its only client and trusted, over a stream socket on fd 3, all integers little
  * endian. To it: u32 length, u32 type, body. From it: records of six u32: type, id, and four values.
@@ -18,10 +19,12 @@
 #include <linux/random.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -32,7 +35,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { START = 1, KILL, RELEASE, RESIZE, CLOCK, ENTROPY, SCAN };
+enum { START = 1, KILL, RELEASE, RESIZE, BECOME, SCAN };
 enum { STARTED = 1, FAILED, EXITED, DONE, LISTENER };
 enum { STAGE_SETUP = 1, STAGE_CWD, STAGE_EXEC };
 enum { FLAG_STDIN = 1, FLAG_TERMINAL = 2, FLAG_CWD_OPTIONAL = 4 };
@@ -259,16 +262,91 @@ static void on_start(char *body, const char *end) {
     free(strings);
 }
 
-static uint32_t add_entropy(const uint32_t *words, uint32_t length) {
-    struct rand_pool_info *pool = malloc(sizeof *pool + length);
-    if (pool == NULL) return ENOMEM;
-    int random = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
-    pool->entropy_count = (int)length * 8, pool->buf_size = (int)length;
-    memcpy(pool->buf, words, length);
-    int failed = random < 0 || ioctl(random, RNDADDENTROPY, pool) < 0 || ioctl(random, RNDRESEEDCRNG) < 0;
-    uint32_t why = failed ? (uint32_t)errno : 0;
-    free(pool), close(random);
-    return why;
+/* Steps of BECOME that must not fail; files have numbers from STEP_FILES on. */
+enum { STEP_ENTROPY = 1, STEP_CLOCK, STEP_HOSTNAME, STEP_FILES };
+enum { BECOME_CLOCK = 1 };
+
+/* Credited, and the kernel's generator reseeded from it at once: mixing it in alone would change nothing for a minute. */
+static int add_entropy(const void *bytes, uint32_t length) {
+    static struct { int entropy_count, buf_size; char buf[4096]; } pool;
+    int random = open("/dev/urandom", O_WRONLY | O_CLOEXEC), done = -1;
+    if (length > sizeof pool.buf) length = sizeof pool.buf;
+    pool.entropy_count = (int)length * 8, pool.buf_size = (int)length;
+    memcpy(pool.buf, bytes, length);
+    if (random >= 0 && ioctl(random, RNDADDENTROPY, &pool) == 0) done = ioctl(random, RNDRESEEDCRNG);
+    int why = errno;
+    memset(&pool, 0, sizeof pool);
+    close(random);
+    errno = why;
+    return done;
+}
+
+/* Writes a file that was just opened from its beginning, and closes it; an errno stays what it was. */
+static int write_and_close(int file, const char *content, size_t length, off_t length_before) {
+    if (file < 0) return -1;
+    ssize_t put = pwrite(file, content, length, 0);
+    if (put >= 0 && (size_t)put < length) put = -1, errno = ENOSPC;
+    if (put >= 0 && length_before > (off_t)length) put = ftruncate(file, (off_t)length);
+    int why = errno;
+    close(file);
+    errno = why;
+    return put < 0 ? -1 : 0;
+}
+
+/*
+ * `how` is the mode in octal after these letters: i the bytes of a file that is there are overwritten (needs no room on
+ * a full disk, and no flush, which a rename over a file of ext4 starts); e only a file that is there already; r its
+ * content is a fresh random number. Otherwise, and where there is no ordinary file, a new one takes the place as a whole.
+ */
+static int put_file(const char *how, const char *path, const char *content) {
+    char staging[256], hex[34];
+    int in_place = 0, existing = 0, random = 0;
+    size_t length = strlen(content);
+    struct stat found;
+    for (; *how >= 'a'; how++) in_place |= *how == 'i', existing |= *how == 'e', random |= *how == 'r';
+    if (random) {
+        unsigned char bytes[16];
+        if (getrandom(bytes, sizeof bytes, GRND_NONBLOCK) != sizeof bytes) return -1;
+        for (int i = 0; i < 16; i++) hex[2 * i] = "0123456789abcdef"[bytes[i] >> 4], hex[2 * i + 1] = "0123456789abcdef"[bytes[i] & 15];
+        hex[32] = '\n', length = 33, content = hex;
+    }
+    int is_file = lstat(path, &found) == 0 && S_ISREG(found.st_mode);
+    if (existing && !is_file) return 0;
+    if (is_file && in_place && found.st_size > 0) {
+        return write_and_close(open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), content, length, found.st_size);
+    }
+    if (strlen(path) > sizeof staging - 8) { errno = ENAMETOOLONG; return -1; }
+    strcpy(staging, path), strcat(staging, ".new~");
+    mode_t mode = (mode_t)strtoul(how, NULL, 8);
+    int done = write_and_close(open(staging, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, mode), content, length, 0);
+    if (done == 0) done = rename(staging, path);
+    if (done == 0 || errno == ENOENT) return 0; /* no such folder: nobody there who would read it */
+    int why = errno;
+    unlink(staging);
+    errno = why;
+    return -1;
+}
+
+/* Entropy first: whatever draws random numbers from then on must not repeat those of another VM of the same image. */
+static void on_become(char *body, const char *end) {
+    uint32_t head[6]; /* id, flags, seconds (low, high), nanoseconds, bytes of entropy */
+    if ((size_t)(end - body) < sizeof head) _exit(2);
+    memcpy(head, body, sizeof head);
+    char *at = body + sizeof head + head[5];
+    if (head[5] > FRAME_MAX || at >= end) _exit(2);
+    uint32_t step = 0, why = 0;
+    if (head[5] > 0 && add_entropy(body + sizeof head, head[5]) < 0) step = STEP_ENTROPY, why = (uint32_t)errno;
+    if (step == 0 && head[1] & BECOME_CLOCK) {
+        struct timespec now = {.tv_sec = (time_t)((uint64_t)head[2] | (uint64_t)head[3] << 32), .tv_nsec = (long)head[4]};
+        if (clock_settime(CLOCK_REALTIME, &now) < 0) step = STEP_CLOCK, why = (uint32_t)errno;
+    }
+    const char *hostname = next_string(&at, end);
+    if (step == 0 && hostname[0] != 0 && sethostname(hostname, strlen(hostname)) < 0) step = STEP_HOSTNAME, why = (uint32_t)errno;
+    for (uint32_t file = STEP_FILES; (step == 0 || step >= STEP_FILES) && at < end; file++) {
+        const char *how = next_string(&at, end), *path = next_string(&at, end), *content = next_string(&at, end);
+        if (put_file(how, path, content) < 0 && step == 0) step = file, why = (uint32_t)errno; /* the others are written all the same */
+    }
+    tell(DONE, head[0], why, step, 0, 0);
 }
 
 static void serve(void) {
@@ -290,12 +368,7 @@ static void serve(void) {
         slot = body[0] == 0 ? -1 : find((pid_t)body[0]);
         if (slot >= 0) ioctl(table[slot].master, TIOCSWINSZ, &(struct winsize){.ws_col = (unsigned short)body[1], .ws_row = (unsigned short)body[2]});
         break;
-    case CLOCK: {
-        struct timespec now = {.tv_sec = (time_t)((uint64_t)body[1] | (uint64_t)body[2] << 32), .tv_nsec = (long)body[3]};
-        tell(DONE, body[0], clock_settime(CLOCK_REALTIME, &now) == 0 ? 0 : (uint32_t)errno, 0, 0, 0);
-        break;
-    }
-    case ENTROPY: tell(DONE, body[0], add_entropy(body + 1, length - 8), 0, 0, 0); break;
+    case BECOME: on_become((char *)body, (char *)frame + length); break;
     case SCAN: set_scan_timer(scan_ms = body[0]); break;
     default: _exit(2);
     }

@@ -1,5 +1,6 @@
 import "./fast-base64.ts";
 import { setMaxListeners } from "node:events";
+import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 
 import { createLogger, must, type Logger } from "@roost/kit";
@@ -14,6 +15,8 @@ import { sendJson } from "./http/http-error.ts";
 import { createGuestMachine, type GuestMachine } from "./init/guest-machine.ts";
 import { handleInit } from "./init/init-route.ts";
 import { InitState } from "./init/init-state.ts";
+import { handlePrepare } from "./init/prepare-route.ts";
+import { WarmUp } from "./init/warm-up.ts";
 import { Launcher } from "./launcher/launcher.ts";
 import { GuestMetricsSource } from "./metrics/guest-metrics.ts";
 import type { GuestAgentOptions } from "./options.ts";
@@ -63,9 +66,15 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
   const streams = new ProcessStreams(context, table, state);
   const shutdown = new AbortController();
   setMaxListeners(0, shutdown.signal); // one for each call in progress
+  const warmUp = new WarmUp({
+    port: () => portOf(server),
+    state,
+    userName: () => users.byName(state.defaultUser ?? "user")?.name ?? "root",
+    log,
+  });
   const server = createGuestServer({
     context,
-    plain: plainRoutes({ context, state, machine: parts.machine ?? createGuestMachine(launcher) }),
+    plain: plainRoutes({ context, state, machine: parts.machine ?? createGuestMachine(launcher, log), warmUp }),
     connect: createConnectRoutes(
       { process: createProcessService(table, streams), filesystem: createFilesystemService(context, watchers) },
       streams,
@@ -84,7 +93,7 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
         });
       });
       launcher.scanListeners(options.scanIntervalMs);
-      const { port } = must(server.address(), "the address of a listening server") as AddressInfo;
+      const port = portOf(server);
       log.info({ port }, "guest agent listens");
       return port;
     },
@@ -104,18 +113,23 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
   };
 }
 
+function portOf(server: Server): number {
+  return (must(server.address(), "the address of a listening server") as AddressInfo).port;
+}
+
 interface PlainParts {
   readonly context: GuestContext;
   readonly state: InitState;
   readonly machine: GuestMachine;
+  readonly warmUp: WarmUp;
 }
 
-function plainRoutes({ context, state, machine }: PlainParts): ReadonlyMap<string, PlainRoute> {
+function plainRoutes({ context, state, machine, warmUp }: PlainParts): ReadonlyMap<string, PlainRoute> {
   const metrics = new GuestMetricsSource();
   const files: PlainRoute = {
     methods: ["GET", "HEAD", "POST"],
     access: "own", // by header or by signature
-    handle: async (request, response, url) => handleFiles(request, response, url, context),
+    handle: async (request, response, url) => handleFiles(request, response, url(), context),
   };
   return new Map<string, PlainRoute>([
     ["/health", { methods: ["GET", "HEAD"], access: "own", handle: (_request, response) => void response.writeHead(204).end() }],
@@ -134,6 +148,14 @@ function plainRoutes({ context, state, machine }: PlainParts): ReadonlyMap<strin
         methods: ["POST"],
         access: "own",
         handle: async (request, response) => handleInit(request, response, { state, machine, log: context.log }),
+      },
+    ],
+    [
+      "/prepare",
+      {
+        methods: ["POST"],
+        access: "checked",
+        handle: async (request, response) => handlePrepare(request, response, { state, machine, warmUp }),
       },
     ],
     ["/files", files],

@@ -1,24 +1,29 @@
 import { randomUUID } from "node:crypto";
-import { readFile } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 
 import type { ServiceImpl } from "@connectrpc/connect";
-import { PlatformError, type GuestTunnels } from "@roost/contract";
+import { memoryMibDefault, PlatformError, sandboxHasVm, vcpusDefault, type GuestTunnels } from "@roost/contract";
 import type { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { assert, Cleanup, must, writeFileDurably, type Logger } from "@roost/kit";
+import { assert, Cleanup, MiB, must, writeFileDurably, type Logger } from "@roost/kit";
 
+import { HeldImages } from "./images/held-images.ts";
 import { ImageCatalog } from "./images/image-catalog.ts";
 import { InstanceLock } from "./instance-lock.ts";
 import { cgroupPrefix, openInstance, type Instance } from "./instance.ts";
+import { FileDigests } from "./memory/checksum.ts";
+import type { ImageFolderOptions } from "./memory/image-folder.ts";
 import { Sampler } from "./metrics/sampler.ts";
 import { LinuxNetwork } from "./network/linux-network.ts";
 import type { Network } from "./network/network.ts";
 import { findResolvers } from "./network/resolvers.ts";
 import { imagesFolder, machineSize, type HostAgentOptions } from "./options.ts";
-import { createHostAgentService } from "./rpc/host-agent-service.ts";
-import { Capacity } from "./sandbox/capacity.ts";
+import { WarmPool } from "./pool/warm-pool.ts";
+import { createHostAgentService, describeTemplates } from "./rpc/host-agent-service.ts";
+import { availableMemoryMib, Capacity, checkAvailableMemory, vmOverheadMib } from "./sandbox/capacity.ts";
 import { timesOf, type SandboxContext, type SandboxTimes } from "./sandbox/context.ts";
 import { createDisks, type Disks } from "./sandbox/disks.ts";
+import { HostEvents } from "./sandbox/host-events.ts";
 import { RecordStore } from "./sandbox/record-store.ts";
 import { recover } from "./sandbox/recovery.ts";
 import { SandboxManager } from "./sandbox/sandbox-manager.ts";
@@ -26,11 +31,22 @@ import type { SandboxRecord } from "./sandbox/sandbox-record.ts";
 import { StartGate, startsAtOnce } from "./sandbox/start-gate.ts";
 import { sweepCgroups, sweepProcesses } from "./sandbox/sweep.ts";
 import { Watchers } from "./sandbox/watchers.ts";
+import { MemoryImageCache } from "./templates/memory-image-cache.ts";
+import { TemplateStore } from "./templates/template-store.ts";
+import { Templates, type Sizes } from "./templates/templates.ts";
 import { chooseAccelerator, type AcceleratorChoice } from "./vmm/accelerator.ts";
 import type { VmmDriver } from "./vmm/driver.ts";
 import { QemuDriver } from "./vmm/qemu/qemu-driver.ts";
+import { ensureZeroMemory } from "./vmm/qemu/zero-memory.ts";
 
 export const hostAgentVersion = "0.1.0";
+
+interface Parts {
+  readonly manager: SandboxManager;
+  readonly templates: Templates;
+  readonly pool: WarmPool;
+  readonly sampler: Sampler;
+}
 
 export interface HostAgentDeps {
   readonly log: Logger;
@@ -42,6 +58,7 @@ export interface HostAgentDeps {
   readonly times?: Partial<SandboxTimes>;
   readonly availableMemoryMib?: () => Promise<number>;
   readonly onStep?: SandboxContext["onStep"];
+  readonly onDurableStep?: ImageFolderOptions["onStep"];
 }
 
 export interface HostAgent {
@@ -66,18 +83,27 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
 
   const hostId = await readHostId(instance);
   const images = new ImageCatalog(imagesFolder(options));
-  const driver = deps.driver ?? new QemuDriver({ memoryFolder: join(instance.stateDir, "memory"), log });
+  const memoryFolder = join(instance.stateDir, "memory");
+  const driver = deps.driver ?? new QemuDriver({ memoryFolder, log });
   const network = deps.network ?? (await createNetwork(options, instance, log));
-  const store = new RecordStore(instance.stateDir, log);
+  const imageOptions: ImageFolderOptions = {
+    log,
+    digests: new FileDigests(),
+    ...(deps.onDurableStep === undefined ? {} : { onStep: deps.onDurableStep }),
+  };
+  const heldImages = new HeldImages(join(instance.stateDir, "held-images"), log);
+  const store = new RecordStore(instance.stateDir, imageOptions);
   const watchers = new Watchers<SandboxRecord>();
+  const events = new HostEvents(watchers, log);
   const machine = machineSize();
   const capacity = new Capacity({
     sandboxCountMax: Math.min(options.sandboxCountMax, network.slotCountMax),
     memoryMib: Math.max(0, Math.trunc(machine.memoryMib * options.memoryOvercommit) - options.memoryReservedMib),
   });
+  const availableMib = deps.availableMemoryMib ?? availableMemoryMib;
   const disks = deps.disks ?? createDisks(instance.stateDir);
 
-  let parts: { readonly manager: SandboxManager; readonly sampler: Sampler } | undefined;
+  let parts: Parts | undefined;
   let accelerator: AcceleratorChoice | undefined;
   let closing: Promise<void> | undefined;
   const running = () => {
@@ -99,20 +125,50 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       network,
       disks,
       images,
+      heldImages,
       store,
       capacity,
       watchers,
       accelerator: accelerator.accelerator,
       startGate: new StartGate(startsAtOnce(accelerator.accelerator, machine.cpuCount)),
+      restoreGate: new StartGate(4 * startsAtOnce(accelerator.accelerator, machine.cpuCount)),
+      policy: { checkpointsKept: options.checkpointsKept, rebaseBytes: options.rebaseMib * MiB, layersMax: options.layersMax },
+      checkRoom: async (memoryMib) => {
+        await disks.check();
+        await checkAvailableMemory(memoryMib, { reservedMib: options.memoryReservedMib, availableMib });
+      },
+      zeroMemory: (memoryMib) => ensureZeroMemory(memoryFolder, memoryMib),
+      events,
       times: { ...timesOf(accelerator.accelerator), ...deps.times },
       cgroupOf: (sandboxId) => cgroupPrefix(instance) + sandboxId,
       log,
       ...(deps.onStep === undefined ? {} : { onStep: deps.onStep }),
     };
+    const templates = new Templates({
+      context,
+      store: new TemplateStore(join(instance.stateDir, "templates"), imageOptions, (step) => deps.onStep?.(step, "")),
+      cache: new MemoryImageCache(
+        { cacheRoot: join(options.cacheDir, "memory"), localRoot: join(instance.stateDir, "memory-images") },
+        imageOptions,
+      ),
+      buildsFolder: join(instance.stateDir, "builds"),
+      buildsImages: options.memoryImages,
+      log,
+    });
+    const pool = new WarmPool({
+      context,
+      templates,
+      folder: join(instance.stateDir, "pool"),
+      sizes: options.memoryImages ? options.poolSizes : new Map(),
+      hasRoom: (memoryMib) => hasRoomToWait(memoryMib, capacity, options.memoryReservedMib, availableMib),
+      log,
+    });
+    templates.onReplaced = (name) => void pool.drain(name);
+    templates.onReady = () => pool.poke();
     const manager = new SandboxManager({
       context,
-      memoryReservedMib: options.memoryReservedMib,
-      ...(deps.availableMemoryMib === undefined ? {} : { availableMemoryMib: deps.availableMemoryMib }),
+      templates,
+      pool,
     });
     await recover({
       context,
@@ -125,13 +181,20 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
     });
     const sampler = new Sampler(() => manager.list(), log);
     sampler.start();
-    parts = { manager, sampler };
+    await rm(join(instance.stateDir, "builds"), { recursive: true, force: true });
+    await templates.recover();
+    await heldImages.holdOnly([...(await manager.neededImages()), ...(await templates.neededImages())]);
+    parts = { manager, templates, pool, sampler };
+    await pool.start();
+    for (const base of await images.bases()) void templates.ensureBase(base.name, defaultSizes);
   }
 
   async function close(how: { readonly stopSandboxes: boolean }): Promise<void> {
     let failures = 0;
     if (parts !== undefined) {
       await parts.sampler.close();
+      await parts.templates.close();
+      await parts.pool.close();
       if (how.stopSandboxes) failures = await parts.manager.stopAll();
       const left = await parts.manager.releaseAll();
       // With VMs left nothing of theirs may go: the next host agent adopts them
@@ -145,6 +208,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
   const service = createHostAgentService({
     running,
     watchers,
+    events,
     log,
     describeHost: async () => {
       const choice = must(accelerator, "a started host agent knows its accelerator");
@@ -161,14 +225,11 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
         memoryMib: machine.memoryMib,
         memoryFreeMib: capacity.memoryFreeMib,
         diskFreeBytes: BigInt(Math.trunc(await disks.freeBytes())),
-        sandboxCount: capacity.sandboxCount,
+        sandboxCount: running()
+          .manager.list()
+          .filter((sandbox) => sandboxHasVm(sandbox.state)).length,
         sandboxCountMax: capacity.limits.sandboxCountMax,
-        templates: Object.entries(set.templates).map(([name, template]) => ({
-          $typeName: "hostagent.v1.Template" as const,
-          name,
-          digest: template.digest,
-          diskSizeMib: template.diskSizeMib,
-        })),
+        templates: await describeTemplates(running().templates),
       };
     },
   });
@@ -215,6 +276,20 @@ async function findAccelerator(
 }
 
 const probeUidOffset = 65_535;
+
+/** What a sandbox of a base template gets that asks for nothing. */
+const defaultSizes: Sizes = { vcpus: vcpusDefault, memoryMib: memoryMibDefault };
+
+/** A VM may wait when it leaves half of the memory to sandboxes that somebody asked for. */
+async function hasRoomToWait(
+  memoryMib: number,
+  capacity: Capacity,
+  reservedMib: number,
+  available: () => Promise<number>,
+): Promise<boolean> {
+  const neededMib = memoryMib + vmOverheadMib;
+  return capacity.memoryFreeMib - neededMib >= capacity.limits.memoryMib / 2 && (await available()) >= neededMib + reservedMib;
+}
 
 /** Random, and the same for the whole life of the state folder. */
 async function readHostId(instance: Instance): Promise<string> {

@@ -9,6 +9,18 @@ const addressListSchema = z
   .transform((text) => text.split(",").map((part) => part.trim()))
   .pipe(z.array(z.ipv4()).min(1).max(3));
 
+/** Most VMs that may wait for one template */
+const poolSizeMax = 256;
+
+/** `base=2,python=1` */
+const poolSizesSchema = z
+  .string()
+  .transform((text) => (text.trim() === "none" ? [] : text.split(",")))
+  .pipe(z.array(z.string().regex(/^\s*[a-zA-Z0-9][a-zA-Z0-9._-]*\s*=\s*\d{1,3}\s*$/, "written as template=count")).max(64))
+  .transform(
+    (parts) => new Map(parts.map((part) => [part.split("=")[0]?.trim() ?? "", Math.min(Number(part.split("=")[1]), poolSizeMax)] as const)),
+  );
+
 /** Settings of the host agent. */
 export const hostAgentOptions = defineOptions("ROOST_", {
   dir: { schema: z.string().startsWith("/").default("/var/lib/roost"), desc: "State folder: sandboxes, disks, sockets" },
@@ -44,6 +56,26 @@ export const hostAgentOptions = defineOptions("ROOST_", {
   memoryOvercommit: {
     schema: z.coerce.number().min(1).max(16).default(1),
     desc: "Guest memory that may be promised, as a multiple of what the host has",
+  },
+  poolSizes: {
+    schema: poolSizesSchema.prefault("base=2"),
+    desc: "VMs that wait for a create, by template, such as `base=2,python=1`, or `none`. Each takes memory as a sandbox does",
+  },
+  memoryImages: {
+    schema: z.stringbool().default(true),
+    desc: "Whether memory images of templates are made in the background and used, so that sandboxes start from memory",
+  },
+  checkpointsKept: {
+    schema: z.coerce.number().int().min(0).max(100).default(5),
+    desc: "Checkpoints kept of each sandbox, the newest, beside its current generation",
+  },
+  rebaseMib: {
+    schema: z.coerce.number().int().min(1).default(96),
+    desc: "A paused sandbox whose memory differs from its base file by more than this many MiB gets a base file of its own",
+  },
+  layersMax: {
+    schema: z.coerce.number().int().min(1).max(32).default(8),
+    desc: "A disk with more layers than this is merged in the background",
   },
   guestDnsServers: {
     schema: addressListSchema.optional(),

@@ -12,9 +12,6 @@ import type { BuiltPart, Part } from "../part.ts";
 import { recipePath } from "../recipe-folder.ts";
 import { sourceDateEpoch } from "../source-date.ts";
 
-/** Static tini of Debian's package of that name. */
-const tiniPath = "/usr/bin/tini-static";
-
 const libraryFolder = "/lib/x86_64-linux-gnu";
 /** The loader and libraries that Node.js and the agent's native modules are linked against, so that no root file system needs them. */
 const libraries = [
@@ -50,7 +47,7 @@ export interface AgentDiskInputs {
 /**
  * The read-only disk every guest mounts at `/run/roost/agent`:
  *
- *     bin/{node,busybox,tini,modprobe,poweroff}   lib/ (loader and libraries of node)
+ *     bin/{node,busybox,modprobe,poweroff}   lib/ (loader and libraries of node)
  *     agent/agent.mjs and what it needs           modules/<release>/
  *     supervisor, prepare-root                    (guest/ in this package)
  */
@@ -66,9 +63,7 @@ export function agentDiskPart(inputs: AgentDiskInputs): Part {
       scripts: await Promise.all(Object.keys(scripts).map((name) => digestOfFile(recipePath("guest", name)))),
       agent: await digestOfAgent(agentFolder),
       version: await agentVersion(agentPackageFile, agentFolder),
-      programs: await Promise.all(
-        [busyboxPath, tiniPath, ...libraries.map((name) => join(libraryFolder, name))].map((path) => digestOfFile(path)),
-      ),
+      programs: await Promise.all([busyboxPath, ...libraries.map((name) => join(libraryFolder, name))].map((path) => digestOfFile(path))),
     }),
     build: async ({ outputFolder, scratchFolder, signal, onProgress }) => {
       onProgress("collecting the guest agent, Node.js and tools");
@@ -79,7 +74,6 @@ export function agentDiskPart(inputs: AgentDiskInputs): Part {
       const release = must(kernel.version, "version of the kernel part");
       await run(["cp", "-al", join(cacheFolder, kernel.folder, "modules", release), join(tree, "modules", release)], { signal });
       await copyProgram(busyboxPath, join(tree, "bin/busybox"));
-      await copyProgram(tiniPath, join(tree, "bin/tini"));
       await symlink("busybox", join(tree, "bin/modprobe"));
       for (const name of libraries) await copyProgram(join(libraryFolder, name), join(tree, "lib", name));
       for (const [name, target] of Object.entries(scripts)) await copyProgram(recipePath("guest", name), join(tree, target));

@@ -4,7 +4,7 @@ import { envsSchema } from "./sandboxes.ts";
 
 /**
  * HTTP surface of the guest agent beside its Connect services.
- * `/health`, `/init`, `/metrics`, `/envs`, `/files`; see apps/guest-agent/README.md.
+ * `/health`, `/init`, `/prepare`, `/metrics`, `/envs`, `/files`; see apps/guest-agent/README.md.
  */
 
 /** Header that carries the sandbox's access token. */
@@ -31,10 +31,27 @@ export const guestInitSchema = z.object({
     .string()
     .regex(/^[0-9a-f]{32}$/)
     .optional(),
-  /** Fresh random bytes for the kernel's pool */
+  /** Fresh random bytes for the kernel's generator, which is reseeded with them; the guest's generation id changes */
   entropy: z.base64().max(4096).optional(),
 });
 export type GuestInit = z.infer<typeof guestInitSchema>;
+
+/**
+ * Header of the answer to `/init`: the guest's clock in Unix `ms` when it was written. In a guest that was just restored the way of the
+ * timestamp to the clock takes 50 to 500 ms; a host that sees it was late sends another `/init`, with nothing but a timestamp.
+ */
+export const guestClockHeader = "x-roost-clock";
+
+/** `POST /prepare`: makes the guest ready for an image to be taken of it, or to be waited for. Carries the token, if there is one. */
+export const guestPrepareSchema = z.object({
+  /** The first requests of a sandbox are made once: `template` before a memory image is taken, `vm` in a restored VM that waits for its sandbox */
+  warmUp: z.enum(["template", "vm"]).optional(),
+  /** Token, environment and what the disk holds of an identity are forgotten: for a guest that is stopped afterwards, not for one that goes on */
+  forTemplate: z.boolean().optional(),
+  /** All file systems are written to the virtual disk */
+  sync: z.boolean().optional(),
+});
+export type GuestPrepare = z.infer<typeof guestPrepareSchema>;
 
 /** `GET /metrics` */
 export const guestMetricsSchema = z.object({

@@ -1,4 +1,5 @@
 export * from "./errors.ts";
+export * from "./events.ts";
 export * from "./guest-agent.ts";
 export * from "./guest-use.ts";
 export * from "./host-agent.ts";
@@ -8,3 +9,4 @@ export * from "./limits.ts";
 export * from "./operations.ts";
 export * from "./sandbox-state.ts";
 export * from "./sandboxes.ts";
+export * from "./snapshots.ts";

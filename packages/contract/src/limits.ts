@@ -11,10 +11,18 @@ export const memoryMibMax = 64 * 1024;
 export const memoryMibDefault = 512;
 /** Inactivity timeout in `s`: 30 days; 0 means never */
 export const timeoutSecMax = 30 * 24 * 3600;
-/** Default inactivity timeout in `s`: a forgotten sandbox ends, a used one never does */
+/** Default inactivity timeout in `s`: a forgotten sandbox is paused, a used one never is */
 export const timeoutSecDefault = 1800;
 
-/** Names of templates: `^[a-zA-Z0-9][a-zA-Z0-9._-]*$`, at most this many characters */
+/** Time between checkpoints in `s`: below the minimum a sandbox would do little else than being saved; 0 means none */
+export const checkpointIntervalSecMin = 10;
+export const checkpointIntervalSecMax = 24 * 3600;
+/** Children of one fork: each needs memory of its own, and all of them are waited for */
+export const forkCountMax = 64;
+/** Kept for users of a sandbox: `notice` */
+export const noticeLengthMax = 1024;
+
+/** Names of templates and snapshots: `^[a-zA-Z0-9][a-zA-Z0-9._-]*$`, at most this many characters */
 export const nameLengthMax = 64;
 export const metadataEntriesMax = 32;
 export const metadataKeyLengthMax = 64;
@@ -49,6 +57,10 @@ export const webSocketBufferedBytesMax = 1 * MiB;
 export const ptyColsMax = 1000;
 export const ptyRowsMax = 1000;
 export const tagLengthMax = 128;
+
+/** Events that are kept: the newest this many, and none older than this in `s` */
+export const eventsKeptMax = 100_000;
+export const eventsKeptSec = 30 * 24 * 3600;
 
 export const pageSizeDefault = 100;
 export const pageSizeMax = 1000;

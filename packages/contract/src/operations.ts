@@ -1,6 +1,7 @@
 import type { z } from "zod";
 
 import type { ErrorCode } from "./errors.ts";
+import { eventListSchema, listEventsQuerySchema } from "./events.ts";
 import {
   attachQuerySchema,
   execBodySchema,
@@ -33,6 +34,18 @@ import {
   setTimeoutBodySchema,
   templateListSchema,
 } from "./sandboxes.ts";
+import {
+  checkpointSchema,
+  createSnapshotBodySchema,
+  forkSandboxBodySchema,
+  forkSchema,
+  generationListSchema,
+  pauseSandboxBodySchema,
+  resumeSandboxBodySchema,
+  rollbackSandboxBodySchema,
+  snapshotListSchema,
+  snapshotSchema,
+} from "./snapshots.ts";
 
 export interface Operation {
   readonly method: "GET" | "POST" | "PUT" | "DELETE";
@@ -51,9 +64,26 @@ export interface Operation {
 }
 
 const ofSandbox = ["sandbox_not_found", "host_unreachable"] as const satisfies readonly ErrorCode[];
-const ofGuest = [
+const ofChange = [
   ...ofSandbox,
   "sandbox_wrong_state",
+  "sandbox_busy",
+  "host_disk_full",
+  "shutting_down",
+] as const satisfies readonly ErrorCode[];
+/** Starting from what was saved */
+const ofImage = [
+  "image_damaged",
+  "image_incompatible",
+  "capacity_exhausted",
+  "sandbox_resume_failed",
+] as const satisfies readonly ErrorCode[];
+/** A paused sandbox may be resumed by the request */
+const ofGuest = [
+  ...ofSandbox,
+  ...ofImage,
+  "sandbox_wrong_state",
+  "sandbox_busy",
   "guest_unreachable",
   "guest_error",
   "user_unknown",
@@ -69,6 +99,9 @@ export const operations = {
     answers: { 201: sandboxSchema },
     errors: [
       "template_not_found",
+      "template_size_fixed",
+      "image_damaged",
+      "image_incompatible",
       "capacity_exhausted",
       "sandbox_start_failed",
       "create_aborted",
@@ -95,9 +128,55 @@ export const operations = {
   deleteSandbox: {
     method: "DELETE",
     path: "/v1/sandboxes/{id}",
-    summary: "End a sandbox and delete its disk; a create in flight is aborted",
+    summary: "End a sandbox and delete its disk and all generations; a create in flight is aborted",
     answers: { 204: "empty" },
     errors: ofSandbox,
+  },
+  pauseSandbox: {
+    method: "POST",
+    path: "/v1/sandboxes/{id}/pause",
+    summary: "Save a sandbox with its memory and free what it holds; pausing a paused one succeeds",
+    body: pauseSandboxBodySchema,
+    answers: { 200: sandboxSchema },
+    errors: [...ofChange, "sandbox_pause_failed"],
+  },
+  resumeSandbox: {
+    method: "POST",
+    path: "/v1/sandboxes/{id}/resume",
+    summary: "Start a paused sandbox where it was; resuming a running one succeeds",
+    body: resumeSandboxBodySchema,
+    answers: { 200: sandboxSchema },
+    errors: [...ofChange, ...ofImage],
+  },
+  checkpointSandbox: {
+    method: "POST",
+    path: "/v1/sandboxes/{id}/checkpoint",
+    summary: "A new generation of a running sandbox, which goes on",
+    answers: { 201: checkpointSchema },
+    errors: [...ofChange, "snapshot_failed"],
+  },
+  rollbackSandbox: {
+    method: "POST",
+    path: "/v1/sandboxes/{id}/rollback",
+    summary: "Back to a kept generation; what happened since is gone",
+    body: rollbackSandboxBodySchema,
+    answers: { 200: sandboxSchema },
+    errors: [...ofChange, ...ofImage, "generation_not_found"],
+  },
+  listGenerations: {
+    method: "GET",
+    path: "/v1/sandboxes/{id}/generations",
+    summary: "Generations of a sandbox that are kept, newest first",
+    answers: { 200: generationListSchema },
+    errors: [...ofSandbox, "sandbox_wrong_state"],
+  },
+  forkSandbox: {
+    method: "POST",
+    path: "/v1/sandboxes/{id}/fork",
+    summary: "New sandboxes that go on where this one is; each succeeds or fails by itself",
+    body: forkSandboxBodySchema,
+    answers: { 201: forkSchema },
+    errors: [...ofChange, "fork_failed", "image_damaged", "image_incompatible", "capacity_exhausted"],
   },
   pingSandbox: {
     method: "POST",
@@ -243,6 +322,43 @@ export const operations = {
     answers: {},
     errors: ofSandbox,
     webSocket: { server: watchServerSchema },
+  },
+  createSnapshot: {
+    method: "POST",
+    path: "/v1/snapshots",
+    summary: "A template from a sandbox, which goes on when it runs and stays paused when it is",
+    body: createSnapshotBodySchema,
+    answers: { 201: snapshotSchema },
+    errors: [...ofChange, "snapshot_exists", "snapshot_failed", "image_damaged"],
+  },
+  listSnapshots: {
+    method: "GET",
+    path: "/v1/snapshots",
+    summary: "Snapshots, by name",
+    answers: { 200: snapshotListSchema },
+    errors: ["host_unreachable"],
+  },
+  getSnapshot: {
+    method: "GET",
+    path: "/v1/snapshots/{name}",
+    summary: "One snapshot",
+    answers: { 200: snapshotSchema },
+    errors: ["snapshot_not_found", "host_unreachable"],
+  },
+  deleteSnapshot: {
+    method: "DELETE",
+    path: "/v1/snapshots/{name}",
+    summary: "Delete a snapshot; refused while sandboxes of it exist",
+    answers: { 204: "empty" },
+    errors: ["snapshot_not_found", "snapshot_in_use", "host_unreachable"],
+  },
+  listEvents: {
+    method: "GET",
+    path: "/v1/events",
+    summary: "What happened, newest first",
+    query: listEventsQuerySchema,
+    answers: { 200: eventListSchema },
+    errors: [],
   },
   listTemplates: {
     method: "GET",

@@ -3,15 +3,19 @@
  *
  *            create                pause               (saved)
  *      ┌─ creating ──▶ running ──────────▶ pausing ──────────▶ paused
- *      │     │          │ ▲ ▲                 │ (could not)       │
- *      │     │          │ │ └─────────────────┘                   │ resume
- *      │     │          │ └──────────────────────── resuming ◀────┘
- *      │     │          │ snapshot ▲ (done)                │ (could not: back to paused)
- *      │     │          └──▶ snapshotting ──▶ running or paused, as before
- *      │     │
- *      │     │ stop: from every state but stopped        vm-lost: from every state with a VM
- *      │     ▼                                             ▼
- *      │  stopping ──▶ stopped (end)                     failed ──stop──▶ stopping
+ *      │     │          │ ▲ ▲                 │ (could not)     │ │ ▲
+ *      │     │          │ │ └─────────────────┘          resume │ │ │ (could not)
+ *      │     │          │ └──────────────────────── resuming ◀──┘ │ │
+ *      │     │          │        rollback ────────▶  ▲  └─────────┼─┘
+ *      │     │          │ snapshot, checkpoint, fork │            │
+ *      │     │          └──▶ snapshotting ◀──────────┼────────────┘ snapshot, fork; each goes back to where it came from
+ *      │     │                                       │
+ *      │     │ stop: from every state but stopped    │ resume without memory
+ *      │     ▼                                       │
+ *      │  stopping ──▶ stopped (end)               failed ──stop──▶ stopping
+ *
+ * A VM that ends without being asked to: back to `paused` where a generation is kept (what came after it is gone), else `failed`.
+ * A `failed` sandbox still has its disk: it can be started once more from that, without memory.
  *
  * Who moves what: the host agent's loop of the sandbox is the only writer. Everybody else asks (`decide`) and posts.
  * `stopped` is the only end: `failed` keeps its evidence until somebody stops (deletes) it.
@@ -33,21 +37,40 @@ export type SandboxState = (typeof sandboxStates)[number];
 export type SandboxRequest =
   | { readonly kind: "stop" }
   | { readonly kind: "pause" }
-  | { readonly kind: "resume" }
+  /** `memory: false`: boot from the disk, whatever memory there is */
+  | { readonly kind: "resume"; readonly memory: boolean }
+  /** a template from it */
   | { readonly kind: "snapshot" }
-  /** exec, files, terminals, ports: whatever talks to the guest */
-  | { readonly kind: "use" };
+  /** a new generation of it while it runs */
+  | { readonly kind: "checkpoint" }
+  /** new sandboxes from it */
+  | { readonly kind: "fork" }
+  /** back to an earlier generation */
+  | { readonly kind: "rollback" }
+  /** exec, files, terminals, ports: whatever talks to the guest. `hasVm`: the sandbox has a VM even while it is snapshotting */
+  | { readonly kind: "use"; readonly hasVm?: boolean };
+
+export const sandboxRequestKinds = [
+  "stop",
+  "pause",
+  "resume",
+  "snapshot",
+  "checkpoint",
+  "fork",
+  "rollback",
+  "use",
+] as const satisfies readonly SandboxRequest["kind"][];
 
 /** What happened to a sandbox. */
 export type SandboxEvent =
   /** the change that was under way (creating, pausing, resuming, stopping) is complete */
   | { readonly kind: "completed" }
-  /** the change that was under way failed and was rolled back */
-  | { readonly kind: "rolled-back" }
-  /** the snapshot ended, well or not; `from` is the state it was taken in */
+  /** the change that was under way failed and was rolled back; `to` says where a resume that failed leaves the sandbox, default paused */
+  | { readonly kind: "rolled-back"; readonly to?: "paused" | "failed" }
+  /** the snapshot, checkpoint or fork ended, well or not; `from` is the state it was taken in */
   | { readonly kind: "snapshot-ended"; readonly from: "running" | "paused" }
-  /** the VM ended without being asked to */
-  | { readonly kind: "vm-lost" };
+  /** the VM ended without being asked to; `hasGeneration`: there is one to go back to */
+  | { readonly kind: "vm-lost"; readonly hasGeneration: boolean };
 
 export type DenialReason = "not-running" | "not-paused" | "change-in-progress" | "stop-pending" | "already-stopped" | "has-failed";
 
@@ -66,7 +89,7 @@ export function decide(state: SandboxState, request: SandboxRequest): Decision {
   if (state === "stopping") return request.kind === "stop" ? ignore : deny("stop-pending");
   if (state === "stopped") return request.kind === "stop" ? ignore : deny("already-stopped");
   if (request.kind === "stop") return accept("stopping");
-  if (state === "failed") return deny("has-failed");
+  if (state === "failed") return request.kind === "resume" && !request.memory ? accept("resuming") : deny("has-failed");
   switch (request.kind) {
     case "pause":
       if (state === "running") return accept("pausing");
@@ -77,10 +100,19 @@ export function decide(state: SandboxState, request: SandboxRequest): Decision {
       if (state === "resuming" || state === "running") return ignore;
       return deny("change-in-progress");
     case "snapshot":
+    case "fork":
       if (state === "running" || state === "paused") return accept("snapshotting");
+      return deny("change-in-progress");
+    case "checkpoint":
+      if (state === "running") return accept("snapshotting");
+      return deny(state === "paused" ? "not-running" : "change-in-progress");
+    case "rollback":
+      if (state === "running" || state === "paused") return accept("resuming");
       return deny("change-in-progress");
     case "use":
       if (state === "running") return ignore;
+      // The guest of a running sandbox goes on while it is saved: it stands still for milliseconds only
+      if (state === "snapshotting" && request.hasVm === true) return ignore;
       return deny(state === "paused" ? "not-running" : "change-in-progress");
   }
 }
@@ -91,11 +123,13 @@ export function advance(state: SandboxState, event: SandboxEvent): SandboxState 
     case "completed":
       return completed[state];
     case "rolled-back":
-      return rolledBack[state];
+      return state === "resuming" ? (event.to ?? "paused") : rolledBack[state];
     case "snapshot-ended":
       return state === "snapshotting" ? event.from : undefined;
     case "vm-lost":
-      return sandboxHasVm(state) ? "failed" : undefined;
+      if (!sandboxHasVm(state)) return undefined;
+      // What never ran has nothing to go back to, whatever it was to start from
+      return event.hasGeneration && state !== "creating" ? "paused" : "failed";
   }
 }
 
@@ -106,7 +140,7 @@ const completed: Partial<Record<SandboxState, SandboxState>> = {
   stopping: "stopped",
 };
 /** A create that failed leaves a failed sandbox to read the reason from. */
-const rolledBack: Partial<Record<SandboxState, SandboxState>> = { creating: "failed", pausing: "running", resuming: "paused" };
+const rolledBack: Partial<Record<SandboxState, SandboxState>> = { creating: "failed", pausing: "running" };
 
 /** States in which a VM process may exist that is ours to watch. `stopping` is not one: there its end is the plan. */
 const statesWithVm = ["creating", "running", "pausing", "resuming", "snapshotting"] as const satisfies readonly SandboxState[];
@@ -116,14 +150,18 @@ export function sandboxHasVm(state: SandboxState): boolean {
 }
 
 /** In which states an action is offered; server, CLI and dashboard all read this. */
-export const sandboxActions = {
+export const sandboxActions: Readonly<Record<SandboxRequest["kind"], readonly SandboxState[]>> = {
   use: ["running"],
   pause: ["running"],
-  resume: ["paused"],
+  /** failed: without memory only */
+  resume: ["paused", "failed"],
   snapshot: ["running", "paused"],
+  checkpoint: ["running"],
+  fork: ["running", "paused"],
+  rollback: ["running", "paused"],
   stop: ["creating", "running", "pausing", "paused", "resuming", "snapshotting", "failed"],
-} as const satisfies Record<SandboxRequest["kind"], readonly SandboxState[]>;
+};
 
-export function sandboxCan(action: keyof typeof sandboxActions, state: SandboxState): boolean {
-  return (sandboxActions[action] as readonly SandboxState[]).includes(state);
+export function sandboxCan(action: SandboxRequest["kind"], state: SandboxState): boolean {
+  return sandboxActions[action].includes(state);
 }

@@ -2,6 +2,8 @@ import { z } from "zod";
 
 import { sandboxIdSchema } from "./ids.ts";
 import {
+  checkpointIntervalSecMax,
+  checkpointIntervalSecMin,
   envNameLengthMax,
   envsEntriesMax,
   envValueLengthMax,
@@ -55,14 +57,38 @@ const timeoutSecSchema = z
   .int()
   .min(0)
   .max(timeoutSecMax)
-  .describe("Inactivity in `s` after which the sandbox ends; 0 = never. Running commands, terminals and traffic are activity");
+  .describe(
+    "Inactivity in `s` after which the sandbox is paused, never destroyed; 0 = never. Running commands, terminals and traffic are activity",
+  );
+
+const checkpointIntervalSecSchema = z
+  .int()
+  .min(0)
+  .max(checkpointIntervalSecMax)
+  .refine((sec) => sec === 0 || sec >= checkpointIntervalSecMin, `0, or at least ${checkpointIntervalSecMin}`)
+  .describe("Time between checkpoints in `s` while it runs; 0 = none");
 
 export const createSandboxBodySchema = z
   .strictObject({
     template: templateNameSchema.default("base").describe("What the sandbox starts from"),
-    vcpus: z.int().min(1).max(vcpusMax).default(vcpusDefault).describe("Virtual CPUs"),
-    memory_mb: z.int().min(memoryMibMin).max(memoryMibMax).default(memoryMibDefault).describe("Guest memory in `MiB`"),
+    vcpus: z
+      .int()
+      .min(1)
+      .max(vcpusMax)
+      .optional()
+      .describe(`Virtual CPUs; default: as the template says, else ${vcpusDefault}. A snapshot with memory has its own, and no other`),
+    memory_mb: z
+      .int()
+      .min(memoryMibMin)
+      .max(memoryMibMax)
+      .optional()
+      .describe(`Guest memory in \`MiB\`; default: as the template says, else ${memoryMibDefault}. Fixed like \`vcpus\``),
     timeout_sec: timeoutSecSchema.default(timeoutSecDefault),
+    checkpoint_interval_sec: checkpointIntervalSecSchema.default(0),
+    auto_resume: z
+      .boolean()
+      .default(false)
+      .describe("Whether a request that needs the guest of the paused sandbox resumes it; without, such a request is refused"),
     metadata: metadataSchema.default({}),
     envs: envsSchema.default({}),
   })
@@ -80,13 +106,23 @@ export const sandboxSchema = z
     vcpus: z.int(),
     memory_mb: z.int().describe("Guest memory in `MiB`"),
     disk_mb: z.int().describe("Size of the guest's disk in `MiB`"),
-    timeout_sec: z.int().describe("Inactivity in `s` after which the sandbox ends; 0 = never"),
+    timeout_sec: z.int().describe("Inactivity in `s` after which the sandbox is paused; 0 = never"),
+    checkpoint_interval_sec: z.int().describe("Time between checkpoints in `s`; 0 = none"),
+    auto_resume: z.boolean().describe("Whether a request that needs its guest resumes it"),
     metadata: z.record(z.string(), z.string()),
     created_at: instantSchema,
     started_at: instantSchema.nullable().describe("When its first command could run"),
     last_active_at: instantSchema,
     stopped_at: instantSchema.nullable(),
-    stop_reason: z.string().nullable().describe("`deleted`, `timeout` or `shutdown`"),
+    stop_reason: z.string().nullable().describe("`deleted` or `shutdown`"),
+    start_path: z
+      .string()
+      .nullable()
+      .describe("What served its last start: `pool` (a VM that was waiting), `restore` (from memory), `boot`; null before the first"),
+    current_generation: z.int().nullable().describe("Number of the generation that a resume goes back to; null: none yet"),
+    has_memory: z.boolean().describe("Whether that generation has memory"),
+    paused_at: instantSchema.nullable().describe("Since when it has been paused"),
+    notice: z.string().nullable().describe("What you should know of it now, such as that it went back to an earlier generation, and why"),
     failure_reason: z.string().nullable().describe("Set exactly when `state` is `failed`"),
     vm_exit: z
       .object({ exit_code: z.int().nullable(), signal: z.string().nullable(), console_tail: z.array(z.string()) })
@@ -172,7 +208,23 @@ export const logsQuerySchema = z.strictObject({
     .describe("At most this many of the newest bytes"),
 });
 
-export const templateSchema = z.object({ name: z.string(), digest: z.string(), disk_mb: z.int() }).meta({ id: "Template" });
+/** What served a start: a VM that was waiting, a memory image, a kernel that booted. */
+export const startPaths = ["pool", "restore", "boot"] as const;
+export type StartPath = (typeof startPaths)[number];
+
+export const templateKinds = ["base", "snapshot"] as const;
+export const templateSchema = z
+  .object({
+    name: z.string(),
+    kind: z.enum(templateKinds),
+    digest: z.string(),
+    disk_mb: z.int(),
+    has_memory: z.boolean().describe("Sandboxes start from memory"),
+    vcpus: z.int().nullable().describe("Of every sandbox from it; null: any"),
+    memory_mb: z.int().nullable().describe("Guest memory in `MiB` of every sandbox from it; null: any"),
+  })
+  .meta({ id: "Template" });
+export type Template = z.infer<typeof templateSchema>;
 export const templateListSchema = z.object({ templates: z.array(templateSchema) }).meta({ id: "TemplateList" });
 
 export const hostSchema = z

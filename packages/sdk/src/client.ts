@@ -1,9 +1,23 @@
-import type { CreateSandboxInput, Host, MetricsRange, Metrics, Sandbox, SandboxList, SandboxState } from "@roost/contract";
+import type {
+  Checkpoint,
+  CreateSandboxInput,
+  Event,
+  EventList,
+  ForkResult,
+  Generation,
+  Host,
+  MetricsRange,
+  Metrics,
+  Sandbox,
+  SandboxList,
+  SandboxState,
+} from "@roost/contract";
 
 import { Api } from "./api.ts";
 import { createConnection, createTimeoutMsDefault, type RequestOptions, type RoostClientOptions } from "./connection.ts";
 import type { AnswerOf } from "./operation-types.ts";
-import { SandboxHandle } from "./sandbox-handle.ts";
+import { SandboxHandle, type ForkOptions, type PauseOptions, type ResumeOptions } from "./sandbox-handle.ts";
+import { Snapshots } from "./snapshots.ts";
 
 export interface ListOptions extends RequestOptions {
   /** Default: all but `stopped`. */
@@ -12,6 +26,13 @@ export interface ListOptions extends RequestOptions {
   /** Only sandboxes that carry all of these. */
   readonly metadata?: Readonly<Record<string, string>> | undefined;
   /** Sandboxes per page. */
+  readonly limit?: number | undefined;
+}
+
+export interface EventOptions extends RequestOptions {
+  /** Only those of one sandbox. */
+  readonly sandboxId?: string | undefined;
+  /** Events per page. */
   readonly limit?: number | undefined;
 }
 
@@ -24,6 +45,7 @@ export interface ListOptions extends RequestOptions {
  */
 export class RoostClient {
   readonly sandboxes: Sandboxes;
+  readonly snapshots: Snapshots;
   readonly url: string;
   readonly #api: Api;
 
@@ -32,6 +54,7 @@ export class RoostClient {
     this.url = connection.url.href.replace(/\/$/, "");
     this.#api = new Api(connection);
     this.sandboxes = new Sandboxes(this.#api);
+    this.snapshots = new Snapshots(this.#api);
   }
 
   sandbox(id: string): SandboxHandle {
@@ -40,6 +63,21 @@ export class RoostClient {
 
   async templates(options: RequestOptions = {}): Promise<AnswerOf<"listTemplates">["templates"]> {
     return (await this.#api.call("listTemplates", {}, options)).templates;
+  }
+
+  /** What happened, newest first; further pages are fetched as they are reached. */
+  async *events(options: EventOptions = {}): AsyncGenerator<Event, void, void> {
+    let cursor: string | undefined;
+    do {
+      const page = await this.eventsPage(options, cursor);
+      yield* page.events;
+      cursor = page.next_cursor ?? undefined;
+    } while (cursor !== undefined);
+  }
+
+  async eventsPage(options: EventOptions = {}, cursor?: string): Promise<EventList> {
+    const query = { sandbox_id: options.sandboxId, limit: options.limit === undefined ? undefined : String(options.limit), cursor };
+    return this.#api.call("listEvents", { query }, options);
   }
 
   async hosts(options: RequestOptions = {}): Promise<Host[]> {
@@ -84,9 +122,35 @@ export class Sandboxes {
     return new SandboxHandle(this.#api, id).get(options);
   }
 
-  /** Ends a sandbox and deletes its disk; a create in flight is aborted. */
+  /** Ends a sandbox and deletes its disk and generations; a create in flight is aborted. */
   async delete(id: string, options: RequestOptions = {}): Promise<void> {
     await new SandboxHandle(this.#api, id).delete(options);
+  }
+
+  /** Saves a sandbox with its memory and frees what it holds. */
+  async pause(id: string, options: PauseOptions = {}): Promise<Sandbox> {
+    return new SandboxHandle(this.#api, id).pause(options);
+  }
+
+  /** Starts a paused sandbox where it was. */
+  async resume(id: string, options: ResumeOptions = {}): Promise<Sandbox> {
+    return new SandboxHandle(this.#api, id).resume(options);
+  }
+
+  async checkpoint(id: string, options: RequestOptions = {}): Promise<Checkpoint> {
+    return new SandboxHandle(this.#api, id).checkpoint(options);
+  }
+
+  async rollback(id: string, generation: number, options: RequestOptions = {}): Promise<Sandbox> {
+    return new SandboxHandle(this.#api, id).rollback(generation, options);
+  }
+
+  async generations(id: string, options: RequestOptions = {}): Promise<Generation[]> {
+    return new SandboxHandle(this.#api, id).generations(options);
+  }
+
+  async fork(id: string, count: number, options: ForkOptions = {}): Promise<ForkResult[]> {
+    return new SandboxHandle(this.#api, id).fork(count, options);
   }
 
   async ping(id: string, options: RequestOptions = {}): Promise<void> {

@@ -31,6 +31,11 @@ export interface RequestOptions {
   readonly timeoutMs?: number | undefined;
 }
 
+/** Options of a call that saves or starts a sandbox, with as much time as a create has. */
+export function savingTimeoutMs(options: RequestOptions): RequestOptions {
+  return { ...options, timeoutMs: options.timeoutMs ?? createTimeoutMsDefault };
+}
+
 export function createConnection(options: RoostClientOptions): Connection {
   const url = parseUrl(options.url);
   if (!apiKeyPattern.test(options.apiKey)) {

@@ -7,14 +7,20 @@ import {
   type ExecResult,
   type ExecStarted,
   type ExecStreamClientMessage,
+  type Checkpoint,
+  type ForkResult,
+  type ForkSandboxInput,
+  type Generation,
   type Metrics,
   type MetricsRange,
+  type PauseSandboxInput,
   type PtyClientMessage,
+  type ResumeSandboxInput,
   type Sandbox,
 } from "@roost/contract";
 
 import type { Api } from "./api.ts";
-import type { RequestOptions } from "./connection.ts";
+import { savingTimeoutMs, type RequestOptions } from "./connection.ts";
 import { RoostError } from "./errors.ts";
 import { ExecStream } from "./exec-stream.ts";
 import { Files } from "./files.ts";
@@ -29,6 +35,9 @@ const execAnswerMarginMs = 30_000;
 export type ExecOptions = RequestOptions & Partial<Omit<ExecInput, "cmd" | "background">>;
 export type ExecStreamOptions = RequestOptions &
   Partial<Omit<Extract<ExecStreamClientMessage, { type: "start" }>, "type" | "cmd" | "encoding">>;
+export type PauseOptions = RequestOptions & PauseSandboxInput;
+export type ResumeOptions = RequestOptions & ResumeSandboxInput;
+export type ForkOptions = RequestOptions & Omit<ForkSandboxInput, "count">;
 export type PtyOptions = RequestOptions & Partial<Omit<Extract<PtyClientMessage, { type: "start" }>, "type">>;
 
 /** One sandbox by its id. Making a handle asks nothing of the server. */
@@ -52,6 +61,40 @@ export class SandboxHandle {
   /** Ends the sandbox and deletes its disk. */
   async delete(options: RequestOptions = {}): Promise<void> {
     await this.#api.call("deleteSandbox", { path: { id: this.id } }, options);
+  }
+
+  /** Saves the sandbox with its memory (`memory: false`: its disk alone) and frees what it holds. Pausing a paused one succeeds. */
+  async pause(options: PauseOptions = {}): Promise<Sandbox> {
+    const { signal, timeoutMs, ...body } = options;
+    return this.#api.call("pauseSandbox", { path: { id: this.id }, body }, savingTimeoutMs({ signal, timeoutMs }));
+  }
+
+  /** Starts the sandbox where it was paused; `memory: false` boots it from its disk. Resuming a running one succeeds. */
+  async resume(options: ResumeOptions = {}): Promise<Sandbox> {
+    const { signal, timeoutMs, ...body } = options;
+    return this.#api.call("resumeSandbox", { path: { id: this.id }, body }, savingTimeoutMs({ signal, timeoutMs }));
+  }
+
+  /** A new generation of the running sandbox, which goes on. */
+  async checkpoint(options: RequestOptions = {}): Promise<Checkpoint> {
+    return this.#api.call("checkpointSandbox", { path: { id: this.id } }, savingTimeoutMs(options));
+  }
+
+  /** Back to a generation that is kept; what happened since is gone. */
+  async rollback(generation: number, options: RequestOptions = {}): Promise<Sandbox> {
+    return this.#api.call("rollbackSandbox", { path: { id: this.id }, body: { generation } }, savingTimeoutMs(options));
+  }
+
+  /** Newest first. */
+  async generations(options: RequestOptions = {}): Promise<Generation[]> {
+    return (await this.#api.call("listGenerations", { path: { id: this.id } }, options)).generations;
+  }
+
+  /** New sandboxes that go on where this one is. Each succeeds or fails by itself: look at every result. */
+  async fork(count: number, options: ForkOptions = {}): Promise<ForkResult[]> {
+    const { signal, timeoutMs, ...rest } = options;
+    const body = { count, ...rest };
+    return (await this.#api.call("forkSandbox", { path: { id: this.id }, body }, savingTimeoutMs({ signal, timeoutMs }))).results;
   }
 
   async ping(options: RequestOptions = {}): Promise<void> {

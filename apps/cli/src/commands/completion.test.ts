@@ -45,7 +45,20 @@ test("bash: commands, options, their values and sandbox ids", async () => {
   expect(await completionsOf("roost exec ")).toEqual([id]);
   expect(await completionsOf(`roost get ${id.slice(0, 4)}`)).toEqual([id]);
   expect(await completionsOf(`roost cp file ${id.slice(0, 4)}`)).toEqual([`${id}:`]);
+  expect(await completionsOf(`roost pause ${id} `)).toEqual([id]);
   expect(await completionsOf("roost completion ")).toEqual(["bash", "zsh", "fish"]);
+});
+
+test("bash: commands of commands, and names of snapshots and templates", async () => {
+  expect(await completionsOf("roost snap")).toEqual(["snapshot"]);
+  expect(await completionsOf("roost snapshot ")).toEqual(["create", "ls", "rm"]);
+  expect(await completionsOf("roost snapshot create ")).toEqual([id]);
+  expect(await completionsOf("roost snapshot rm ")).toEqual([]);
+  await cli.run(["snapshot", "create", id, "trained"]);
+  expect(await completionsOf("roost snapshot rm tr")).toEqual(["trained"]);
+  expect(await completionsOf("roost create --template ")).toEqual(["base", "trained"]);
+  expect(await completionsOf("roost ls -t tra")).toEqual(["trained"]);
+  expect(await completionsOf("roost inspect ")).toEqual([id, "trained"]);
 });
 
 test("what stands on the line is never run", async () => {

@@ -1,5 +1,6 @@
 import { RootCommand, script } from "@bomb.sh/tab";
 import { sandboxStates } from "@roost/contract";
+import type { RoostClient } from "@roost/sdk";
 import type { Command, Option } from "commander";
 
 import type { CommandContext } from "../context.ts";
@@ -15,43 +16,78 @@ export async function completion(context: CommandContext, shell: string): Promis
   return exitCodes.ok;
 }
 
+/** What the platform knows that may be on a command line. */
+interface Offers {
+  readonly sandboxIds: readonly string[];
+  readonly snapshots: readonly string[];
+  readonly templates: readonly string[];
+}
+
 /** Answers a completion script: candidates for the last of `words`, one a line, then a directive for the script. */
 export async function complete(context: CommandContext, program: Command, words: readonly string[]): Promise<number> {
-  const isInCommand = words.length > 1;
-  const wantsIds = isInCommand && program.commands.some((command) => command.name() === words[0] && takesSandbox(command));
-  const ids = wantsIds ? await sandboxIds(context) : [];
-  completionTree(program, ids).parse([...words]);
+  const offers = await findOffers(context, commandOf(program, words.slice(0, -1)), words);
+  completionTree(program, offers).parse([...words]);
   return exitCodes.ok;
 }
 
-function takesSandbox(command: Command): boolean {
-  return command.name() === "cp" || command.registeredArguments[0]?.name() === "id";
+/** The command that the words begin with; undefined while it is being typed. */
+function commandOf(program: Command, words: readonly string[]): Command | undefined {
+  let found: Command | undefined;
+  for (const word of words) {
+    const next = (found ?? program).commands.find((command) => command.name() === word || command.aliases().includes(word));
+    if (next === undefined) break;
+    found = next;
+  }
+  return found;
 }
 
-function completionTree(program: Command, ids: readonly string[]): RootCommand {
+/** Asks the platform for no more than the word at the cursor may be. */
+async function findOffers(context: CommandContext, command: Command | undefined, words: readonly string[]): Promise<Offers> {
+  const [current = "", before = ""] = words.toReversed();
+  const isTemplate = before === "--template" || before === "-t" || current.startsWith("--template=");
+  const first = command?.registeredArguments[0]?.name();
+  return {
+    sandboxIds: first === "id" || first === "target" || command?.name() === "cp" ? await sandboxIds(context) : [],
+    snapshots:
+      first === "name" || first === "target"
+        ? await namesOf(context, async (client) => client.snapshots.list({ timeoutMs: askTimeoutMs }))
+        : [],
+    templates: isTemplate ? await namesOf(context, async (client) => client.templates({ timeoutMs: askTimeoutMs })) : [],
+  };
+}
+
+function completionTree(program: Command, offers: Offers): RootCommand {
   const root = new RootCommand();
-  for (const command of program.createHelp().visibleCommands(program)) {
-    const node = root.command(command.name(), command.description());
-    for (const option of command.options) addOption(node, option);
-    for (const argument of command.registeredArguments) {
-      const choices = argument.argChoices ?? offersOf(command, argument.name(), ids);
-      node.argument(argument.name(), (offer) => choices.forEach((choice) => offer(choice, "")), argument.variadic);
-    }
-  }
+  addCommands(root, program, "", offers);
   return root;
 }
 
-function offersOf(command: Command, argument: string, ids: readonly string[]): readonly string[] {
-  if (argument === "id") return ids;
-  return command.name() === "cp" ? ids.map((id) => `${id}:`) : [];
+function addCommands(root: RootCommand, parent: Command, prefix: string, offers: Offers): void {
+  for (const command of parent.createHelp().visibleCommands(parent)) {
+    const node = root.command(prefix + command.name(), command.description());
+    for (const option of command.options) addOption(node, option, offers);
+    for (const argument of command.registeredArguments) {
+      const choices = argument.argChoices ?? offersOf(command, argument.name(), offers);
+      node.argument(argument.name(), (offer) => choices.forEach((choice) => offer(choice, "")), argument.variadic);
+    }
+    addCommands(root, command, `${prefix}${command.name()} `, offers);
+  }
 }
 
-function addOption(node: ReturnType<RootCommand["command"]>, option: Option): void {
+function offersOf(command: Command, argument: string, { sandboxIds, snapshots }: Offers): readonly string[] {
+  if (argument === "id") return sandboxIds;
+  if (argument === "name") return snapshots;
+  if (argument === "target") return [...sandboxIds, ...snapshots];
+  return command.name() === "cp" ? sandboxIds.map((id) => `${id}:`) : [];
+}
+
+function addOption(node: ReturnType<RootCommand["command"]>, option: Option, { templates }: Offers): void {
   const name = option.long?.replace(/^--/, "");
   if (name === undefined || option.hidden) return;
   const alias = option.short?.replace(/^-/, "");
+  const choices = name === "template" ? templates : (option.argChoices ?? []);
   if (!option.required && !option.optional) node.option(name, option.description, alias);
-  else node.option(name, option.description, (offer) => option.argChoices?.forEach((choice) => offer(choice, "")), alias);
+  else node.option(name, option.description, (offer) => choices.forEach((choice) => offer(choice, "")), alias);
 }
 
 /** No platform, no ids: completion stays silent rather than print errors at the prompt. */
@@ -63,5 +99,16 @@ async function sandboxIds(context: CommandContext): Promise<string[]> {
     return page.sandboxes.map((sandbox) => sandbox.id);
   } catch {
     return [];
+  }
+}
+
+async function namesOf(
+  context: CommandContext,
+  ask: (client: RoostClient) => Promise<readonly { readonly name: string }[]>,
+): Promise<string[]> {
+  try {
+    return (await ask(await context.client())).map(({ name }) => name);
+  } catch {
+    return []; // as for ids
   }
 }

@@ -12,6 +12,8 @@ export interface CreateOptions {
   readonly idleTimeout?: number;
   readonly metadata?: Record<string, string>;
   readonly env?: Record<string, string>;
+  readonly autoResume?: boolean;
+  readonly checkpointInterval?: number;
 }
 
 /** The request that the options ask for; what is not given is left to the platform's defaults. */
@@ -21,6 +23,8 @@ export function createInput(options: CreateOptions): CreateSandboxInput {
     vcpus: options.vcpus,
     memory_mb: options.memory,
     timeout_sec: options.idleTimeout,
+    auto_resume: options.autoResume,
+    checkpoint_interval_sec: options.checkpointInterval,
     metadata: options.metadata,
     envs: options.env,
   };

@@ -2,7 +2,7 @@ import type { Sandbox } from "@roost/contract";
 
 import type { CommandContext } from "../context.ts";
 import { exitCodes } from "../failure.ts";
-import { formatAgo, formatMemory, formatState, formatTimeout } from "../output/format.ts";
+import { formatAgo, formatDuration, formatMemory, formatState, formatTimeout } from "../output/format.ts";
 import { printable } from "../output/printable.ts";
 import { formatFields } from "../output/table.ts";
 import { resolveId } from "../sandbox-reference.ts";
@@ -22,14 +22,20 @@ function formatSandbox(context: CommandContext, sandbox: Sandbox): string {
     ["id", sandbox.id],
     ["state", formatState(sandbox.state, context.colors)],
     ["failure", sandbox.failure_reason === null ? undefined : printable(sandbox.failure_reason)],
+    ["notice", sandbox.notice === null ? undefined : printable(sandbox.notice)],
     ["ended by", sandbox.stop_reason ?? undefined],
     ["template", sandbox.template],
     ["size", `${sandbox.vcpus} vCPU, ${formatMemory(sandbox.memory_mb)} memory, ${formatMemory(sandbox.disk_mb)} disk`],
     ["created", withAgo(sandbox.created_at)],
     ["started", withAgo(sandbox.started_at)],
+    ["start path", sandbox.start_path ?? undefined],
+    ["generation", formatGeneration(sandbox)],
+    ["paused", withAgo(sandbox.paused_at)],
     ["last active", withAgo(sandbox.last_active_at)],
     ["stopped", withAgo(sandbox.stopped_at)],
     ["idle timeout", formatTimeout(sandbox.timeout_sec)],
+    ["checkpoints", sandbox.checkpoint_interval_sec === 0 ? undefined : `every ${formatDuration(sandbox.checkpoint_interval_sec)}`],
+    ["auto-resume", sandbox.auto_resume ? "yes" : undefined],
     ["metadata", Object.keys(sandbox.metadata).length === 0 ? undefined : printable(formatLabels(sandbox.metadata))],
     [
       "versions",
@@ -42,6 +48,10 @@ function formatSandbox(context: CommandContext, sandbox: Sandbox): string {
     ["VM ended", vmExit === null ? undefined : vmExit.signal === null ? `exit code ${vmExit.exit_code}` : `signal ${vmExit.signal}`],
     ["console", vmExit === null || vmExit.console_tail.length === 0 ? undefined : vmExit.console_tail.map(printable).join("\n")],
   ]);
+}
+
+function formatGeneration({ current_generation: number, has_memory: hasMemory }: Sandbox): string | undefined {
+  return number === null ? undefined : `${number} (${hasMemory ? "memory and disk" : "disk only"})`;
 }
 
 function withAgo(instant: string | null): string | undefined {

@@ -1,7 +1,7 @@
 import type { CommandContext } from "../context.ts";
-import { describeFailure, exitCodes, UsageError } from "../failure.ts";
-import { withProgress } from "../output/progress.ts";
+import { exitCodes, UsageError } from "../failure.ts";
 import { resolveId } from "../sandbox-reference.ts";
+import { eachSandbox } from "./each-sandbox.ts";
 
 export interface KillOptions {
   readonly process?: string;
@@ -10,26 +10,17 @@ export interface KillOptions {
 
 export async function kill(context: CommandContext, references: readonly string[], options: KillOptions): Promise<number> {
   if (options.process !== undefined) return killProcess(context, references, options.process, options.signal);
-  const client = await context.client();
-  const ids = await Promise.all(references.map(async (reference) => resolveId(client, reference, context.signal)));
-  const ended: string[] = [];
-  const failures: { id: string; error: unknown }[] = [];
-  await withProgress(context, `ending ${ids.length === 1 ? ids[0] : `${ids.length} sandboxes`}`, async () => {
-    await Promise.all(
-      ids.map(async (id) => {
-        await client.sandboxes.delete(id, { signal: context.signal }).then(
-          () => ended.push(id),
-          (error: unknown) => failures.push({ id, error }),
-        );
-      }),
-    );
+  return eachSandbox(context, references, {
+    doing: "ending",
+    work: async (client, id) => {
+      await client.sandboxes.delete(id, { signal: context.signal });
+      return id;
+    },
+    show: async (deleted) => {
+      if (context.isJson) await context.printJson({ deleted });
+      else for (const id of deleted) await context.print(id);
+    },
   });
-  if (context.isJson) await context.printJson({ deleted: ended });
-  else for (const id of ended) await context.print(id);
-  const [first, ...more] = failures;
-  if (first === undefined) return exitCodes.ok;
-  for (const { id, error } of more) await context.warn(`${id}: ${describeFailure(error).message}`);
-  throw first.error;
 }
 
 async function killProcess(

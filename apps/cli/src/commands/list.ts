@@ -26,7 +26,10 @@ export async function list(context: CommandContext, options: ListOptions): Promi
   if (options.quiet === true) return exitCodes.ok;
   if (context.isJson) await context.printJson(sandboxes);
   else if (sandboxes.length === 0) await context.note("no sandboxes; `roost create` makes one");
-  else await context.print(formatList(context, sandboxes));
+  else {
+    await context.print(formatList(context, sandboxes));
+    for (const { id, notice } of sandboxes) if (notice !== null) await context.note(`${id}: ${printable(notice)}`);
+  }
   return exitCodes.ok;
 }
 
@@ -37,11 +40,14 @@ function formatList(context: CommandContext, sandboxes: readonly Sandbox[]): str
     sandbox.template,
     `${sandbox.vcpus}`,
     formatMemory(sandbox.memory_mb),
+    sandbox.start_path ?? "",
+    sandbox.current_generation === null ? "" : `${sandbox.current_generation}`,
     formatAgo(sandbox.created_at),
     formatTimeout(sandbox.timeout_sec),
     printable(formatLabels(sandbox.metadata)),
   ]);
-  return formatTable(context.colors, ["ID", "STATE", "TEMPLATE", "VCPUS", "MEMORY", "CREATED", "IDLE TIMEOUT", "METADATA"], rows);
+  const headings = ["ID", "STATE", "TEMPLATE", "VCPUS", "MEMORY", "START", "GENERATION", "CREATED", "IDLE TIMEOUT", "METADATA"];
+  return formatTable(context.colors, headings, rows);
 }
 
 export function formatLabels(metadata: Readonly<Record<string, string>>): string {

@@ -8,6 +8,12 @@ export async function timeout(context: CommandContext, reference: string, second
   const id = await resolveId(client, reference, context.signal);
   const sandbox = await client.sandboxes.setTimeout(id, seconds, { signal: context.signal });
   if (context.isJson) await context.printJson(sandbox);
-  else await context.print(`${id} ends after ${formatTimeout(sandbox.timeout_sec)} without activity`.replace("after never", "never"));
+  else await context.print(formatIdleTimeout(id, sandbox.timeout_sec));
   return exitCodes.ok;
+}
+
+function formatIdleTimeout(id: string, timeoutSec: number): string {
+  return timeoutSec === 0
+    ? `${id} is never paused for want of activity`
+    : `${id} is paused after ${formatTimeout(timeoutSec)} without activity`;
 }

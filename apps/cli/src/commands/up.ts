@@ -5,7 +5,7 @@ import { controlPlaneOptions } from "@roost/control-plane/options";
 import { hostAgentOptions } from "@roost/host-agent/options";
 
 import type { CommandContext, CommonOptions } from "../context.ts";
-import { CliError, exitCodes } from "../failure.ts";
+import { CliError, exitCodes, UsageError } from "../failure.ts";
 import { withProgress } from "../output/progress.ts";
 import { printable } from "../output/printable.ts";
 import { requiredChecks, type Check } from "../platform/checks.ts";
@@ -13,7 +13,8 @@ import { ConsoleLog } from "../platform/console-log.ts";
 import { logPath, startDetached } from "../platform/detach.ts";
 import { findRunning, stateFolderMode } from "../platform/endpoint.ts";
 import { PlatformLock } from "../platform/platform-lock.ts";
-import { refuseUnknownNames, upOptions } from "../platform/platform-options.ts";
+import type { SandboxFate } from "../platform/end-request.ts";
+import { refuseUnknownNames, upOptions, type UpOptions } from "../platform/platform-options.ts";
 import { RotatingLog } from "../platform/rotating-log.ts";
 import { serve } from "../platform/serve.ts";
 import { apiKeyPath, clientOptions } from "../settings.ts";
@@ -67,12 +68,17 @@ async function serveHere(
     const platform = await startPlatform(settings, log);
     const isDetached = settings.up.logFile !== undefined;
     if (!isDetached) await context.note(startedText(dir, platform.url));
-    const options = { dir, stopSandboxes: settings.up.stopSandboxes, ignoresHangup: isDetached };
+    const options = { dir, sandboxes: fateOf(settings.up), ignoresHangup: isDetached };
     return await serve(context, platform, options, log);
   } catch (error) {
     log.error({ err: error }, "the platform failed");
     throw error;
   }
+}
+
+function fateOf({ stopSandboxes, pauseSandboxes }: UpOptions): SandboxFate {
+  if (stopSandboxes && pauseSandboxes) throw new UsageError("--stop-sandboxes and --pause-sandboxes exclude each other");
+  return stopSandboxes ? "stop" : pauseSandboxes ? "pause" : "leave";
 }
 
 function destinationOf(context: CommandContext, logFile: string | undefined) {

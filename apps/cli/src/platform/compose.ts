@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 
-import { createRouterTransport } from "@connectrpc/connect";
+import { createClient, createRouterTransport } from "@connectrpc/connect";
 import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { createControlPlane, databaseLocation, openDatabase, type ApiKeys, type ControlPlaneOptions } from "@roost/control-plane";
 import { createHostAgent, type HostAgentOptions } from "@roost/host-agent";
@@ -8,6 +8,8 @@ import { Cleanup, type Logger } from "@roost/kit";
 
 import { apiKeyPath } from "../settings.ts";
 import { writeApiKey } from "./endpoint.ts";
+import type { PauseReport } from "./pause-report.ts";
+import { pauseSandboxes } from "./pause-sandboxes.ts";
 
 /** Id of the one host of an embedded platform. */
 const localHostId = "local";
@@ -17,6 +19,8 @@ export interface Platform {
   readonly url: string;
   /** Takes no new work, finishes what runs. */
   drain(): Promise<void>;
+  /** Pauses all sandboxes; those that cannot be paused go on. */
+  pauseSandboxes(onProgress: (report: PauseReport) => Promise<void>): Promise<PauseReport>;
   /** Ends both; sandboxes go on unless they should end, too. */
   close(options: { readonly stopSandboxes: boolean }): Promise<void>;
 }
@@ -56,6 +60,7 @@ export async function startPlatform(
         await controlPlane.drain();
         await hostAgent.drain();
       },
+      pauseSandboxes: async (onProgress) => pauseSandboxes(createClient(HostAgentService, transport), onProgress),
       close: async ({ stopSandboxes }) => {
         const ending = new Cleanup(); // in reverse, and each whatever became of the one before
         ending.defer("end the host agent", async () => hostAgent.close({ stopSandboxes }));

@@ -8,9 +8,15 @@ import { CliError } from "../failure.ts";
 
 /** Time an orderly end may take in `ms`: requests in flight are finished, sandboxes ended if asked. */
 const endTimeoutMs = 120_000;
+/** Time that pausing all sandboxes may take in `ms`: hundreds of them, each with hundreds of MiB, on a slow disk */
+export const pauseTimeoutMs = 15 * 60_000;
 
-/** What `roost down` leaves for the process it signals: a signal alone cannot say whether sandboxes should end, too. */
-const endRequestSchema = z.object({ pid: z.int(), startTicks: z.string(), stopSandboxes: z.boolean() });
+/** What becomes of the sandboxes when the platform ends: they go on, are paused, or end. */
+export const sandboxFates = ["leave", "pause", "stop"] as const;
+export type SandboxFate = (typeof sandboxFates)[number];
+
+/** What `roost down` leaves for the process it signals: a signal alone cannot say what should become of the sandboxes. */
+const endRequestSchema = z.object({ pid: z.int(), startTicks: z.string(), sandboxes: z.enum(sandboxFates) });
 
 const endRequestPath = (dir: string) => join(dir, "end-request.json");
 
@@ -18,11 +24,12 @@ const endRequestPath = (dir: string) => join(dir, "end-request.json");
 export async function requestEnd(
   dir: string,
   identity: ProcessIdentity,
-  options: { readonly stopSandboxes: boolean; readonly signal: AbortSignal },
+  options: { readonly sandboxes: SandboxFate; readonly signal: AbortSignal; readonly onWait?: () => void },
 ): Promise<void> {
+  const { sandboxes } = options;
   try {
-    if (options.stopSandboxes) {
-      await writeFileDurably(endRequestPath(dir), JSON.stringify({ ...identity, stopSandboxes: true }), { mode: 0o600 });
+    if (sandboxes !== "leave") {
+      await writeFileDurably(endRequestPath(dir), JSON.stringify({ ...identity, sandboxes }), { mode: 0o600 });
     }
     if (await isAlive(identity)) process.kill(identity.pid, "SIGTERM");
   } catch (error) {
@@ -33,19 +40,23 @@ export async function requestEnd(
       cause: error,
     });
   }
-  const isGone = async () => ((await isAlive(identity)) ? undefined : true);
-  const wait = { what: `end of the platform (pid ${identity.pid})`, timeoutMs: endTimeoutMs, intervalMs: 50, signal: options.signal };
+  const isGone = async () => {
+    options.onWait?.();
+    return (await isAlive(identity)) ? undefined : true;
+  };
+  const timeoutMs = endTimeoutMs + (sandboxes === "pause" ? pauseTimeoutMs : 0);
+  const wait = { what: `end of the platform (pid ${identity.pid})`, timeoutMs, intervalMs: 50, signal: options.signal };
   await poll(wait, isGone);
 }
 
-/** What the end that was just signalled should do, as asked for this very process. */
-export function takeEndRequest(dir: string, self: ProcessIdentity): { readonly stopSandboxes: boolean } {
+/** What should become of the sandboxes at the end that was just signalled, as asked for this very process; undefined: nobody asked. */
+export function takeEndRequest(dir: string, self: ProcessIdentity): SandboxFate | undefined {
   try {
     const request = endRequestSchema.parse(JSON.parse(readFileSync(endRequestPath(dir), "utf8")));
     rmSync(endRequestPath(dir), { force: true });
     const isForUs = request.pid === self.pid && request.startTicks === self.startTicks;
-    return { stopSandboxes: isForUs && request.stopSandboxes };
+    return isForUs ? request.sandboxes : undefined;
   } catch {
-    return { stopSandboxes: false }; // no request: an ordinary end
+    return undefined; // no request: an ordinary end
   }
 }

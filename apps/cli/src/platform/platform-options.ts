@@ -10,7 +10,11 @@ export const upOptions = defineOptions("ROOST_", {
   },
   stopSandboxes: {
     schema: z.union([z.boolean(), z.stringbool()]).default(false),
-    desc: "End the sandboxes when the platform ends; otherwise they go on and are found again by the next one",
+    desc: "End the sandboxes that run when the platform ends; otherwise they go on and are found again by the next one",
+  },
+  pauseSandboxes: {
+    schema: z.union([z.boolean(), z.stringbool()]).default(false),
+    desc: "Pause the sandboxes when the platform ends, so that they are found again also after a restart of the machine",
   },
 });
 export type UpOptions = OptionValues<typeof upOptions.table>;

@@ -19,7 +19,8 @@ import { withSettings } from "../program/up-options.ts";
 import { readEndpoint } from "../settings.ts";
 import { checkDiskSpace, checkImages, checkPort } from "./checks.ts";
 import { ConsoleLog } from "./console-log.ts";
-import { takeEndRequest } from "./end-request.ts";
+import { sandboxFates, takeEndRequest, type SandboxFate } from "./end-request.ts";
+import { readPauseReport, type PauseReport } from "./pause-report.ts";
 import { findRunning, writeApiKey, writeEndpoint } from "./endpoint.ts";
 import { nearest, refuseUnknownNames, upOptions } from "./platform-options.ts";
 import { PlatformLock } from "./platform-lock.ts";
@@ -194,7 +195,8 @@ describe("serving", () => {
     };
     return new CommandContext(io, new Interrupts(signals, () => undefined), {});
   }
-  const options = () => ({ dir: folder, stopSandboxes: false, ignoresHangup: true });
+  const options = (sandboxes: SandboxFate = "leave") => ({ dir: folder, sandboxes, ignoresHangup: true });
+  const nothingPaused = async () => ({ total: 0, paused: 0, failed: [], isOver: true });
 
   async function whenServing(): Promise<void> {
     await expect.poll(async () => readEndpoint(folder)).toBeDefined();
@@ -206,6 +208,7 @@ describe("serving", () => {
     const platform = {
       url: "http://127.0.0.1:1",
       drain: async () => void calls.push("drain"),
+      pauseSandboxes: async () => nothingPaused(),
       close: async (how: { stopSandboxes: boolean }) => void calls.push(`close ${how.stopSandboxes}`),
     };
     const serving = serve(contextWith(signals), platform, options(), silentLogger);
@@ -221,7 +224,12 @@ describe("serving", () => {
 
   test("a second signal forces", async () => {
     const signals = new EventEmitter();
-    const platform = { url: "http://127.0.0.1:1", drain: () => new Promise<void>(() => undefined), close: async () => undefined };
+    const platform = {
+      url: "http://127.0.0.1:1",
+      drain: () => new Promise<void>(() => undefined),
+      pauseSandboxes: nothingPaused,
+      close: async () => undefined,
+    };
     const serving = serve(contextWith(signals), platform, options(), silentLogger);
     await whenServing();
     signals.emit("SIGINT");
@@ -230,14 +238,58 @@ describe("serving", () => {
     expect(await readEndpoint(folder)).toBeUndefined();
   });
 
-  test("`roost down --stop-sandboxes` reaches the process it was meant for, once", async () => {
+  test("what `roost down` wants of the sandboxes reaches the process it was meant for, once", async () => {
     const self = must(await identifyProcess(process.pid), "identity");
-    const request = async (startTicks: string) =>
-      writeFile(join(folder, "end-request.json"), JSON.stringify({ pid: self.pid, startTicks, stopSandboxes: true }));
-    await request(self.startTicks);
-    expect(takeEndRequest(folder, self)).toEqual({ stopSandboxes: true });
-    expect(takeEndRequest(folder, self)).toEqual({ stopSandboxes: false });
-    await request("1");
-    expect(takeEndRequest(folder, self)).toEqual({ stopSandboxes: false });
+    const request = async (startTicks: string, sandboxes: string) =>
+      writeFile(join(folder, "end-request.json"), JSON.stringify({ pid: self.pid, startTicks, sandboxes }));
+    for (const fate of sandboxFates) {
+      await request(self.startTicks, fate);
+      expect(takeEndRequest(folder, self)).toBe(fate);
+    }
+    expect(takeEndRequest(folder, self)).toBeUndefined();
+    await request("1", "stop");
+    expect(takeEndRequest(folder, self)).toBeUndefined();
+  });
+
+  test("sandboxes are paused between draining and the end, and how far that is can be read meanwhile", async () => {
+    const self = must(await identifyProcess(process.pid), "identity");
+    const signals = new EventEmitter();
+    const calls: string[] = [];
+    const failed = [{ sandboxId: "i1", message: "the disk is full" }];
+    const platform = {
+      url: "http://127.0.0.1:1",
+      drain: async () => void calls.push("drain"),
+      pauseSandboxes: async (onProgress: (report: PauseReport) => Promise<void>) => {
+        await onProgress({ total: 3, paused: 1, failed: [], isOver: false });
+        calls.push(`paused ${readPauseReport(folder, self)?.paused}`);
+        return { total: 3, paused: 2, failed, isOver: true };
+      },
+      close: async (how: { stopSandboxes: boolean }) => void calls.push(`close ${how.stopSandboxes}`),
+    };
+    const serving = serve(contextWith(signals), platform, options("pause"), silentLogger);
+    await whenServing();
+    signals.emit("SIGTERM");
+    expect(await serving).toBe(0);
+    expect(calls).toEqual(["drain", "paused 1", "close false"]);
+    expect(readPauseReport(folder, self)).toMatchObject({ total: 3, paused: 2, failed, isOver: true });
+    expect(readPauseReport(folder, { ...self, startTicks: "1" })).toBeUndefined();
+  });
+
+  test("a platform that cannot pause its sandboxes ends all the same", async () => {
+    const self = must(await identifyProcess(process.pid), "identity");
+    const signals = new EventEmitter();
+    const calls: string[] = [];
+    const platform = {
+      url: "http://127.0.0.1:1",
+      drain: async () => undefined,
+      pauseSandboxes: async () => Promise.reject(new Error("the host agent is gone")),
+      close: async () => void calls.push("close"),
+    };
+    const serving = serve(contextWith(signals), platform, options("pause"), silentLogger);
+    await whenServing();
+    signals.emit("SIGTERM");
+    expect(await serving).toBe(0);
+    expect(calls).toEqual(["close"]);
+    expect(readPauseReport(folder, self)).toBeUndefined();
   });
 });

@@ -1,17 +1,19 @@
-import { identifyProcess, must, withDeadline, type Logger } from "@roost/kit";
+import { identifyProcess, must, withDeadline, type Logger, type ProcessIdentity } from "@roost/kit";
 
 import type { CommandContext } from "../context.ts";
 import { exitCodes } from "../failure.ts";
 import { removeEndpoint, writeEndpoint } from "./endpoint.ts";
-import { takeEndRequest } from "./end-request.ts";
+import { pauseTimeoutMs, takeEndRequest, type SandboxFate } from "./end-request.ts";
 import type { Platform } from "./compose.ts";
+import { writePauseReport } from "./pause-report.ts";
 
 /** Time an orderly end may take in `ms` before it is forced; control plane and host agent have shorter ones inside. */
 const endTimeoutMs = 90_000;
 
 export interface ServeOptions {
   readonly dir: string;
-  readonly stopSandboxes: boolean;
+  /** What becomes of the sandboxes at the end, where `roost down` does not say otherwise */
+  readonly sandboxes: SandboxFate;
   /** A terminal that closes does not end a platform in the background. */
   readonly ignoresHangup: boolean;
 }
@@ -38,9 +40,11 @@ export async function serve(context: CommandContext, platform: Platform, options
   await writeEndpoint(options.dir, platform.url);
   try {
     const signal = await firstSignal;
-    const stopSandboxes = takeEndRequest(options.dir, self).stopSandboxes || options.stopSandboxes;
-    log.info({ signal, stopSandboxes }, "ending; a second signal forces");
-    const ended = withDeadline("the orderly end", endTimeoutMs, end(platform, stopSandboxes)).then(() => "ended" as const);
+    const sandboxes = takeEndRequest(options.dir, self) ?? options.sandboxes;
+    log.info({ signal, sandboxes }, "ending; a second signal forces");
+    const timeoutMs = endTimeoutMs + (sandboxes === "pause" ? pauseTimeoutMs : 0);
+    const pause = async () => pauseAll(platform, options.dir, self, log);
+    const ended = withDeadline("the orderly end", timeoutMs, end(platform, sandboxes, pause)).then(() => "ended" as const);
     const how = await Promise.race([ended, forcedEnd]);
     log.info({ how }, "ended");
     return how === "ended" ? exitCodes.ok : exitCodes.error;
@@ -49,7 +53,19 @@ export async function serve(context: CommandContext, platform: Platform, options
   }
 }
 
-async function end(platform: Platform, stopSandboxes: boolean): Promise<void> {
+async function end(platform: Platform, sandboxes: SandboxFate, pause: () => Promise<void>): Promise<void> {
   await platform.drain();
-  await platform.close({ stopSandboxes });
+  if (sandboxes === "pause") await pause();
+  await platform.close({ stopSandboxes: sandboxes === "stop" });
+}
+
+/** Sandboxes that cannot be paused go on, whatever the reason: the platform ends all the same, and says so. */
+async function pauseAll(platform: Platform, dir: string, self: ProcessIdentity, log: Logger): Promise<void> {
+  try {
+    const report = await platform.pauseSandboxes(async (progress) => writePauseReport(dir, self, progress));
+    await writePauseReport(dir, self, report);
+    log.info({ paused: report.paused, failed: report.failed }, "paused the sandboxes");
+  } catch (error) {
+    log.error({ err: error }, "the sandboxes could not be paused");
+  }
 }

@@ -22,8 +22,9 @@ export function definePlatformCommands(program: Command, { run, platformTables }
       .command("down")
       .helpGroup(group)
       .description("stop the platform; sandboxes go on and are found again by the next `roost up`")
-      .option("--stop-sandboxes", "end all sandboxes, too")
-      .addHelpText("after", examples("roost down", "roost down --stop-sandboxes")),
+      .option("--pause", "pause all sandboxes first, with what runs in them")
+      .option("--stop-sandboxes", "end all sandboxes that run, too; paused ones stay")
+      .addHelpText("after", examples("roost down", "roost down --pause", "roost down --stop-sandboxes")),
   ).action(async (options) => run(options, async (context) => (await import("../commands/down.ts")).down(context, options)));
 
   withCommonOptions(
@@ -41,6 +42,17 @@ export function definePlatformCommands(program: Command, { run, platformTables }
       .description("check whether this machine can run sandboxes, and say what to do when not")
       .addHelpText("after", examples("sudo roost doctor")),
   ).action(async (options) => run(options, async (context) => (await import("../commands/doctor.ts")).doctor(context)));
+
+  withLocalOptions(
+    program
+      .command("inspect")
+      .helpGroup(group)
+      .description("show what is saved of a sandbox or snapshot on this machine, and verify every byte of it (needs root)")
+      .argument("<target>", "a sandbox or snapshot, or the path of its image folder or of one generation; :NUMBER chooses a generation")
+      .addHelpText("after", examples("sudo roost inspect $ID", "sudo roost inspect $ID:3 --json", "sudo roost inspect trained")),
+  ).action(async (target: string, options) =>
+    run(options, async (context) => (await import("../commands/inspect.ts")).inspect(context, target)),
+  );
 
   program
     .command("completion")

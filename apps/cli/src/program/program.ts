@@ -5,6 +5,7 @@ import type { ProgramEnvironment } from "./define.ts";
 import { defineGuestCommands } from "./guest-commands.ts";
 import { definePlatformCommands } from "./platform-commands.ts";
 import { defineSandboxCommands } from "./sandbox-commands.ts";
+import { defineSavingCommands } from "./saving-commands.ts";
 
 /** The whole command line. What commands do is loaded when one runs, so that help and completion are quick. */
 export function createProgram(environment: ProgramEnvironment): Command {
@@ -31,10 +32,12 @@ Start:
   $ roost up --detach                      start the platform on this machine
   $ roost run -- python3 -c 'print(6*7)'   run something in a fresh sandbox
   $ ID=$(roost create) && roost shell $ID  a sandbox to stay in
+  $ roost pause $ID; roost resume $ID      saved with what runs in it, and back
 
 Exit codes: 0 fine · 1 error · 2 wrong usage · 130 interrupted; exec, run and shell end with their command's own code.`,
   );
   defineSandboxCommands(program, environment);
+  defineSavingCommands(program, environment);
   defineGuestCommands(program, environment);
   definePlatformCommands(program, environment);
   return program;

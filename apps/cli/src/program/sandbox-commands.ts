@@ -12,9 +12,9 @@ export const sandboxStateNames = ["creating", "running", "pausing", "paused", "r
 export function withCreateOptions(command: Command): Command {
   return command
     .option("-t, --template <name>", "what the sandbox starts from (default: base)")
-    .option("--vcpus <count>", "virtual CPUs (default: 1)", parseInteger)
-    .option("-m, --memory <size>", "memory: MiB, or with m or g (default: 512m)", parseMemory)
-    .option("--idle-timeout <time>", "end it after this long without activity; 0 = never (default: 30m)", parseSeconds)
+    .option("--vcpus <count>", "virtual CPUs (default: the template's, else 1)", parseInteger)
+    .option("-m, --memory <size>", "memory: MiB, or with m or g (default: the template's, else 512m)", parseMemory)
+    .option("--idle-timeout <time>", "pause it after this long without activity; 0 = never (default: 30m)", parseSeconds)
     .option("--metadata <key=value>", "label it; repeatable", parsePair);
 }
 
@@ -22,7 +22,16 @@ export function defineSandboxCommands(program: Command, { io, run }: ProgramEnvi
   withCommonOptions(
     withCreateOptions(program.command("create").helpGroup(group).description("create a sandbox and print its id"))
       .option("-e, --env <name=value>", "environment of everything in it; repeatable", parseEnvironment(io.environment))
-      .addHelpText("after", examples("roost create", "ID=$(roost create --memory 2g --vcpus 2 --metadata team=research)")),
+      .option("--auto-resume", "when it is paused, resume it for whatever needs it")
+      .option("--checkpoint-interval <time>", "save it every so often while it runs, such as 5m; 0 = never", parseSeconds)
+      .addHelpText(
+        "after",
+        examples(
+          "roost create",
+          "roost create --idle-timeout 5m --auto-resume",
+          "ID=$(roost create --memory 2g --vcpus 2 --metadata team=research)",
+        ),
+      ),
   ).action(async (options) => run(options, async (context) => (await import("../commands/create.ts")).create(context, options)));
 
   withCommonOptions(
@@ -52,7 +61,7 @@ export function defineSandboxCommands(program: Command, { io, run }: ProgramEnvi
     program
       .command("timeout")
       .helpGroup(group)
-      .description("change how long a sandbox may be idle")
+      .description("change how long a sandbox may be idle before it is paused")
       .argument("<id>", "sandbox id or its beginning")
       .argument("<time>", "such as 90s, 5m, 2h; 0 = never", parseSeconds)
       .addHelpText("after", examples("roost timeout i3x 2h")),
@@ -64,7 +73,7 @@ export function defineSandboxCommands(program: Command, { io, run }: ProgramEnvi
     program
       .command("kill")
       .helpGroup(group)
-      .description("end sandboxes and delete their disks, or signal one process")
+      .description("end sandboxes and delete all that is saved of them, or signal one process")
       .argument("<id...>", "sandbox ids or their beginnings")
       .option("-p, --process <pid|tag>", "signal this process instead of ending the sandbox")
       .addOption(new Option("-s, --signal <signal>", "with --process").choices(["SIGKILL", "SIGTERM"]).default("SIGKILL"))

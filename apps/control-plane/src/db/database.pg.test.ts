@@ -1,4 +1,4 @@
-import { newSandboxId } from "@roost/contract";
+import { createSandboxBodySchema, newSandboxId } from "@roost/contract";
 import { silentLogger } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -11,6 +11,7 @@ import { Reconciler } from "../sandboxes/reconciler.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
 import { ApiKeys } from "../teams/api-keys.ts";
 import { openDatabase, type Database } from "./database.ts";
+import { migrations } from "./migrations.generated.ts";
 import { applyObserved, findSandbox, insertSandbox, listSandboxes, type ObservedSandbox } from "./sandboxes.ts";
 
 /** What PGlite cannot show: several writers at once. */
@@ -54,16 +55,22 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
     timeCreated: now,
     timeStarted: now,
     timeLastActive: now,
+    checkpointIntervalSec: 0,
+    startPath: null,
+    currentGeneration: null,
+    hasMemory: false,
+    timePaused: null,
+    notice: null,
   });
 
   test("both migrated, once", async () => {
     expect(one.isExclusive).toBe(false);
     const rows = await two.db.selectFrom("migration").selectAll().execute();
-    expect(rows.map((row) => row.number)).toEqual([1]);
+    expect(rows.map((row) => row.number)).toEqual(migrations.map(({ number }) => number));
   });
 
   test("a row comes back with the types the code expects", async () => {
-    const row = await insertSandbox(one.db, { ...observed(newSandboxId(), 0), metadata: { a: "ü" } });
+    const row = await insertSandbox(one.db, { ...observed(newSandboxId(), 0), autoResume: false, metadata: { a: "ü" } });
     expect(await findSandbox(two.db, row.id)).toEqual(row);
     expect(row).toMatchObject({ generation: 0, metadata: { a: "ü" }, time_created: now });
     expect((await listSandboxes(two.db, { limit: 5, metadata: { a: "ü" } })).map((found) => found.id)).toContain(row.id);
@@ -72,7 +79,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
   test("of writers that race, the newest generation wins, whatever the order", async () => {
     const random = new SeededRandom();
     for (let round = 0; round < 10; round += 1) {
-      const { id } = await insertSandbox(one.db, { ...observed(newSandboxId(), 0), metadata: {} });
+      const { id } = await insertSandbox(one.db, { ...observed(newSandboxId(), 0), autoResume: false, metadata: {} });
       const generations = shuffled(random, 12);
       await Promise.all(
         generations.map((generation, index) => applyObserved((index % 2 === 0 ? one : two).db, observed(id, generation), now)),
@@ -107,7 +114,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
     };
     const planes = [planeOf(one), planeOf(two)] as const;
     const pick = (index: number) => planes[index % 2 === 0 ? 0 : 1];
-    const body = { template: "base", vcpus: 1, memory_mb: 512, timeout_sec: 60, metadata: {}, envs: {} };
+    const body = createSandboxBodySchema.parse({});
     const done = new AbortController();
     const reconciling = planes.map(async ({ reconciler }) => {
       while (!done.signal.aborted) await reconciler.reconcile();

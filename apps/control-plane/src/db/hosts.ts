@@ -28,7 +28,7 @@ export async function recordHost(
 export async function listTemplates(db: Db): Promise<Omit<TemplateTable, "host_id">[]> {
   return db
     .selectFrom("template")
-    .select(["name", "digest", "disk_size_mib"])
+    .select(["name", "kind", "digest", "disk_size_mib", "has_memory", "vcpus", "memory_mib"])
     .distinctOn("name")
     .orderBy("name")
     .orderBy("digest")

@@ -47,6 +47,12 @@ function observed(id: string, generation: number, state: SandboxState = "running
     timeCreated: now,
     timeStarted: now,
     timeLastActive: now,
+    checkpointIntervalSec: 0,
+    startPath: null,
+    currentGeneration: null,
+    hasMemory: false,
+    timePaused: null,
+    notice: null,
     ...more,
   };
 }
@@ -62,7 +68,9 @@ async function insert(
     memoryMib: 512,
     diskSizeMib: 1024,
     timeoutSec: 60,
+    checkpointIntervalSec: 0,
     accessToken: "token",
+    autoResume: false,
     metadata: more.metadata ?? {},
     timeCreated: more.timeCreated ?? now,
   });
@@ -109,16 +117,16 @@ test("another host's word on a sandbox counts for nothing", async () => {
 test("what has stopped stays stopped and keeps no access token", async () => {
   const { id } = await insert();
   expect(await markStopped(db, id, "deleted", now)).toBe(true);
-  expect(await markStopped(db, id, "timeout", now)).toBe(false);
+  expect(await markStopped(db, id, "shutdown", now)).toBe(false);
   expect(await applyObserved(db, observed(id, 99), now)).toBe("stale");
   expect(await findSandbox(db, id)).toMatchObject({ state: "stopped", stop_reason: "deleted", access_token: "", time_stopped: now });
 });
 
 test("the reason a host gave for the end is kept", async () => {
   const { id } = await insert();
-  await applyObserved(db, observed(id, 1, "stopping", { stopReason: "timeout" }), now);
+  await applyObserved(db, observed(id, 1, "stopping", { stopReason: "shutdown" }), now);
   await markStopped(db, id, "deleted", now);
-  expect((await findSandbox(db, id))?.stop_reason).toBe("timeout");
+  expect((await findSandbox(db, id))?.stop_reason).toBe("shutdown");
 });
 
 test("lost means lost only if nothing changed since it was looked at", async () => {

@@ -1,4 +1,5 @@
 import type { SandboxState } from "@roost/contract";
+import { must } from "@roost/kit";
 import { sql, type Insertable, type Selectable } from "kysely";
 
 import type { Db } from "./database.ts";
@@ -25,16 +26,44 @@ export interface ObservedSandbox {
   readonly timeCreated: Date;
   readonly timeStarted: Date | null;
   readonly timeLastActive: Date;
+  readonly checkpointIntervalSec: number;
+  readonly startPath: string | null;
+  readonly currentGeneration: number | null;
+  readonly hasMemory: boolean;
+  readonly timePaused: Date | null;
+  readonly notice: string | null;
 }
 
-export type NewSandbox = Omit<
+export interface NewSandbox extends Pick<
   ObservedSandbox,
-  "state" | "generation" | "failureReason" | "stopReason" | "vmExit" | "versions" | "timeStarted" | "timeLastActive"
-> & { readonly metadata: Readonly<Record<string, string>> };
+  | "id"
+  | "hostId"
+  | "template"
+  | "vcpus"
+  | "memoryMib"
+  | "diskSizeMib"
+  | "timeoutSec"
+  | "checkpointIntervalSec"
+  | "accessToken"
+  | "timeCreated"
+> {
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly autoResume: boolean;
+}
 
-/** Records a sandbox before its host hears of it, so that nothing on a host is without a record. */
+/** Records sandboxes, all or none, before their host hears of them, so that nothing on a host is without a record. */
+export async function insertSandboxes(db: Db, sandboxes: readonly NewSandbox[]): Promise<SandboxRow[]> {
+  return db.insertInto("sandbox").values(sandboxes.map(newRow)).returningAll().execute();
+}
+
+/** The same for one. */
 export async function insertSandbox(db: Db, sandbox: NewSandbox): Promise<SandboxRow> {
-  const row: Insertable<SandboxTable> = {
+  const [row] = await insertSandboxes(db, [sandbox]);
+  return must(row, "the inserted row");
+}
+
+function newRow(sandbox: NewSandbox): Insertable<SandboxTable> {
+  return {
     id: sandbox.id,
     host_id: sandbox.hostId,
     template: sandbox.template,
@@ -57,8 +86,14 @@ export async function insertSandbox(db: Db, sandbox: NewSandbox): Promise<Sandbo
     time_state_updated: sandbox.timeCreated,
     time_delete_requested: null,
     time_lost: null,
+    auto_resume: sandbox.autoResume,
+    checkpoint_interval_sec: sandbox.checkpointIntervalSec,
+    start_path: null,
+    current_generation: null,
+    has_memory: false,
+    time_paused: null,
+    notice: null,
   };
-  return db.insertInto("sandbox").values(row).returningAll().executeTakeFirstOrThrow();
 }
 
 export async function findSandbox(db: Db, id: string): Promise<SandboxRow | undefined> {
@@ -96,6 +131,7 @@ export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date
       time_created: observed.timeCreated,
       time_delete_requested: null,
       time_lost: null,
+      auto_resume: false,
       ...columns,
     })
     .onConflict((conflict) => conflict.column("id").doNothing())
@@ -122,6 +158,12 @@ function observedColumns(observed: ObservedSandbox, now: Date) {
     time_last_active: observed.timeLastActive,
     time_stopped: stopped ? now : null,
     time_state_updated: now,
+    checkpoint_interval_sec: observed.checkpointIntervalSec,
+    start_path: observed.startPath,
+    current_generation: observed.currentGeneration,
+    has_memory: observed.hasMemory,
+    time_paused: observed.timePaused,
+    notice: observed.notice,
   };
 }
 
@@ -136,6 +178,8 @@ export async function markStopped(db: Db, id: string, reason: string, now: Date)
       time_stopped: now,
       time_state_updated: now,
       time_lost: null,
+      time_paused: null,
+      notice: null,
       stop_reason: sql<string>`coalesce(stop_reason, ${reason})`,
     })
     .where("id", "=", id)
@@ -159,7 +203,7 @@ export async function markCreateFailed(db: Db, id: string, reason: string, now: 
 export async function markLost(db: Db, seen: SandboxRow, reason: string, now: Date): Promise<boolean> {
   const result = await db
     .updateTable("sandbox")
-    .set({ state: "failed", failure_reason: reason, time_lost: now, time_state_updated: now })
+    .set({ state: "failed", failure_reason: reason, time_lost: now, time_state_updated: now, time_paused: null, notice: null })
     .where("id", "=", seen.id)
     .where("generation", "=", seen.generation)
     .where("state", "=", seen.state)

@@ -1,11 +1,12 @@
-import type { SandboxState } from "@roost/contract";
-import type { ColumnType } from "kysely";
+import type { EventKind, SandboxState } from "@roost/contract";
+import type { ColumnType, Generated } from "kysely";
 
 /** The tables as queries see them; the truth is `migrations/`. */
 export interface Tables {
   host: HostTable;
   template: TemplateTable;
   sandbox: SandboxTable;
+  event: EventTable;
   api_key: ApiKeyTable;
   migration: MigrationTable;
 }
@@ -39,8 +40,13 @@ export interface HostInfo {
 export interface TemplateTable {
   host_id: string;
   name: string;
+  kind: "base" | "snapshot";
   digest: string;
   disk_size_mib: number;
+  has_memory: boolean;
+  /** 0: any, likewise memory */
+  vcpus: number;
+  memory_mib: number;
 }
 
 export interface VmExit {
@@ -72,6 +78,25 @@ export interface SandboxTable {
   time_state_updated: Date;
   time_delete_requested: Date | null;
   time_lost: Date | null;
+  auto_resume: boolean;
+  checkpoint_interval_sec: number;
+  start_path: string | null;
+  current_generation: number | null;
+  has_memory: boolean;
+  time_paused: Date | null;
+  notice: string | null;
+}
+
+export interface EventTable {
+  id: string;
+  number: Generated<number>;
+  host_id: string;
+  time_created: Date;
+  kind: EventKind;
+  sandbox_id: string | null;
+  template: string | null;
+  message: string;
+  detail: Json<Record<string, string>>;
 }
 
 export interface ApiKeyTable {

@@ -1,4 +1,4 @@
-import type { Logger } from "@roost/kit";
+import { second, type Logger } from "@roost/kit";
 
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { keepReading } from "./exec.ts";
@@ -29,6 +29,43 @@ export async function followRunningCommands(rows: readonly SandboxRow[], guests:
     }
   };
   await Promise.all(Array.from({ length: sandboxesAtOnce }, worker));
+}
+
+/** Time after a resume in `ms` until its commands are looked for: what the sandbox was resumed for comes first */
+const settleMs = 2 * second;
+
+/**
+ * Follows the commands that go on in sandboxes that were resumed or forked. A pause cuts all connections into a guest, so
+ * without this a command that ran through it would no longer count as activity.
+ */
+export class ResumedCommands {
+  readonly #guests: Guests;
+  readonly #log: Logger;
+  readonly #timers = new Map<string, NodeJS.Timeout>();
+
+  constructor(guests: Guests, log: Logger) {
+    this.#guests = guests;
+    this.#log = log;
+  }
+
+  resumed(row: SandboxRow): void {
+    this.forget(row.id);
+    const start = () => {
+      this.#timers.delete(row.id);
+      void followRunningCommands([row], this.#guests, this.#log);
+    };
+    this.#timers.set(row.id, setTimeout(start, settleMs));
+  }
+
+  /** The sandbox's VM has ended again. */
+  forget(sandboxId: string): void {
+    clearTimeout(this.#timers.get(sandboxId));
+    this.#timers.delete(sandboxId);
+  }
+
+  close(): void {
+    for (const sandboxId of this.#timers.keys()) this.forget(sandboxId);
+  }
 }
 
 async function follow(row: SandboxRow, guests: Guests, log: Logger): Promise<void> {

@@ -143,7 +143,7 @@ export class ProcessStream implements AsyncIterable<ProcessOutput> {
       }
     } catch (error) {
       if (this.#guest.ended.aborted)
-        throw new PlatformError("guest_unreachable", "the sandbox ended while the process ran", { cause: error });
+        throw new PlatformError("guest_unreachable", "the sandbox was paused or ended while the process ran", { cause: error });
       throw fromGuestError(abortReason(this.#abort) ?? error, withoutDeadline(this.#errors));
     } finally {
       if (this.#exitCode === undefined) this.close();

@@ -1,5 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { errorCodeHeader, isErrorCode, PlatformError } from "@roost/contract";
+import type { Failure } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 
 const didNotGetThrough: ReadonlySet<Code> = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Canceled, Code.Aborted]);
 
@@ -11,7 +12,13 @@ export function fromConnectError(error: unknown, hostId: string): PlatformError 
   if (error instanceof PlatformError) return error;
   const failure = ConnectError.from(error);
   const code = failure.metadata.get(errorCodeHeader);
-  if (code !== null && isErrorCode(code)) return new PlatformError(code, failure.rawMessage, { cause: failure });
+  if (code !== null && isErrorCode(code)) {
+    const retryAfterSec = /^\d{1,5}$/.exec(failure.metadata.get("retry-after") ?? "")?.[0];
+    return new PlatformError(code, failure.rawMessage, {
+      cause: failure,
+      ...(retryAfterSec === undefined ? {} : { retryAfterSec: Number(retryAfterSec) }),
+    });
+  }
   const detail = `host ${hostId} answered ${Code[failure.code] ?? failure.code}: ${failure.rawMessage}`;
   if (didNotGetThrough.has(failure.code)) {
     return new PlatformError("host_unreachable", "the sandbox's host cannot be reached right now", {
@@ -21,4 +28,10 @@ export function fromConnectError(error: unknown, hostId: string): PlatformError 
     });
   }
   return new PlatformError("internal", "the sandbox's host failed; its log says why", { detail, cause: failure });
+}
+
+/** Why one of several failed, as a host says it. */
+export function failureFrom({ code, message }: Failure): PlatformError {
+  if (isErrorCode(code)) return new PlatformError(code, message);
+  return new PlatformError("internal", "the sandbox's host failed; its log says why", { detail: `${code}: ${message}` });
 }

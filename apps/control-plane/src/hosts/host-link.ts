@@ -4,9 +4,10 @@ import type { GuestTunnels, PlatformError } from "@roost/contract";
 import { minute, second, ServiceLoop, type Logger } from "@roost/kit";
 
 import type { HostInfo } from "../db/schema.ts";
+import type { NewEvent } from "../db/events.ts";
 import type { ObservedSandbox } from "../db/sandboxes.ts";
 import { fromConnectError } from "./from-connect-error.ts";
-import { hostInfoFrom, observedFrom } from "./observed.ts";
+import { eventFrom, hostInfoFrom, observedFrom, templateFrom, type HostTemplate } from "./observed.ts";
 
 /** How a control plane reaches one host agent: its RPCs, and tunnels into its guests. */
 export interface HostDependency {
@@ -19,14 +20,10 @@ export interface HostDependency {
 export interface HostEvents {
   observed(sandbox: ObservedSandbox): Promise<void>;
   removed(sandboxId: string): Promise<void>;
+  /** Something that is to be remembered; may be told more than once. */
+  happened(event: NewEvent): Promise<void>;
   /** All of the host's sandboxes have been reported; from here on changes follow. */
   synced(): Promise<void>;
-}
-
-export interface HostTemplate {
-  readonly name: string;
-  readonly digest: string;
-  readonly disk_size_mib: number;
 }
 
 export interface HostDescription {
@@ -47,6 +44,8 @@ const listTimeoutMs = 30 * second;
 export const createTimeoutMs = 5 * minute;
 /** Time a host has to end a sandbox in `ms` */
 export const destroyTimeoutMs = 1 * minute;
+/** Time a host has to save or restore a sandbox in `ms`: gigabytes of memory written to a slow disk, or a guest that boots; its own deadlines are shorter */
+export const saveTimeoutMs = 5 * minute;
 /** Time a host has for anything else in `ms` */
 export const callTimeoutMs = 10 * second;
 
@@ -76,14 +75,15 @@ export class HostLink {
     const known = this.#description;
     if (known !== undefined && performance.now() - known.time <= ageMs) return known.value;
     const answer = await this.call(() => this.client.getHost({}, { timeoutMs: describeTimeoutMs }));
-    const templates = answer.templates.map((template) => ({
-      name: template.name,
-      digest: template.digest,
-      disk_size_mib: template.diskSizeMib,
-    }));
+    const templates = answer.templates.map(templateFrom);
     const value = { info: hostInfoFrom(answer), templates };
     this.#description = { value, time: performance.now() };
     return value;
+  }
+
+  /** Its templates or room have changed: what it said of itself does not count any more. */
+  forgetDescription(): void {
+    this.#description = undefined;
   }
 
   async listSandboxes(): Promise<ObservedSandbox[]> {
@@ -142,6 +142,12 @@ export class HostLink {
           case "removedSandboxId":
             await events.removed(message.event.value);
             break;
+          case "happened": {
+            const event = eventFrom(message.event.value, this.id);
+            if (event === undefined) this.#log.debug({ kind: message.event.value.kind }, "an event of a kind that is not known here");
+            else await events.happened(event);
+            break;
+          }
           case "synced":
             await events.synced();
             this.#isWatching = true;

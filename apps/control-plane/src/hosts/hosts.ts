@@ -1,6 +1,7 @@
 import { PlatformError } from "@roost/contract";
 
-import { descriptionAgeMs, type HostDescription, type HostLink, type HostTemplate } from "./host-link.ts";
+import { descriptionAgeMs, type HostDescription, type HostLink } from "./host-link.ts";
+import type { HostTemplate } from "./observed.ts";
 
 export interface Placement {
   readonly host: HostLink;

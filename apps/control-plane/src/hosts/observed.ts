@@ -1,12 +1,24 @@
+import { createHash } from "node:crypto";
+
 import {
   SandboxState as WireState,
+  type Event as WireEvent,
   type Sandbox as WireSandbox,
+  type Template as WireTemplate,
   type GetHostResponse,
 } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { PlatformError, sandboxIdPattern, type SandboxState } from "@roost/contract";
+import { isEventKind, nameLengthMax, noticeLengthMax, PlatformError, sandboxIdPattern, type SandboxState } from "@roost/contract";
 
-import type { HostInfo } from "../db/schema.ts";
+import type { NewEvent } from "../db/events.ts";
+import type { HostInfo, TemplateTable } from "../db/schema.ts";
 import type { ObservedSandbox } from "../db/sandboxes.ts";
+
+/** Of an event, in characters; a host's are far shorter */
+const messageLengthMax = 4096;
+const detailEntriesMax = 32;
+const eventIdPattern = /^[A-Za-z0-9_-]{8,64}$/;
+
+export type HostTemplate = Omit<TemplateTable, "host_id">;
 
 const states: Readonly<Record<number, SandboxState>> = {
   [WireState.CREATING]: "creating",
@@ -48,14 +60,67 @@ export function observedFrom(sandbox: WireSandbox | undefined, hostId: string): 
         : {
             exit_code: sandbox.vmExit.exitCode ?? null,
             signal: sandbox.vmExit.signal ?? null,
-            // U+0000 is legal in a console line and in JSON, not in PostgreSQL's jsonb
-            console_tail: sandbox.vmExit.consoleTail.map((line) => line.replaceAll("\0", "\u{FFFD}")),
+            console_tail: sandbox.vmExit.consoleTail.map(storable),
           },
     versions: sandbox.versions,
     timeCreated: new Date(Number(sandbox.timeCreatedMs)),
     timeStarted: sandbox.timeStartedMs === undefined ? null : new Date(Number(sandbox.timeStartedMs)),
     timeLastActive: new Date(Number(sandbox.timeLastActiveMs)),
+    checkpointIntervalSec: spec.checkpointIntervalSec,
+    startPath: sandbox.startPath === "" ? null : storable(sandbox.startPath),
+    currentGeneration: sandbox.currentGeneration === 0 ? null : sandbox.currentGeneration,
+    hasMemory: sandbox.hasMemory,
+    timePaused: sandbox.timePausedMs === undefined ? null : new Date(Number(sandbox.timePausedMs)),
+    notice: sandbox.notice === undefined || sandbox.notice === "" ? null : cut(sandbox.notice, noticeLengthMax),
   };
+}
+
+/** U+0000 is legal in a console line and in JSON, not in what PostgreSQL stores. */
+function storable(text: string): string {
+  return text.replaceAll("\0", "\u{FFFD}");
+}
+
+/** At most so many characters, and no half of one that UTF-16 needs two for. */
+function cut(text: string, lengthMax: number): string {
+  return storable(text)
+    .slice(0, lengthMax)
+    .replace(/[\uD800-\uDBFF]$/, "");
+}
+
+/** A template as a host describes it. */
+export function templateFrom(template: WireTemplate): HostTemplate {
+  return {
+    name: template.name,
+    kind: template.kind === "snapshot" ? "snapshot" : "base",
+    digest: template.digest,
+    disk_size_mib: template.diskSizeMib,
+    has_memory: template.hasMemory,
+    vcpus: template.vcpus,
+    memory_mib: template.memoryMib,
+  };
+}
+
+/** An event as a host tells it; undefined when it is of a kind that this control plane does not know. */
+export function eventFrom(event: WireEvent, hostId: string): NewEvent | undefined {
+  if (!isEventKind(event.kind)) return undefined;
+  const told = {
+    hostId,
+    time: new Date(Number(event.timeMs)),
+    kind: event.kind,
+    sandboxId: sandboxIdPattern.test(event.sandboxId) ? event.sandboxId : null,
+    template: event.template === "" ? null : cut(event.template, nameLengthMax),
+    message: cut(event.message, messageLengthMax),
+    detail: Object.fromEntries(
+      Object.entries(event.detail)
+        .slice(0, detailEntriesMax)
+        .map(([key, value]) => [cut(key, nameLengthMax), cut(value, messageLengthMax)]),
+    ),
+  };
+  // A host that gives none must say all of it again for it to be the same event
+  const id = eventIdPattern.test(event.eventId)
+    ? event.eventId
+    : createHash("sha256").update(JSON.stringify(told)).digest("hex").slice(0, 32);
+  return { id, ...told };
 }
 
 export function hostInfoFrom(host: GetHostResponse): HostInfo {

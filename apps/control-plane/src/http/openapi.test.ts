@@ -55,5 +55,5 @@ test("what the document says of a body is what is asked of it", () => {
   expect(Object.keys(schema.properties).sort()).toEqual(Object.keys(createSandboxBodySchema.shape).sort());
   expect(schema.additionalProperties).toBe(false);
   expect(schema.required ?? []).toEqual([]);
-  expect(schema.properties["vcpus"]).toMatchObject({ type: "integer", minimum: 1, maximum: 16, default: 1 });
+  expect(schema.properties["vcpus"]).toMatchObject({ type: "integer", minimum: 1, maximum: 16 });
 });

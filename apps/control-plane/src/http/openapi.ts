@@ -4,6 +4,7 @@ import {
   operations,
   processSelectorSchema,
   sandboxIdSchema,
+  templateNameSchema,
   type ErrorCode,
   type Operation,
 } from "@roost/contract";
@@ -16,8 +17,16 @@ type Json = Record<string, unknown>;
 /** Errors that any operation may answer with. */
 const commonErrors = ["request_invalid", "api_key_invalid", "internal"] as const satisfies readonly ErrorCode[];
 
-const parameterSchemas: Readonly<Record<string, z.ZodType>> = { id: sandboxIdSchema, selector: processSelectorSchema };
-const parameterDescriptions: Readonly<Record<string, string>> = { id: "Sandbox id", selector: "Pid, or a tag when it is not all digits" };
+const parameterSchemas: Readonly<Record<string, z.ZodType>> = {
+  id: sandboxIdSchema,
+  selector: processSelectorSchema,
+  name: templateNameSchema,
+};
+const parameterDescriptions: Readonly<Record<string, string>> = {
+  id: "Sandbox id",
+  selector: "Pid, or a tag when it is not all digits",
+  name: "Name of a snapshot",
+};
 
 /** The OpenAPI 3.1 description of the native API, made from the table of operations. */
 export function buildOpenApi(): Json {
@@ -42,6 +51,7 @@ export function buildOpenApi(): Json {
     security: [{ apiKey: [] }, { bearer: [] }],
     tags: [
       { name: "sandboxes", description: "Create, look at and end sandboxes" },
+      { name: "snapshots", description: "Save sandboxes and start from what was saved" },
       { name: "commands", description: "Run commands, terminals, processes" },
       { name: "files", description: "Files of a sandbox" },
       { name: "platform", description: "What the platform offers" },
@@ -84,6 +94,7 @@ function describeOperation(id: string, operation: Operation, components: Json): 
 
 function tagOf(path: string): string {
   if (path.includes("/files")) return "files";
+  if (/\/(pause|resume|checkpoint|rollback|generations|fork|snapshots)/.test(path)) return "snapshots";
   if (/\/(exec|pty|processes)/.test(path)) return "commands";
   return path.startsWith("/v1/sandboxes") ? "sandboxes" : "platform";
 }

@@ -23,12 +23,15 @@ const all = Object.entries(operations) as [OperationId, Operation][];
 const unknownId = "idoesnotexist";
 
 function pathOf(operation: Operation, id: string): string {
-  return operation.path.replace("{id}", id).replace("{selector}", "sometag");
+  return operation.path.replace("{id}", id).replace("{selector}", "sometag").replace("{name}", "somename");
 }
 
 /** What the operation needs besides the sandbox's id, so that nothing but the id is wrong. */
 const valid: Partial<Record<OperationId, { readonly query?: string; readonly body?: unknown }>> = {
   setSandboxTimeout: { body: { timeout_sec: 5 } },
+  rollbackSandbox: { body: { generation: 1 } },
+  forkSandbox: { body: { count: 1 } },
+  createSnapshot: { body: { sandbox_id: unknownId, name: "n" } },
   exec: { body: { cmd: "true" } },
   readFile: { query: "?path=/x" },
   writeFile: { query: "?path=/x", body: "data" },

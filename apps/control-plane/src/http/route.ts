@@ -1,4 +1,4 @@
-import { operations, processSelectorSchema, sandboxIdSchema, type Operation, type OperationId } from "@roost/contract";
+import { operations, processSelectorSchema, sandboxIdSchema, templateNameSchema, type Operation, type OperationId } from "@roost/contract";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 
@@ -11,7 +11,7 @@ type QueryOf<Op> = Op extends { readonly query: infer Query extends z.ZodType } 
 
 /** What a handler gets: everything parsed. */
 export interface Call<Op> {
-  readonly params: { readonly id: string; readonly selector: string };
+  readonly params: { readonly id: string; readonly selector: string; readonly name: string };
   readonly query: QueryOf<Op>;
   readonly body: BodyOf<Op>;
   readonly caller: ApiKey;
@@ -39,7 +39,11 @@ declare module "fastify" {
 const noQuery = z.strictObject({});
 const noBody = z.strictObject({});
 
-const paramsSchema = z.object({ id: sandboxIdSchema.optional(), selector: processSelectorSchema.optional() });
+const paramsSchema = z.object({
+  id: sandboxIdSchema.optional(),
+  selector: processSelectorSchema.optional(),
+  name: templateNameSchema.optional(),
+});
 
 /**
  * Registers the route of an operation: validates, calls one function, sends what it returns as JSON (undefined: nothing,
@@ -63,7 +67,7 @@ export function addRoute<Id extends OperationId>(
       const query = parse(operation.query ?? noQuery, request.query, "the query");
       const body = isUpload ? undefined : parseBody(operation, request.body);
       const call = {
-        params: { id: params.id ?? "", selector: params.selector ?? "" },
+        params: { id: params.id ?? "", selector: params.selector ?? "", name: params.name ?? "" },
         query,
         body,
         caller: request.caller,

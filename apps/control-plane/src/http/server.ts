@@ -15,6 +15,7 @@ import { addFileRoutes } from "./routes/files.ts";
 import { addHostRoutes } from "./routes/hosts.ts";
 import { addProcessRoutes } from "./routes/processes.ts";
 import { addSandboxRoutes } from "./routes/sandboxes.ts";
+import { addSnapshotRoutes } from "./routes/snapshots.ts";
 import { addSystemRoutes, systemRoutes } from "./routes/system.ts";
 import type { Services } from "./services.ts";
 
@@ -67,6 +68,7 @@ export async function buildServer(services: Services, deadlines: HttpDeadlines =
   addSystemRoutes(app, services);
   addDocsRoutes(app);
   addSandboxRoutes(app, services);
+  addSnapshotRoutes(app, services);
   addProcessRoutes(app, services);
   addFileRoutes(app, services);
   addHostRoutes(app, services);

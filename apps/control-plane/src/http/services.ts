@@ -1,21 +1,26 @@
 import type { Logger } from "@roost/kit";
 
 import type { Database } from "../db/database.ts";
+import type { Events } from "../events/events.ts";
 import type { Guests } from "../guest/guests.ts";
 import type { Hosts } from "../hosts/hosts.ts";
+import type { HostTemplate } from "../hosts/observed.ts";
 import type { Sandboxes } from "../sandboxes/sandboxes.ts";
+import type { Snapshots } from "../snapshots/snapshots.ts";
 import type { ApiKeys } from "../teams/api-keys.ts";
 import type { ControlPlaneMetrics } from "./metrics.ts";
 
 /** What routes may call. None of them sees the database, except for the question whether it answers. */
 export interface Services {
   readonly sandboxes: Sandboxes;
+  readonly snapshots: Snapshots;
+  readonly events: Events;
   readonly guests: Guests;
   readonly hosts: Hosts;
   readonly apiKeys: ApiKeys;
   readonly metrics: ControlPlaneMetrics;
   readonly ping: Database["ping"];
-  readonly listTemplates: () => Promise<readonly { readonly name: string; readonly digest: string; readonly disk_size_mib: number }[]>;
+  readonly listTemplates: () => Promise<readonly HostTemplate[]>;
   readonly log: Logger;
   /** Whether a shutdown has begun. */
   readonly isDraining: () => boolean;

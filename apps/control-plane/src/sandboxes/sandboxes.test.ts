@@ -1,4 +1,4 @@
-import { PlatformError, type CreateSandboxBody } from "@roost/contract";
+import { createSandboxBodySchema, PlatformError } from "@roost/contract";
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { poll, silentLogger } from "@roost/kit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
@@ -46,6 +46,7 @@ beforeEach(async () => {
   watching = link.run(abort.signal, {
     observed: (sandbox) => sandboxes.observe(sandbox),
     removed: (id) => sandboxes.observeRemoved(id),
+    happened: async () => undefined,
     synced: async () => undefined,
   });
   await poll({ what: "the watch", timeoutMs: 5_000, intervalMs: 2 }, () => (link.isWatching ? true : undefined));
@@ -55,7 +56,7 @@ afterEach(async () => {
   await watching;
 });
 
-const body: CreateSandboxBody = { template: "base", vcpus: 1, memory_mb: 512, timeout_sec: 60, metadata: { a: "b" }, envs: { X: "1" } };
+const body = createSandboxBodySchema.parse({ vcpus: 1, memory_mb: 512, timeout_sec: 60, metadata: { a: "b" }, envs: { X: "1" } });
 const never = new AbortController().signal;
 const create = () => sandboxes.create(body, new AbortController().signal);
 const list = async () => (await sandboxes.list({ limit: 100 })).sandboxes;
@@ -219,13 +220,12 @@ test("a VM that died is failed with its evidence, at once", async () => {
   await expect(sandboxes.getUsable(id)).rejects.toMatchObject({ code: "sandbox_wrong_state", message: /failure_reason/ });
 });
 
-test("a sandbox that timed out on its host is stopped with that reason", async () => {
+test("a sandbox that its host paused because nobody used it is paused", async () => {
   const { id } = await create();
-  host.change(id, SandboxState.STOPPING, { stopReason: "timeout" });
-  host.forget(id);
-  host.tell({ case: "removedSandboxId", value: id });
-  await isState(id, "stopped");
-  expect(await sandboxes.get(id)).toMatchObject({ stop_reason: "timeout" });
+  host.images.pause(id);
+  await isState(id, "paused");
+  expect(await sandboxes.get(id)).toMatchObject({ stop_reason: null, current_generation: 1, has_memory: true });
+  expect(ended).toContain(id);
 });
 
 test("what the host shows and nobody recorded is adopted", async () => {

@@ -1,9 +1,7 @@
 import {
-  newSandboxId,
-  newToken,
   PlatformError,
   type CreateSandboxBody,
-  type ErrorCode,
+  type ForkSandboxBody,
   type ListSandboxesQuery,
   type Metrics,
   type MetricsRange,
@@ -11,36 +9,18 @@ import {
 import { second, type Logger } from "@roost/kit";
 
 import type { Database } from "../db/database.ts";
-import {
-  applyObserved,
-  findSandbox,
-  forgetSandbox,
-  insertSandbox,
-  listSandboxes,
-  markCreateFailed,
-  markStopped,
-  requestDelete,
-  type ObservedSandbox,
-  type SandboxRow,
-} from "../db/sandboxes.ts";
-import { callTimeoutMs, createTimeoutMs, destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
+import { listSandboxes, requestDelete, type ObservedSandbox, type SandboxRow } from "../db/sandboxes.ts";
+import { callTimeoutMs } from "../hosts/host-link.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import type { Hosts } from "../hosts/hosts.ts";
+import { Creates, type ForkedChild } from "./creates.ts";
+import { Lifecycle } from "./lifecycle.ts";
 import { decodeCursor, encodeCursor } from "./list-cursor.ts";
-import { requireAllowed } from "./require-state.ts";
+import { SandboxRecords } from "./records.ts";
+import { requireAllowed, useOf } from "./require-state.ts";
 
 /** Longest wait in `ms` for a host's newest word on a sandbox before the record is shown as it is */
 const freshenTimeoutMs = 2 * second;
-
-/** Failures of a create after which the host is known to keep nothing of the sandbox. */
-const nothingRemains: ReadonlySet<ErrorCode> = new Set([
-  "template_not_found",
-  "capacity_exhausted",
-  "shutting_down",
-  "request_invalid",
-  "sandbox_busy",
-  "rate_limited",
-]);
 
 export interface SandboxPage {
   readonly sandboxes: readonly SandboxRow[];
@@ -52,19 +32,27 @@ export interface SandboxPage {
  * a state is written only as a host reported it (or when a host turned out to know nothing).
  */
 export class Sandboxes {
+  readonly records: SandboxRecords;
+  readonly lifecycle: Lifecycle;
   readonly #database: Database;
   readonly #hosts: Hosts;
   readonly #log: Logger;
-  readonly #onEnded: (sandboxId: string) => void;
-  /** Creates this process waits for. */
-  readonly #creating = new Set<string>();
-  #isDraining = false;
+  readonly #creates: Creates;
 
-  constructor(deps: { database: Database; hosts: Hosts; log: Logger; onEnded: (sandboxId: string) => void }) {
-    this.#database = deps.database;
-    this.#hosts = deps.hosts;
-    this.#log = deps.log;
-    this.#onEnded = deps.onEnded;
+  constructor(deps: {
+    database: Database;
+    hosts: Hosts;
+    log: Logger;
+    onEnded: (sandboxId: string) => void;
+    onResumed?: (row: SandboxRow) => void;
+  }) {
+    const { database, hosts, log } = deps;
+    this.#database = database;
+    this.#hosts = hosts;
+    this.#log = log;
+    this.records = new SandboxRecords(deps);
+    this.lifecycle = new Lifecycle({ records: this.records, hosts, log });
+    this.#creates = new Creates({ database, records: this.records, hosts, log });
   }
 
   get #db() {
@@ -72,114 +60,32 @@ export class Sandboxes {
   }
 
   isCreating(sandboxId: string): boolean {
-    return this.#creating.has(sandboxId);
+    return this.#creates.isInFlight(sandboxId);
   }
 
   /** Takes no new sandboxes from now on. */
   drain(): void {
-    this.#isDraining = true;
+    this.#creates.drain();
   }
 
-  /** Records what a host said; ends what depended on a VM that is no longer running. */
   async observe(observed: ObservedSandbox): Promise<void> {
-    const applied = await applyObserved(this.#db, observed, new Date());
-    if (applied === "stale") return;
-    this.#log.info({ sandboxId: observed.id, state: observed.state, generation: observed.generation, applied }, "sandbox state");
-    if (observed.state !== "running") this.#onEnded(observed.id);
+    await this.records.observe(observed);
   }
 
-  /** A host no longer has this sandbox, after it ended. */
   async observeRemoved(sandboxId: string): Promise<void> {
-    if (await markStopped(this.#db, sandboxId, "deleted", new Date())) this.#log.info({ sandboxId, state: "stopped" }, "sandbox state");
-    this.#onEnded(sandboxId);
+    await this.records.observeRemoved(sandboxId);
   }
 
-  /**
-   * Creates a sandbox and answers when its first command can run. When `signal` aborts (the caller is gone, so nobody
-   * would learn the id) the create is undone.
-   */
   async create(body: CreateSandboxBody, signal: AbortSignal): Promise<SandboxRow> {
-    if (this.#isDraining) throw new PlatformError("shutting_down", "the platform is shutting down", { retryAfterSec: 5 });
-    const { host, template } = await this.#hosts.place(body.template);
-    const id = newSandboxId();
-    const accessToken = newToken();
-    const log = this.#log.child({ sandboxId: id, hostId: host.id });
-    this.#creating.add(id);
-    const undo = () => {
-      log.info("the caller of create is gone; undoing it");
-      this.delete(id).catch((error: unknown) => log.warn({ err: error }, "could not undo a create; the reconciler will"));
-    };
-    try {
-      await insertSandbox(this.#db, {
-        id,
-        hostId: host.id,
-        template: body.template,
-        vcpus: body.vcpus,
-        memoryMib: body.memory_mb,
-        diskSizeMib: template.disk_size_mib,
-        timeoutSec: body.timeout_sec,
-        accessToken,
-        metadata: body.metadata,
-        timeCreated: new Date(),
-      });
-      signal.addEventListener("abort", undo, { once: true });
-      if (signal.aborted) undo();
-      const spec = {
-        sandboxId: id,
-        template: body.template,
-        vcpus: body.vcpus,
-        memoryMib: body.memory_mb,
-        diskSizeMib: template.disk_size_mib,
-        timeoutSec: body.timeout_sec,
-        envs: body.envs,
-        accessToken,
-      };
-      const answer = await host.call(() => host.client.createSandbox({ spec }, { timeoutMs: createTimeoutMs }));
-      await this.observe(observedFrom(answer.sandbox, host.id));
-    } catch (error) {
-      throw await this.#createFailed(id, host, error, log);
-    } finally {
-      signal.removeEventListener("abort", undo);
-      this.#creating.delete(id);
-    }
-    const row = await this.get(id);
-    if (row.time_delete_requested !== null) {
-      // The delete may have reached the host before the create did, and found nothing to end.
-      await this.#endOnHost(id, host);
-      throw new PlatformError("create_aborted", `sandbox ${id} was deleted while it was being created`);
-    }
-    return row;
+    return this.#creates.create(body, signal);
   }
 
-  /** Leaves the record of a failed create as the host knows it, and answers what to throw. */
-  async #createFailed(id: string, host: HostLink, error: unknown, log: Logger): Promise<unknown> {
-    if (!(error instanceof PlatformError)) return error;
-    log.warn({ err: error }, "create failed");
-    const now = new Date();
-    if (error.code === "create_aborted") {
-      await markStopped(this.#db, id, "deleted", now);
-      return error;
-    }
-    if (nothingRemains.has(error.code)) {
-      await forgetSandbox(this.#db, id);
-      return error;
-    }
-    try {
-      const known = await host.getSandbox(id);
-      if (known !== undefined) await this.observe(known);
-      // Whether the host got the request at all may be unknown: what it makes of it after all is ended by the reconciler.
-      if (known?.state !== "failed") await requestDelete(this.#db, id, now);
-    } catch {
-      await requestDelete(this.#db, id, now);
-    }
-    await markCreateFailed(this.#db, id, error.message, now);
-    return error;
+  async fork(id: string, body: ForkSandboxBody, signal: AbortSignal): Promise<ForkedChild[]> {
+    return this.#creates.fork(id, body, signal);
   }
 
   async get(id: string): Promise<SandboxRow> {
-    const row = await findSandbox(this.#db, id);
-    if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
-    return row;
+    return this.records.get(id);
   }
 
   /** The sandbox with its host's newest word, where that can be had quickly. */
@@ -198,10 +104,15 @@ export class Sandboxes {
     }
   }
 
-  /** A running sandbox, or the error a user gets who wants to use it. */
+  /** A sandbox whose guest can be talked to, resumed for that if it may be; or the error a user gets who wants to use it. */
   async getUsable(id: string): Promise<SandboxRow> {
-    const row = await this.get(id);
-    requireAllowed(row, "use");
+    return this.lifecycle.usable(id);
+  }
+
+  /** A running sandbox, or the error a user gets who asks what only a running one can be asked. */
+  async #getRunning(id: string): Promise<SandboxRow> {
+    const row = await this.records.get(id);
+    requireAllowed(row, useOf(row));
     return row;
   }
 
@@ -225,23 +136,17 @@ export class Sandboxes {
     const row = await requestDelete(this.#db, id, new Date());
     if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
     if (row.state === "stopped") return;
-    await this.#endOnHost(id, this.#hosts.get(row.host_id));
-  }
-
-  async #endOnHost(id: string, host: HostLink): Promise<void> {
-    await host.call(() => host.client.destroySandbox({ sandboxId: id }, { timeoutMs: destroyTimeoutMs }));
-    if (await markStopped(this.#db, id, "deleted", new Date())) this.#log.info({ sandboxId: id, state: "stopped" }, "sandbox state");
-    this.#onEnded(id);
+    await this.records.endOnHost(id, this.#hosts.get(row.host_id));
   }
 
   async ping(id: string): Promise<void> {
-    const row = await this.getUsable(id);
+    const row = await this.#getRunning(id);
     const host = this.#hosts.get(row.host_id);
     await host.call(() => host.client.pingSandbox({ sandboxId: id }, { timeoutMs: callTimeoutMs }));
   }
 
   async setTimeout(id: string, timeoutSec: number): Promise<SandboxRow> {
-    const row = await this.getUsable(id);
+    const row = await this.#getRunning(id);
     const host = this.#hosts.get(row.host_id);
     const answer = await host.call(() => host.client.setTimeout({ sandboxId: id, timeoutSec }, { timeoutMs: callTimeoutMs }));
     await this.observe(observedFrom(answer.sandbox, host.id));
@@ -249,7 +154,7 @@ export class Sandboxes {
   }
 
   async metrics(id: string, range: MetricsRange): Promise<Metrics> {
-    const row = await this.getUsable(id);
+    const row = await this.#getRunning(id);
     const host = this.#hosts.get(row.host_id);
     const answer = await host.call(() => host.client.getMetrics({ sandboxId: id, range }, { timeoutMs: callTimeoutMs }));
     return {

@@ -29,7 +29,9 @@ for (;;) {
     memoryMib: 512,
     diskSizeMib: 1024,
     timeoutSec: 60,
+    checkpointIntervalSec: 0,
     accessToken: "token",
+    autoResume: false,
     metadata: {},
     timeCreated: new Date(),
   });

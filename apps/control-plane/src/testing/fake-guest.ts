@@ -38,6 +38,8 @@ export class FakeGuest {
   readonly misbehaviour: Misbehaviour = {};
   /** Access token it wants; undefined takes any. */
   accessToken: string | undefined;
+  /** Pids of processes that somebody asked to follow, in order */
+  readonly followed: number[] = [];
   readonly #running = new Map<number, Running>();
   readonly #server: Server;
   #root = "";
@@ -192,6 +194,7 @@ export class FakeGuest {
 
   async *#connect(request: ConnectRequest) {
     const [pid, running] = this.#find(request.process);
+    this.followed.push(pid);
     yield { event: { event: { case: "start" as const, value: { pid } } } };
     yield* this.#follow(running.child, running.ended);
   }

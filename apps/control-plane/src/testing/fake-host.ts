@@ -1,34 +1,44 @@
+import { randomUUID } from "node:crypto";
 import { connect } from "node:net";
 import type { Duplex } from "node:stream";
 
-import { Code, ConnectError, createRouterTransport, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import { create } from "@bufbuild/protobuf";
+import { Code, ConnectError, createRouterTransport, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import {
+  EventSchema,
   HostAgentService,
   SandboxSchema,
   SandboxState,
   WatchSandboxesResponse_SyncedSchema,
+  type Event,
   type Sandbox,
   type SandboxSpec,
   type WatchSandboxesResponse,
 } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { errorCodeHeader, guestAgentPort, PlatformError, type ErrorCode, type GuestTunnels } from "@roost/contract";
+import { guestAgentPort, memoryMibDefault, PlatformError, vcpusDefault, type GuestTunnels } from "@roost/contract";
 
 import type { HostDependency } from "../hosts/host-link.ts";
+import { FakeImages, hostError } from "./fake-images.ts";
 
-/** Says what a host agent says when it fails: a Connect error with a catalogue code. */
-export function hostError(code: ErrorCode, message: string): ConnectError {
-  return new ConnectError(message, Code.FailedPrecondition, { [errorCodeHeader]: code });
-}
+export { hostError };
+
+/** States in which the fake guest answers */
+const reachable: ReadonlySet<SandboxState> = new Set([SandboxState.RUNNING, SandboxState.SNAPSHOTTING]);
+/** States in which what talks to the guest may go on */
+const connected: ReadonlySet<SandboxState> = new Set([...reachable, SandboxState.PAUSING]);
 
 /** A host agent without a host: sandboxes are entries in a map, and all guests are one process's port. */
 export class FakeHost implements HostDependency {
   readonly id: string;
   readonly sandboxes = new Map<string, Sandbox>();
+  /** Generations and templates */
+  readonly images: FakeImages;
   readonly transport: HostDependency["transport"];
   readonly tunnels: GuestTunnels;
   readonly destroyed: string[] = [];
+  readonly happened: Event[] = [];
   readonly openTunnels = new Set<Duplex>();
+  pingCount = 0;
   /** Tunnels opened so far */
   tunnelCount = 0;
   /** What `CreateSandbox` waits for, when set. */
@@ -44,6 +54,12 @@ export class FakeHost implements HostDependency {
 
   constructor(id: string, guestPort: () => number) {
     this.id = id;
+    this.images = new FakeImages({
+      sandboxes: this.sandboxes,
+      find: (sandboxId) => this.#find(sandboxId),
+      change: (sandboxId, state, more) => this.change(sandboxId, state, more),
+      add: (spec, state) => this.add(spec, state),
+    });
     this.transport = createRouterTransport((router) => {
       router.service(HostAgentService, this.#service());
     });
@@ -51,7 +67,7 @@ export class FakeHost implements HostDependency {
       connect: async (sandboxId, port) => {
         const sandbox = this.sandboxes.get(sandboxId);
         if (sandbox === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${sandboxId}`);
-        if (sandbox.state !== SandboxState.RUNNING) throw new PlatformError("sandbox_wrong_state", `sandbox ${sandboxId} is not running`);
+        if (!reachable.has(sandbox.state)) throw new PlatformError("sandbox_wrong_state", `sandbox ${sandboxId} is not running`);
         if (port !== guestAgentPort) throw new PlatformError("guest_unreachable", "nothing listens there");
         const socket = connect(guestPort(), "127.0.0.1");
         await new Promise((resolve, reject) => {
@@ -67,13 +83,13 @@ export class FakeHost implements HostDependency {
   }
 
   /** Changes a sandbox as its loop would: a new generation, told to watchers. */
-  change(sandboxId: string, state: SandboxState, more: Partial<Pick<Sandbox, "failureReason" | "stopReason" | "vmExit">> = {}): Sandbox {
+  change(sandboxId: string, state: SandboxState, more: Partial<Sandbox> = {}): Sandbox {
     const sandbox = this.sandboxes.get(sandboxId);
     if (sandbox === undefined) throw new Error(`no sandbox ${sandboxId}`);
     sandbox.state = state;
     sandbox.generation += 1n;
     Object.assign(sandbox, more);
-    if (state !== SandboxState.RUNNING) for (const tunnel of this.openTunnels) tunnel.destroy();
+    if (!connected.has(state)) for (const tunnel of this.openTunnels) tunnel.destroy();
     this.tell({ case: "sandbox", value: structuredClone(sandbox) });
     return sandbox;
   }
@@ -102,6 +118,13 @@ export class FakeHost implements HostDependency {
     for (const watcher of this.#watchers) watcher(event);
   }
 
+  /** Something happens: watchers are told, and those who come later too. */
+  happen(event: Partial<Event>): void {
+    const full = create(EventSchema, { eventId: randomUUID(), timeMs: BigInt(Date.now()), ...(event as object) });
+    this.happened.push(full);
+    this.tell({ case: "happened", value: full });
+  }
+
   /** Ends every watch, as a broken connection does. */
   cutWatches(): void {
     for (const watcher of this.#watchers) watcher("cut");
@@ -128,6 +151,7 @@ export class FakeHost implements HostDependency {
       case: "sandbox" as const,
       value: structuredClone(sandbox),
     }));
+    for (const event of this.happened) queue.push({ case: "happened", value: event });
     queue.push({ case: "synced", value: create(WatchSandboxesResponse_SyncedSchema) });
     let wake = () => {};
     const watcher = (event: WatchSandboxesResponse["event"] | "cut") => {
@@ -155,6 +179,7 @@ export class FakeHost implements HostDependency {
 
   #service(): ServiceImpl<typeof HostAgentService> {
     return {
+      ...this.images.service(),
       getHost: () => {
         this.#reach();
         return {
@@ -166,7 +191,7 @@ export class FakeHost implements HostDependency {
           cpuCount: 2,
           sandboxCountMax: 64,
           sandboxCount: this.sandboxes.size,
-          templates: [{ name: "base", digest: `sha256:${"0".repeat(64)}`, diskSizeMib: 2048 }],
+          templates: [...this.images.templates.values()],
         };
       },
       createSandbox: async ({ spec }) => {
@@ -177,11 +202,23 @@ export class FakeHost implements HostDependency {
           this.createFailure = undefined;
           throw failure;
         }
+        const template = this.images.templates.get(spec.template);
+        if (template === undefined) throw hostError("template_not_found", `there is no template "${spec.template}"`);
+        const isFixed = template.vcpus > 0;
+        if (
+          isFixed &&
+          ((spec.vcpus || template.vcpus) !== template.vcpus || (spec.memoryMib || template.memoryMib) !== template.memoryMib)
+        ) {
+          throw hostError("template_size_fixed", `"${template.name}" has ${template.vcpus} vCPU and ${template.memoryMib} MiB`);
+        }
+        spec.vcpus ||= template.vcpus || vcpusDefault;
+        spec.memoryMib ||= template.memoryMib || memoryMibDefault;
         const sandbox = this.add(spec, SandboxState.CREATING);
         this.tell({ case: "sandbox", value: structuredClone(sandbox) });
         await this.createGate;
         if (this.#aborted.has(spec.sandboxId)) throw hostError("create_aborted", "deleted while it was being created");
-        return { sandbox: structuredClone(this.change(spec.sandboxId, SandboxState.RUNNING)) };
+        const startPath = template.hasMemory ? "restore" : "boot";
+        return { sandbox: structuredClone(this.change(spec.sandboxId, SandboxState.RUNNING, { startPath })) };
       },
       destroySandbox: ({ sandboxId }) => {
         this.#reach();
@@ -203,7 +240,10 @@ export class FakeHost implements HostDependency {
       },
       watchSandboxes: (_request, context) => this.#watch(context),
       pingSandbox: ({ sandboxId }) => {
-        this.#find(sandboxId).timeLastActiveMs = BigInt(Date.now());
+        const sandbox = this.#find(sandboxId);
+        if (!reachable.has(sandbox.state)) throw hostError("sandbox_wrong_state", `sandbox ${sandboxId} is not running`);
+        this.pingCount += 1;
+        sandbox.timeLastActiveMs = BigInt(Date.now());
         return {};
       },
       setTimeout: ({ sandboxId, timeoutSec }) => {

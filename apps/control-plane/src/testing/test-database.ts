@@ -18,8 +18,13 @@ let dump: Promise<Blob> | undefined;
  * the machine's temporary folder between runs.
  */
 export async function openTestDatabase(): Promise<Database> {
+  return openDatabase({ kind: "memory", dump: await emptyDatabase() }, silentLogger);
+}
+
+/** A database without tables, to load. */
+export async function emptyDatabase(): Promise<Blob> {
   dump ??= loadDump();
-  return openDatabase({ kind: "memory", dump: await dump }, silentLogger);
+  return dump;
 }
 
 async function loadDump(): Promise<Blob> {

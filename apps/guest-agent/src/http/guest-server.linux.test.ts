@@ -1,8 +1,9 @@
 import { connect } from "node:net";
 
-import { guestMetricsSchema } from "@roost/contract";
+import { guestClockHeader, guestMetricsSchema } from "@roost/contract";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
+import type { MachineChange } from "../init/guest-machine.ts";
 import { runShell } from "../testing/run-process.ts";
 import { startTestAgent, type TestAgent } from "../testing/test-agent.ts";
 
@@ -110,22 +111,26 @@ describe("/init", () => {
     expect(outcome.stdout).toBe("daemon\n/etc\n1 request /init-home\nsb1 sb1 base base\n");
   });
 
-  test("does to the machine what it says, entropy first", async () => {
+  test("does to the machine what it says, in one go", async () => {
     const entropy = Buffer.from("fresh entropy").toString("base64");
     const timestamp = "2031-05-06T07:08:09.250+02:00";
     const started = performance.now();
     const answer = await init({ hostname: "sb-1", machineId: "0".repeat(32), entropy, timestamp });
     expect(answer.status).toBe(204);
-    expect(agent.machine.calls.map((call) => call.what)).toEqual(["entropy", "clock", "machine id", "hostname"]);
-    expect(agent.machine.calls[0]?.value).toBe(Buffer.from("fresh entropy").toString("hex"));
-    const set = Number(agent.machine.calls[1]?.value);
-    expect(set).toBeGreaterThanOrEqual(Date.parse(timestamp));
-    expect(set).toBeLessThanOrEqual(Date.parse(timestamp) + (performance.now() - started));
+    const [call] = agent.machine.calls as [MachineChange];
+    expect(agent.machine.calls).toEqual([
+      { entropy: Buffer.from("fresh entropy"), hostname: "sb-1", machineId: "0".repeat(32), unixMs: expect.any(Number) as number },
+    ]);
+    expect(call.unixMs).toBeGreaterThanOrEqual(Date.parse(timestamp));
+    expect(call.unixMs).toBeLessThanOrEqual(Date.parse(timestamp) + (performance.now() - started));
   });
 
-  test("leaves a clock alone that is right", async () => {
-    expect((await init({ timestamp: new Date().toISOString() })).status).toBe(204);
-    expect(agent.machine.calls).toEqual([]);
+  test("tells what the clock shows", async () => {
+    const before = Date.now();
+    const answer = await init({ timestamp: new Date().toISOString() });
+    expect(answer.status).toBe(204);
+    expect(Number(answer.headers.get(guestClockHeader))).toBeGreaterThanOrEqual(before);
+    expect(Number(answer.headers.get(guestClockHeader))).toBeLessThanOrEqual(Date.now());
   });
 
   test("that cannot do what it should says so", async () => {
@@ -198,6 +203,65 @@ describe("/init", () => {
 
   test("ignores what it does not know: newer hosts say more", async () => {
     expect((await init({ hyperloopIP: "192.0.2.1", lifecycleID: "x", volumeMounts: [] })).status).toBe(204);
+  });
+});
+
+describe("/prepare", () => {
+  const prepare = async (body: unknown, headers: Record<string, string> = {}) =>
+    fetch(`${agent.url}/prepare`, { method: "POST", headers, body: JSON.stringify(body) });
+
+  test("syncs, forgets, or does nothing, as it is told", async () => {
+    expect((await prepare({})).status).toBe(204);
+    expect(agent.machine.calls).toEqual([]);
+    expect((await prepare({ sync: true, forTemplate: true })).status).toBe(204);
+    expect(agent.machine.calls).toEqual(["forget", "sync"]);
+  });
+
+  test("answers nobody who does not know the token", async () => {
+    await init({ accessToken: token });
+    expect((await prepare({ sync: true })).status).toBe(401);
+    expect((await prepare({ sync: true }, { "x-access-token": token })).status).toBe(204);
+  });
+
+  test("for a template forgets token, environment and ids, also for an agent started later", async () => {
+    await init({ accessToken: token, envVars: { A: "1" }, sandboxId: "sb1" });
+    expect((await prepare({ forTemplate: true }, { "x-access-token": token })).status).toBe(204);
+    expect(await (await get("/envs")).json()).toEqual({});
+    agent = await agent.restart();
+    expect(await (await get("/envs")).json()).toEqual({});
+    expect((await runShell(agent, "echo ${ROOST_SANDBOX_ID-none}")).stdout).toBe("none\n");
+    expect((await init({ accessToken: "another" })).status).toBe(204);
+  });
+
+  test.each(["template", "vm"])("warms up (%s) with real requests, and leaves no token, environment or process", async (warmUp) => {
+    expect((await prepare({ warmUp })).status).toBe(204);
+    const changes = agent.machine.calls as MachineChange[];
+    expect(changes.length).toBeGreaterThanOrEqual(1);
+    for (const { entropy, unixMs, hostname, machineId } of changes) {
+      expect([entropy?.length, typeof unixMs, typeof hostname, machineId?.length]).toEqual([64, "number", "string", 32]);
+    }
+    expect((await agent.processes.list({})).processes).toEqual([]);
+    expect(await (await get("/envs")).json()).toEqual({});
+    expect((await init({ accessToken: token })).status).toBe(204);
+  });
+
+  test("warms up a guest that has a token and an environment, and keeps both", async () => {
+    await init({ accessToken: token, envVars: { A: "1" } });
+    const before = agent.machine.calls.length;
+    expect((await prepare({ warmUp: "vm" }, { "x-access-token": token })).status).toBe(204);
+    expect(agent.machine.calls.length).toBeGreaterThan(before);
+    expect((await get("/envs")).status).toBe(401);
+    expect(await (await get("/envs", { "x-access-token": token })).json()).toEqual({ A: "1" });
+  });
+
+  test.each([{ sync: "yes" }, { warmUp: "everything" }, []])("refuses %j", async (body) => {
+    expect((await prepare(body)).status).toBe(400);
+    expect(agent.machine.calls).toEqual([]);
+  });
+
+  test("that cannot sync says so", async () => {
+    agent.machine.failure = new Error("disk on fire");
+    expect((await prepare({ sync: true })).status).toBe(500);
   });
 });
 

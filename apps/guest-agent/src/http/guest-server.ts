@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
 
 import { ConnectError } from "@connectrpc/connect";
 import { accessTokenHeader } from "@roost/contract";
@@ -9,6 +9,9 @@ import { connectStatus } from "./connect-status.ts";
 import { allowAnyOrigin, answerPreflight } from "./cors.ts";
 import type { ConnectHandler } from "./connect-routes.ts";
 import { HttpError, sendError } from "./http-error.ts";
+
+/** Not by import: that asks node:http for all it has, its WebSocket too, and so loads all of `fetch`: a sixth of the agent's start. */
+const { createServer } = process.getBuiltinModule("node:http");
 
 /** Connections at once; the host keeps a few, proxied clients some more. Above it new ones are closed. */
 const connectionsMax = 2048;
@@ -22,7 +25,8 @@ const bodyIdleTimeoutMs = hour;
 const tcpKeepAliveMs = minute;
 const headerBytesMax = 32 * 1024;
 
-export type PlainHandler = (request: IncomingMessage, response: ServerResponse, url: URL) => Promise<void> | void;
+/** `url` parses the target; most handlers need no more of it than the path they were found by. */
+export type PlainHandler = (request: IncomingMessage, response: ServerResponse, url: () => URL) => Promise<void> | void;
 
 /** An endpoint that is not a Connect method. */
 export interface PlainRoute {
@@ -74,7 +78,7 @@ async function answer(parts: GuestServerParts, request: IncomingMessage, respons
   }
   if (plain !== undefined) {
     if (!plain.methods.includes(request.method ?? "")) throw new HttpError(405, `${path} takes ${plain.methods.join(", ")}`);
-    await plain.handle(request, response, parseTarget(target));
+    await plain.handle(request, response, () => parseTarget(target));
     return;
   }
   const connect = parts.connect.get(path);

@@ -1,59 +1,101 @@
-import { readFile, stat, writeFile } from "node:fs/promises";
+import { readFileSync, rmSync } from "node:fs";
 
-import { writeFileDurably } from "@roost/kit";
+import type { Logger } from "@roost/kit";
 
+import { libc } from "../filesystem/libc.ts";
+import { becomeSteps, type BecomeFile } from "../launcher/frames.ts";
 import type { Launcher } from "../launcher/launcher.ts";
+import { hostsWith } from "./hosts-file.ts";
 
-/** What `/init` changes about the guest as a machine. A port: tests must not set the clock of the host they run on. */
-export interface GuestMachine {
-  /** Sets the wall clock; `unixMs` may have a fraction. */
-  setClock(unixMs: number): Promise<void>;
-  addEntropy(bytes: Uint8Array): Promise<void>;
-  setHostname(name: string): Promise<void>;
-  setMachineId(id: string): Promise<void>;
+/** What `/init` changes about the guest as a machine. What is undefined stays as it is. */
+export interface MachineChange {
+  /** Fresh random bytes: with them the machine is another one than all restored from the same image, and gets a new generation id */
+  readonly entropy?: Uint8Array | undefined;
+  /** Wall clock; may have a fraction */
+  readonly unixMs?: number | undefined;
+  readonly hostname?: string | undefined;
+  /** 32 hex digits */
+  readonly machineId?: string | undefined;
 }
 
-/** Marks the line of /etc/hosts that is ours to replace. */
-const hostsMark = "# set by the sandbox";
+/** The guest as a machine. A port: tests must not set the clock of the host they run on. */
+export interface GuestMachine {
+  /** Rejects when entropy, clock or host name cannot be set. A file that cannot be written (a read-only root) is only logged. */
+  become(change: MachineChange): Promise<void>;
+  /** Resolves when all file systems are on their disks. */
+  sync(): Promise<void>;
+  /** Makes the machine nobody's: what of its identity is on its disk goes. */
+  forget(): Promise<void>;
+}
 
-export function createGuestMachine(launcher: Launcher): GuestMachine {
+/** Whoever keeps state that must not exist twice (random numbers drawn ahead, say) compares this file with what it was. Changes at every restore. */
+export const generationIdPath = "/run/roost/generation-id";
+
+const machineIdPath = "/etc/machine-id";
+/** As machine-id(5) has it. Not an empty file: the id that comes later is written over it, which needs no room and makes no file. */
+const machineIdUntold = "uninitialized\n";
+/** Mostly a link to the one above, or absent; a file of its own has to say the same. */
+const dbusMachineIdPath = "/var/lib/dbus/machine-id";
+/** Host name of a machine that is nobody's yet, as `guest/prepare-root` of the images sets it. */
+const hostnameUntold = "sandbox";
+/** What init systems keep to credit to the kernel's generator at the next boot: not to be used twice. */
+const randomSeeds = ["/var/lib/systemd/random-seed", "/var/lib/urandom/random-seed"];
+
+/**
+ * All in one message to the launcher: after a restore every function that runs for the first time costs, and this is on the
+ * way of each create. Nothing is fsynced: memory and disk of a sandbox are saved together, and a boot is told anew.
+ *
+ * `root` stands in front of every path; for tests.
+ */
+export function createGuestMachine(launcher: Launcher, log: Logger, root = ""): GuestMachine {
+  const become = async (change: MachineChange, files: readonly BecomeFile[]) => {
+    const { step, errno } = await launcher.become({
+      entropy: change.entropy,
+      unixMs: change.unixMs,
+      hostname: change.hostname,
+      files: files.map((file) => ({ ...file, path: root + file.path })),
+    });
+    if (step === 0) return;
+    const [failed] = Object.entries(becomeSteps).find(([, number]) => number === Math.min(step, becomeSteps.files)) ?? ["step"];
+    if (step < becomeSteps.files) throw new Error(`could not set ${failed}: errno ${errno}`);
+    log.warn({ path: files[step - becomeSteps.files]?.path, errno }, "a file of the guest's identity could not be written");
+  };
   return {
-    async setClock(unixMs) {
-      failOnErrno("set the clock", await launcher.setClock(unixMs));
-    },
-
-    async addEntropy(bytes) {
-      failOnErrno("add entropy", await launcher.addEntropy(bytes));
-    },
-
-    async setHostname(name) {
-      await writeFile("/proc/sys/kernel/hostname", name);
-      if (!(await isFolder("/etc"))) return; // an empty root file system has nothing that would read them
-      await writeFileDurably("/etc/hostname", `${name}\n`);
-      // sudo and others look their own host name up and complain when it is unknown.
-      const hosts = await readFile("/etc/hosts", "utf8").catch(() => "127.0.0.1 localhost\n::1 localhost\n");
-      await writeFileDurably("/etc/hosts", hostsWith(hosts, name));
-    },
-
-    async setMachineId(id) {
-      if (await isFolder("/etc")) await writeFileDurably("/etc/machine-id", `${id}\n`, { mode: 0o444 });
+    become: async (change) => become(change, identityFiles(change, root)),
+    sync: async () => libc().sync(),
+    async forget() {
+      for (const path of [...randomSeeds, dbusMachineIdPath, generationIdPath]) rmSync(root + path, { force: true });
+      const files: BecomeFile[] = [
+        { path: machineIdPath, mode: 0o444, content: machineIdUntold, how: "in place" },
+        { path: "/etc/hostname", mode: 0o644, content: `${hostnameUntold}\n`, how: "in place" },
+        { path: "/etc/hosts", mode: 0o644, content: hostsWith(readHosts(root), undefined), how: "in place" },
+      ];
+      await become({ hostname: hostnameUntold }, files);
     },
   };
 }
 
-/** The text of a hosts file in which `name` is this machine, and no earlier name of ours. */
-export function hostsWith(hosts: string, name: string): string {
-  const lines = hosts.split("\n").filter((line) => line !== "" && !line.endsWith(hostsMark));
-  return `${[...lines, `127.0.1.1 ${name} ${hostsMark}`].join("\n")}\n`;
+function identityFiles({ entropy, hostname, machineId }: MachineChange, root: string): BecomeFile[] {
+  const files: BecomeFile[] = [];
+  if (machineId !== undefined) {
+    const content = `${machineId}\n`;
+    files.push({ path: machineIdPath, mode: 0o444, content, how: "in place" });
+    files.push({ path: dbusMachineIdPath, mode: 0o444, content, how: "existing" });
+  }
+  if (hostname !== undefined) {
+    files.push({ path: "/etc/hostname", mode: 0o644, content: `${hostname}\n`, how: "in place" });
+    // sudo and others look their own host name up and complain when it is unknown.
+    files.push({ path: "/etc/hosts", mode: 0o644, content: hostsWith(readHosts(root), hostname), how: "in place" });
+  }
+  // Last: who sees it change finds everything else changed.
+  if (entropy !== undefined) files.push({ path: generationIdPath, mode: 0o444, content: undefined, how: "replace" });
+  return files;
 }
 
-async function isFolder(path: string): Promise<boolean> {
-  return stat(path).then(
-    (found) => found.isDirectory(),
-    () => false,
-  );
-}
-
-function failOnErrno(what: string, errno: number): void {
-  if (errno !== 0) throw new Error(`could not ${what}: errno ${errno}`);
+function readHosts(root: string): string {
+  try {
+    return readFileSync(`${root}/etc/hosts`, "utf8");
+  } catch {
+    return "127.0.0.1 localhost\n::1 localhost\n"; // there is none, or nobody can read it
+  }
 }

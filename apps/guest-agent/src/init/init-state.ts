@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 
 import { envsSchema, type GuestInit } from "@roost/contract";
-import { writeFileDurably, type Logger } from "@roost/kit";
+import type { Logger } from "@roost/kit";
 import { z } from "zod";
 
 import type { SandboxIdentity } from "../process/environment.ts";
@@ -30,7 +30,6 @@ type InitRecord = z.infer<typeof recordSchema>;
 export class InitState {
   readonly #path: string;
   #record: InitRecord | undefined;
-  #writes: Promise<void> = Promise.resolve();
 
   constructor(path: string, log: Logger) {
     this.#path = path;
@@ -73,8 +72,11 @@ export class InitState {
     return this.mayPass(headerToken) || (init.accessToken !== undefined && this.mayPass(init.accessToken));
   }
 
-  /** Applies what `init` says and keeps what it does not mention; on disk when it resolves. */
-  async apply(init: GuestInit): Promise<void> {
+  /**
+   * Applies what `init` says and keeps what it does not mention; in its file when it returns. Not asynchronous: a few bytes on a
+   * tmpfs, and nothing may come between the file and what is true here.
+   */
+  apply(init: GuestInit): void {
     const previous = this.#record;
     const next: InitRecord = {
       initialized: true,
@@ -85,10 +87,29 @@ export class InitState {
       ...defined("sandboxId", init.sandboxId ?? previous?.sandboxId),
       ...defined("templateId", init.templateId ?? previous?.templateId),
     };
-    this.#record = next;
-    const write = this.#writes.then(async () => writeFileDurably(this.#path, JSON.stringify(next), { mode: 0o600 }));
-    this.#writes = write.catch(() => undefined); // the caller hears of it; the next write must not
-    await write;
+    this.#write(next);
+  }
+
+  /** Answers a function that brings back what is known now. */
+  keep(): () => void {
+    const kept = this.#record;
+    return () => {
+      if (kept === undefined) this.forget();
+      else this.#write(kept);
+    };
+  }
+
+  #write(record: InitRecord): void {
+    const staging = `${this.#path}.new`;
+    writeFileSync(staging, JSON.stringify(record), { mode: 0o600 });
+    renameSync(staging, this.#path);
+    this.#record = record;
+  }
+
+  /** Fresh again, as before the first `/init`. */
+  forget(): void {
+    rmSync(this.#path, { force: true });
+    this.#record = undefined;
   }
 }
 

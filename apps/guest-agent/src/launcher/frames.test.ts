@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 
-import { decodeRecord, encodeClock, encodeKill, encodeStart } from "./frames.ts";
+import { decodeRecord, encodeBecome, encodeKill, encodeStart } from "./frames.ts";
 
 const start = {
   id: 7,
@@ -43,9 +43,26 @@ test.each([
   [4_294_967_296_000, 4_294_967_296, 0],
   [999.9999999, 0, 999_999_999],
 ])("the clock %d ms is %d s and %d ns", (unixMs, seconds, nanoseconds) => {
-  const bytes = encodeClock(1, unixMs);
-  expect(bytes.readUInt32LE(12) + bytes.readUInt32LE(16) * 2 ** 32).toBe(seconds);
-  expect(bytes.readUInt32LE(20)).toBe(nanoseconds);
+  const bytes = encodeBecome({ id: 1, entropy: undefined, unixMs, hostname: undefined, files: [] });
+  expect(bytes.readUInt32LE(12)).toBe(1);
+  expect(bytes.readUInt32LE(16) + bytes.readUInt32LE(20) * 2 ** 32).toBe(seconds);
+  expect(bytes.readUInt32LE(24)).toBe(nanoseconds);
+});
+
+test("a become frame has entropy, host name and files, and says that there is no clock", () => {
+  const bytes = encodeBecome({
+    id: 9,
+    entropy: Uint8Array.from([1, 2, 3]),
+    unixMs: undefined,
+    hostname: "sb",
+    files: [
+      { path: "/a", mode: 0o444, content: "x\n", how: "in place" },
+      { path: "/b", mode: 0o644, content: "y", how: "existing" },
+      { path: "/c", mode: 0o600, content: undefined, how: "replace" },
+    ],
+  });
+  expect(Array.from({ length: 6 }, (_unused, index) => bytes.readUInt32LE(8 + index * 4))).toEqual([9, 0, 0, 0, 0, 3]);
+  expect(bytes.subarray(32).toString("latin1")).toBe("\u0001\u0002\u0003sb\0i444\0/a\0x\n\0ie644\0/b\0y\0r600\0/c\0\0");
 });
 
 test("a kill names pid and signal", () => {
@@ -62,5 +79,6 @@ test("records are read by type; -1 is no descriptor; an unknown type is an error
   expect(record(2, 7, 3, 2)).toEqual({ kind: "failed", id: 7, stage: "exec", errno: 2 });
   expect(record(3, 99, 256)).toEqual({ kind: "exited", pid: 99, waitStatus: 256 });
   expect(record(5, 8080, 3)).toEqual({ kind: "listener", port: 8080, ipv4: true, ipv6: true });
+  expect(record(4, 7, 28, 6)).toEqual({ kind: "done", id: 7, errno: 28, step: 6 });
   expect(() => record(77)).toThrow("unknown record");
 });

@@ -1,7 +1,9 @@
 /** Wire format between the agent and `native/launcher.c`; the C file describes it. Both ends ship together. */
 
-const frameType = { start: 1, kill: 2, release: 3, resize: 4, clock: 5, entropy: 6, scan: 7 } as const;
+const frameType = { start: 1, kill: 2, release: 3, resize: 4, become: 5, scan: 6 } as const;
 const recordType = { started: 1, failed: 2, exited: 3, done: 4, listener: 5 } as const;
+/** Steps of `become`, as the launcher numbers them. */
+export const becomeSteps = { entropy: 1, clock: 2, hostname: 3, files: 4 } as const;
 const startFlag = { stdin: 1, terminal: 2, cwdOptional: 4 } as const;
 
 /** Six u32. */
@@ -36,7 +38,8 @@ export type LauncherRecord =
     }
   | { readonly kind: "failed"; readonly id: number; readonly stage: "setup" | "cwd" | "exec"; readonly errno: number }
   | { readonly kind: "exited"; readonly pid: number; readonly waitStatus: number }
-  | { readonly kind: "done"; readonly id: number; readonly errno: number }
+  /** `step`: which of `becomeSteps` failed, or the file with the number `step - becomeSteps.files`; 0 for none */
+  | { readonly kind: "done"; readonly id: number; readonly errno: number; readonly step: number }
   | { readonly kind: "listener"; readonly port: number; readonly ipv4: boolean; readonly ipv6: boolean };
 
 export function encodeStart(start: StartFrame): Buffer {
@@ -65,15 +68,38 @@ export function encodeResize(pid: number, cols: number, rows: number): Buffer {
   return frame(frameType.resize, [pid, cols, rows]);
 }
 
-/** `unixMs` may have a fraction. */
-export function encodeClock(id: number, unixMs: number): Buffer {
-  const seconds = Math.floor(unixMs / 1_000);
-  const nanoseconds = Math.round((unixMs - seconds * 1_000) * 1e6);
-  return frame(frameType.clock, [id, seconds % 2 ** 32, Math.floor(seconds / 2 ** 32), Math.min(nanoseconds, 999_999_999)]);
+/** What a guest becomes after a restore. Undefined and empty: stays as it is. */
+export interface BecomeFrame {
+  readonly id: number;
+  /** Credited to the kernel's generator, which is reseeded with it */
+  readonly entropy: Uint8Array | undefined;
+  /** Wall clock; may have a fraction */
+  readonly unixMs: number | undefined;
+  readonly hostname: string | undefined;
+  readonly files: readonly BecomeFile[];
 }
 
-export function encodeEntropy(id: number, bytes: Uint8Array): Buffer {
-  return frame(frameType.entropy, [id], Buffer.from(bytes));
+export interface BecomeFile {
+  readonly path: string;
+  /** Permissions of a file that is made anew */
+  readonly mode: number;
+  /** Without NUL; undefined: 16 fresh random bytes in hex */
+  readonly content: string | undefined;
+  /** `replace`: a new file takes its place as a whole. `in place`: bytes of an existing file are overwritten. `existing`: so, and where there is none nothing is made. */
+  readonly how: "replace" | "in place" | "existing";
+}
+
+const howLetters = { replace: "", "in place": "i", existing: "ie" } as const satisfies Record<BecomeFile["how"], string>;
+
+export function encodeBecome({ id, entropy, unixMs, hostname, files }: BecomeFrame): Buffer {
+  const seconds = Math.floor((unixMs ?? 0) / 1_000);
+  const nanoseconds = Math.min(Math.round(((unixMs ?? 0) - seconds * 1_000) * 1e6), 999_999_999);
+  const strings = [hostname ?? ""];
+  for (const { path, mode, content, how } of files) {
+    strings.push(`${howLetters[how]}${content === undefined ? "r" : ""}${mode.toString(8)}`, path, content ?? "");
+  }
+  const words = [id, unixMs === undefined ? 0 : 1, seconds % 2 ** 32, Math.floor(seconds / 2 ** 32), nanoseconds, entropy?.length ?? 0];
+  return frame(frameType.become, words, Buffer.concat([entropy ?? Buffer.alloc(0), Buffer.from(`${strings.join("\0")}\0`, "utf8")]));
 }
 
 /** Asks for `listener` records, looked for every `intervalMs`. */
@@ -98,7 +124,7 @@ export function decodeRecord(bytes: Buffer, offset: number): LauncherRecord {
     case recordType.exited:
       return { kind: "exited", pid: id, waitStatus: a };
     case recordType.done:
-      return { kind: "done", id, errno: a };
+      return { kind: "done", id, errno: a, step: b };
     case recordType.listener:
       return { kind: "listener", port: id, ipv4: (a & 1) !== 0, ipv6: (a & 2) !== 0 };
     default:

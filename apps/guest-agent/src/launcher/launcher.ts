@@ -6,8 +6,7 @@ import { assert, must, type Logger } from "@roost/kit";
 
 import {
   decodeRecord,
-  encodeClock,
-  encodeEntropy,
+  encodeBecome,
   encodeKill,
   encodeRelease,
   encodeResize,
@@ -15,6 +14,7 @@ import {
   encodeStart,
   recordBytes,
   startFrameBytesMax,
+  type BecomeFrame,
   type LauncherRecord,
   type StartFrame,
 } from "./frames.ts";
@@ -106,16 +106,12 @@ export class Launcher {
     this.#send(encodeResize(pid, cols, rows));
   }
 
-  /** Sets the wall clock; answers the errno, 0 for success. */
-  async setClock(unixMs: number): Promise<number> {
+  /** Gives the guest entropy, clock, host name and files; answers which step failed and why, if one did. */
+  async become(frame: Omit<BecomeFrame, "id">): Promise<{ readonly step: number; readonly errno: number }> {
     const id = this.#nextId();
-    return errnoOf(await this.#ask(id, encodeClock(id, unixMs)));
-  }
-
-  /** Adds entropy and credits it, and reseeds the kernel's generator; answers the errno, 0 for success. */
-  async addEntropy(bytes: Uint8Array): Promise<number> {
-    const id = this.#nextId();
-    return errnoOf(await this.#ask(id, encodeEntropy(id, bytes)));
+    const { record } = await this.#ask(id, encodeBecome({ ...frame, id }));
+    assert(record.kind === "done", "become is answered by done");
+    return record;
   }
 
   /** Reports loopback listeners from now on, looked for every `intervalMs`; 0 stops. */
@@ -226,9 +222,4 @@ export class Launcher {
     this.close();
     this.#events.onFailure(error);
   }
-}
-
-function errnoOf({ record }: Answer): number {
-  assert(record.kind === "done", "clock and entropy are answered by done");
-  return record.errno;
 }

@@ -23,8 +23,8 @@ const keepaliveSecMax = 1800;
 /** Longest deadline in `ms` that a timer can hold; a longer one is none. */
 const timerMsMax = 2 ** 31 - 1;
 
-/** Nobody waits for it any more; made once, since an error costs a stack. */
-const streamOver = new ConnectError("the stream is over", Code.Canceled);
+/** Nobody waits for it any more; made once, since an error costs a stack. No ConnectError: at start that would load all of `fetch`. */
+const streamOver = new Error("the stream is over");
 
 /** What a stream needs to know of the request it answers. */
 export interface StreamCall {

@@ -9,7 +9,7 @@ import { Process } from "@roost/contract/gen/process/process_pb.js";
 import { silentLogger } from "@roost/kit";
 
 import { createGuestAgent } from "../guest-agent.ts";
-import type { GuestMachine } from "../init/guest-machine.ts";
+import type { GuestMachine, MachineChange } from "../init/guest-machine.ts";
 import { guestAgentOptions } from "../options.ts";
 
 const here = import.meta.dirname;
@@ -38,27 +38,24 @@ export function builtLauncher(): string {
   return join(folder, "dist/native/launcher");
 }
 
-/** What `/init` would have done to the machine. */
+/** What `/init` and `/prepare` would have done to the machine. */
 export class RecordedMachine implements GuestMachine {
-  readonly calls: { readonly what: string; readonly value: unknown }[] = [];
+  readonly calls: (MachineChange | "sync" | "forget")[] = [];
   failure: Error | undefined;
 
-  async setClock(unixMs: number): Promise<void> {
-    this.#record("clock", unixMs);
+  async become(change: MachineChange): Promise<void> {
+    this.#record(change);
   }
-  async addEntropy(bytes: Uint8Array): Promise<void> {
-    this.#record("entropy", Buffer.from(bytes).toString("hex"));
+  async sync(): Promise<void> {
+    this.#record("sync");
   }
-  async setHostname(name: string): Promise<void> {
-    this.#record("hostname", name);
-  }
-  async setMachineId(id: string): Promise<void> {
-    this.#record("machine id", id);
+  async forget(): Promise<void> {
+    this.#record("forget");
   }
 
-  #record(what: string, value: unknown): void {
+  #record(call: MachineChange | "sync" | "forget"): void {
     if (this.failure !== undefined) throw this.failure;
-    this.calls.push({ what, value });
+    this.calls.push(call);
   }
 }
 

@@ -2,6 +2,7 @@ import { readFileSync, statSync } from "node:fs";
 
 import { Code, ConnectError } from "@connectrpc/connect";
 
+import { isBase64 } from "../base64-text.ts";
 import { parseGroup, parsePasswd, type GroupEntry, type PasswdEntry } from "./account-files.ts";
 
 /** A user of the guest, with everything a process of theirs needs. */
@@ -110,9 +111,12 @@ function refresh<Entry>(known: AccountFile<Entry> | undefined, path: string, par
 /** User name of an HTTP Basic header; undefined for no header and for other schemes, which are not ours to judge. */
 export function basicUserName(header: string | null): string | undefined {
   if (header === null) return undefined;
-  const [scheme, encoded = ""] = header.trim().split(/ +/, 2);
-  if (scheme?.toLowerCase() !== "basic") return undefined;
-  const decoded = /^[A-Za-z0-9+/_-]+={0,2}$/.test(encoded) ? Buffer.from(encoded, "base64").toString("utf8") : "";
+  const trimmed = header.trim();
+  const space = trimmed.indexOf(" ");
+  const scheme = space < 0 ? trimmed : trimmed.slice(0, space);
+  if (scheme.toLowerCase() !== "basic") return undefined;
+  const encoded = space < 0 ? "" : trimmed.slice(space).trim();
+  const decoded = isBase64(encoded, "any") ? Buffer.from(encoded, "base64").toString("utf8") : "";
   const colon = decoded.indexOf(":");
   if (colon < 0) throw new ConnectError("the Authorization header is not valid HTTP Basic", Code.Unauthenticated);
   return decoded.slice(0, colon);

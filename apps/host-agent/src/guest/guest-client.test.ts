@@ -1,8 +1,9 @@
 import { createServer, type Server, type Socket } from "node:net";
 
-import { newToken } from "@roost/contract";
+import { guestClockHeader, newSandboxId, newToken } from "@roost/contract";
+import { poll } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, expect, test, vi } from "vitest";
 
 import { dialTcp } from "../network/dial.ts";
 import { GuestClient } from "./guest-client.ts";
@@ -11,6 +12,7 @@ let server: Server | undefined;
 const sockets = new Set<Socket>();
 
 afterEach(async () => {
+  vi.useRealTimers();
   for (const socket of sockets) socket.destroy();
   sockets.clear();
   await new Promise((resolve) => {
@@ -99,4 +101,51 @@ test("random bytes never do more than fail", async () => {
 test("waiting for the first answer ends with the last thing that was seen", async () => {
   const client = await clientOf((socket) => socket.once("data", () => socket.end(answer("no", "HTTP/1.1 503 Busy\r\n"))));
   await expect(client.waitUntilHealthy(100, new AbortController().signal)).rejects.toThrow("last seen: it answered 503");
+});
+
+/** Bodies of the `/init`s a guest gets, whose clock shows each of `clocks` in turn. */
+async function initsOf(clocks: readonly (() => string)[]): Promise<{ readonly client: GuestClient; readonly bodies: object[] }> {
+  const bodies: object[] = [];
+  const client = await clientOf((socket) => {
+    socket.once("data", (bytes: Buffer) => {
+      const [head, body = ""] = bytes.toString().split("\r\n\r\n");
+      if (head?.startsWith("POST /init ") === true) bodies.push(JSON.parse(body) as object);
+      const clock = clocks[Math.min(bodies.length, clocks.length) - 1]?.() ?? "";
+      socket.end(`HTTP/1.1 204 No Content\r\n${clock}\r\n`);
+    });
+  });
+  return { client, bodies };
+}
+
+const spec = {
+  sandboxId: newSandboxId(),
+  template: "base",
+  vcpus: 1,
+  memoryMib: 512,
+  diskSizeMib: 0,
+  timeoutSec: 0,
+  checkpointIntervalSec: 0,
+  envs: { A: "1" },
+  accessToken: newToken(),
+} as const;
+
+test("a guest whose clock is late after its /init is told the time once more, and nothing else", async () => {
+  vi.useFakeTimers({ toFake: ["Date"] });
+  const { client, bodies } = await initsOf([() => `${guestClockHeader}: ${Date.now() - 400}\r\n`]);
+  await client.init(spec, new AbortController().signal);
+  await poll({ what: "a second /init", timeoutMs: 5_000 }, () => (bodies.length === 2 ? true : undefined));
+  expect(bodies[0]).toMatchObject({ hostname: spec.sandboxId, envVars: { A: "1" } });
+  expect(bodies[1]).toEqual({ timestamp: expect.any(String) as string });
+});
+
+test.each([
+  ["is right", () => `${guestClockHeader}: ${Date.now() + 25}\r\n`],
+  ["is not told", () => ""],
+  ["makes no sense", () => `${guestClockHeader}: noon\r\n`],
+])("a guest whose clock %s is left alone", async (_what, clock) => {
+  vi.useFakeTimers({ toFake: ["Date"] });
+  const { client, bodies } = await initsOf([clock]);
+  await client.init(spec, new AbortController().signal);
+  await client.waitUntilHealthy(1_000, new AbortController().signal).catch(() => undefined); // whatever was sent first has come
+  expect(bodies.length).toBe(1);
 });

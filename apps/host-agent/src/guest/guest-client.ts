@@ -4,11 +4,13 @@ import type { Socket } from "node:net";
 import {
   accessTokenHeader,
   guestAgentPort,
+  guestClockHeader,
   guestInitSchema,
   guestMetricsSchema,
   PlatformError,
   type GuestInit,
   type GuestMetrics,
+  type GuestPrepare,
 } from "@roost/contract";
 import { DeadlineError, sleep } from "@roost/kit";
 
@@ -27,44 +29,64 @@ const dialPauseMs = 40;
 const healthTimeoutMs = 10_000;
 /** Time it has to take its identity in `ms`: it starts helpers for clock and host name, which on a loaded host takes seconds. */
 const initTimeoutMs = 60_000;
+/** A guest whose clock differs by more than this in `ms` after `/init` is told the time again: its timestamp took 50 to 500 ms when the guest was cold. */
+const clockErrorMsMax = 30;
 const metricsTimeoutMs = 5_000;
+/** Time it has to write its file systems to the disk in `ms`: what it holds in memory at most, at the speed of a slow disk. */
+const prepareTimeoutMs = 120_000;
 
 /** Opens a connection to a port of the guest. */
 export type GuestDial = (port: number, options: DialOptions) => Promise<Socket>;
 
+export interface InitOptions {
+  /** Token the guest has now, when that is not this sandbox's: of the one it was forked from, or none */
+  readonly presentToken?: string | null;
+  readonly dialTimeoutMs?: number;
+}
+
 /** What the host itself asks of the guest agent. What users ask goes through tunnels and is never looked at. */
 export class GuestClient {
   readonly #dial: GuestDial;
-  readonly #accessToken: string;
+  readonly #accessToken: string | null;
 
-  constructor(dial: GuestDial, accessToken: string) {
+  /** `accessToken`: what the guest obeys; null: it has none yet */
+  constructor(dial: GuestDial, accessToken: string | null) {
     this.#dial = dial;
     this.#accessToken = accessToken;
   }
 
   /** Waits until the guest agent answers. Rejects with a `DeadlineError` that tells what happened last, or the signal's reason. */
   async waitUntilHealthy(timeoutMs: number, signal: AbortSignal): Promise<void> {
+    await this.untilItAnswers(timeoutMs, signal, async () => {
+      const answer = await this.#ask(
+        { method: "GET", path: "/health" },
+        { dialTimeoutMs: dialTryTimeoutMs, timeoutMs: healthTimeoutMs, signal },
+      );
+      if (answer.status < 200 || answer.status >= 300) throw new Error(`it answered ${answer.status}`);
+    });
+  }
+
+  /** Asks again and again until the guest agent has answered: what it refuses (a `PlatformError`) is an answer. */
+  async untilItAnswers(timeoutMs: number, signal: AbortSignal, ask: () => Promise<void>): Promise<void> {
     const end = performance.now() + timeoutMs;
     for (;;) {
-      let status: string;
       try {
-        const answer = await this.#ask(
-          { method: "GET", path: "/health" },
-          { dialTimeoutMs: dialTryTimeoutMs, timeoutMs: healthTimeoutMs, signal },
-        );
-        if (answer.status >= 200 && answer.status < 300) return;
-        status = `it answered ${answer.status}`;
+        return await ask();
       } catch (error) {
         signal.throwIfAborted();
-        status = error instanceof Error ? error.message : String(error);
+        if (error instanceof PlatformError && error.code !== "guest_unreachable") throw error;
+        const status = error instanceof Error ? error.message : String(error);
+        if (performance.now() >= end) throw new DeadlineError("the guest agent's first answer", timeoutMs, status);
       }
-      if (performance.now() >= end) throw new DeadlineError("the guest agent's first answer", timeoutMs, status);
       await sleep(dialPauseMs, signal);
     }
   }
 
-  /** Tells the guest who it is; also what sets its clock. */
-  async init(spec: SandboxSpec, signal: AbortSignal): Promise<void> {
+  /**
+   * Tells the guest who it is; also what sets its clock. A guest that has a token already obeys only who knows it: `presentToken`, by
+   * default this sandbox's own.
+   */
+  async init(spec: SandboxSpec, signal: AbortSignal, options: InitOptions = {}): Promise<void> {
     const body: GuestInit = guestInitSchema.parse({
       accessToken: spec.accessToken,
       envVars: spec.envs,
@@ -76,11 +98,40 @@ export class GuestClient {
       entropy: randomBytes(64).toString("base64"),
     } satisfies GuestInit);
     const answer = await this.#ask(
-      { method: "POST", path: "/init", body: JSON.stringify(body), headers: { [accessTokenHeader]: this.#accessToken } },
-      { dialTimeoutMs: initTimeoutMs, timeoutMs: initTimeoutMs, signal },
+      {
+        method: "POST",
+        path: "/init",
+        body: JSON.stringify(body),
+        headers: this.#headers(options.presentToken),
+      },
+      { dialTimeoutMs: options.dialTimeoutMs ?? initTimeoutMs, timeoutMs: initTimeoutMs, signal },
     );
     if (answer.status < 200 || answer.status >= 300) {
       throw new PlatformError("guest_error", "the guest agent refused its identity", {
+        detail: `${answer.status} ${answer.body.slice(0, 500)}`,
+      });
+    }
+    const guestClock = Number(answer.headers[guestClockHeader]);
+    if (Math.abs(Date.now() - guestClock) > clockErrorMsMax) void this.#setClock(spec.accessToken, signal);
+  }
+
+  /** Once more, now that the guest is warm and the timestamp does not get old on its way. Nobody waits for it; if it fails the clock stays late. */
+  async #setClock(token: string, signal: AbortSignal): Promise<void> {
+    const body: GuestInit = { timestamp: new Date().toISOString() };
+    await this.#ask(
+      { method: "POST", path: "/init", body: JSON.stringify(body), headers: this.#headers(token) },
+      { dialTimeoutMs: initTimeoutMs, timeoutMs: initTimeoutMs, signal },
+    ).catch(() => undefined);
+  }
+
+  /** Makes the guest ready for an image to be taken of it, or to be waited for: see `guestPrepareSchema`. */
+  async prepare(what: GuestPrepare, signal?: AbortSignal, options: { readonly presentToken?: string | null } = {}): Promise<void> {
+    const answer = await this.#ask(
+      { method: "POST", path: "/prepare", body: JSON.stringify(what), headers: this.#headers(options.presentToken) },
+      { dialTimeoutMs: initTimeoutMs, timeoutMs: prepareTimeoutMs, ...(signal === undefined ? {} : { signal }) },
+    );
+    if (answer.status < 200 || answer.status >= 300) {
+      throw new PlatformError("guest_error", "the guest agent could not make the guest ready to be saved", {
         detail: `${answer.status} ${answer.body.slice(0, 500)}`,
       });
     }
@@ -89,12 +140,16 @@ export class GuestClient {
   /** Memory and disk as the guest sees them. */
   async metrics(signal?: AbortSignal): Promise<GuestMetrics> {
     const answer = await this.#ask(
-      { method: "GET", path: "/metrics", headers: { [accessTokenHeader]: this.#accessToken } },
+      { method: "GET", path: "/metrics", headers: this.#headers() },
       { dialTimeoutMs: metricsTimeoutMs, timeoutMs: metricsTimeoutMs, ...(signal === undefined ? {} : { signal }) },
     );
     if (answer.status !== 200)
       throw new PlatformError("guest_error", "the guest agent did not tell its metrics", { detail: `status ${answer.status}` });
     return guestMetricsSchema.parse(JSON.parse(answer.body));
+  }
+
+  #headers(token: string | null | undefined = this.#accessToken): Record<string, string> {
+    return token === null ? {} : { [accessTokenHeader]: token };
   }
 
   async #ask(

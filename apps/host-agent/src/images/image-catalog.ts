@@ -3,18 +3,21 @@ import { join } from "node:path";
 
 import { imageSetFileName, imageSetSchema, PlatformError, type ImageSet } from "@roost/contract";
 
-export interface TemplateImages {
-  readonly template: string;
-  readonly digest: string;
-  /** Size of the guest's disk in `MiB` unless more is asked for */
-  readonly diskSizeMib: number;
+/** What a guest boots with, whatever its disk. */
+export interface BootImages {
   /** Absolute paths */
-  readonly base: string;
-  readonly kernel: string;
+  readonly kernel: { readonly path: string; readonly digest: string; readonly version: string };
   readonly initramfs: string;
-  readonly agentDisk: string;
-  readonly kernelVersion: string;
-  readonly agentVersion: string;
+  readonly agentDisk: { readonly path: string; readonly digest: string; readonly version: string };
+}
+
+/** A template that was built from packages: a raw disk image. */
+export interface BaseTemplate {
+  readonly name: string;
+  readonly path: string;
+  readonly digest: string;
+  /** Size of the guest's disk in `MiB` */
+  readonly diskSizeMib: number;
 }
 
 /** The images that new sandboxes start with; read again when the file was replaced. */
@@ -42,24 +45,30 @@ export class ImageCatalog {
     }
   }
 
-  async template(name: string): Promise<TemplateImages> {
-    const images = await this.images();
-    const template = Object.hasOwn(images.templates, name) ? images.templates[name] : undefined;
-    if (template === undefined) {
-      const known = Object.keys(images.templates).sort();
-      throw new PlatformError("template_not_found", `there is no template '${name}'; this host has ${known.join(", ") || "none"}`);
-    }
-    const absolute = (file: { readonly path: string }) => join(this.#folder, file.path);
+  async boot(): Promise<BootImages> {
+    const { kernel, initramfs, agentDisk } = await this.images();
     return {
-      template: name,
+      kernel: { path: this.#absolute(kernel), digest: kernel.digest, version: kernel.version },
+      initramfs: this.#absolute(initramfs),
+      agentDisk: { path: this.#absolute(agentDisk), digest: agentDisk.digest, version: agentDisk.agentVersion },
+    };
+  }
+
+  async base(name: string): Promise<BaseTemplate | undefined> {
+    return (await this.bases()).find((template) => template.name === name);
+  }
+
+  async bases(): Promise<BaseTemplate[]> {
+    const { templates } = await this.images();
+    return Object.entries(templates).map(([name, template]) => ({
+      name,
+      path: this.#absolute(template),
       digest: template.digest,
       diskSizeMib: template.diskSizeMib,
-      base: absolute(template),
-      kernel: absolute(images.kernel),
-      initramfs: absolute(images.initramfs),
-      agentDisk: absolute(images.agentDisk),
-      kernelVersion: images.kernel.version,
-      agentVersion: images.agentDisk.agentVersion,
-    };
+    }));
+  }
+
+  #absolute(file: { readonly path: string }): string {
+    return join(this.#folder, file.path);
   }
 }

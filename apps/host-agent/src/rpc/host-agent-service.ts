@@ -1,7 +1,8 @@
 import { create } from "@bufbuild/protobuf";
 import { type ServiceImpl } from "@connectrpc/connect";
-import { metricsRanges, PlatformError, timeoutSecMax, type MetricsRange } from "@roost/contract";
+import { forkCountMax, metricsRanges, PlatformError, templateNameSchema, timeoutSecMax, type MetricsRange } from "@roost/contract";
 import {
+  FailureSchema,
   type HostAgentService,
   WatchSandboxesResponse_KeepAliveSchema,
   WatchSandboxesResponse_SyncedSchema,
@@ -12,11 +13,13 @@ import {
 import { MiB, type Logger } from "@roost/kit";
 
 import type { Sampler } from "../metrics/sampler.ts";
+import type { HostEvents } from "../sandbox/host-events.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
 import type { SandboxRecord } from "../sandbox/sandbox-record.ts";
 import type { Subscription, WatchEvent, Watchers } from "../sandbox/watchers.ts";
+import type { Templates } from "../templates/templates.ts";
 import { toConnectError } from "./connect-error.ts";
-import { fromWireSpec, toWireSandbox } from "./messages.ts";
+import { fromWireSpec, toWireBase, toWireEvent, toWireGeneration, toWireSandbox, toWireTemplate } from "./messages.ts";
 
 /** A watcher hears something at least this often, in `ms`: silence then means a dead connection. */
 const keepAliveMs = 15_000;
@@ -25,8 +28,9 @@ const consoleBytesMax = 1 * MiB;
 
 export interface ServiceParts {
   /** Throws until the host agent has taken over what an earlier one left */
-  readonly running: () => { readonly manager: SandboxManager; readonly sampler: Sampler };
+  readonly running: () => { readonly manager: SandboxManager; readonly templates: Templates; readonly sampler: Sampler };
   readonly watchers: Watchers<SandboxRecord>;
+  readonly events: HostEvents;
   readonly describeHost: () => Promise<Omit<GetHostResponse, "$typeName" | "$unknown">>;
   readonly log: Logger;
 }
@@ -56,6 +60,68 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
     getSandbox: (request) => answer(async ({ manager }) => ({ sandbox: toWireSandbox(manager.get(request.sandboxId).record) })),
     listSandboxes: () => answer(async ({ manager }) => ({ sandboxes: manager.list().map((sandbox) => toWireSandbox(sandbox.record)) })),
     watchSandboxes: (_request, context) => watch(parts, context.signal),
+    pauseSandbox: (request) =>
+      answer(async ({ manager }) => ({
+        sandbox: toWireSandbox(await manager.get(request.sandboxId).pause({ memory: request.memory ?? true })),
+      })),
+    resumeSandbox: (request) =>
+      answer(async ({ manager }) => {
+        if (request.timeoutSec !== undefined) checkTimeoutSec(request.timeoutSec);
+        const record = await manager.get(request.sandboxId).resume({
+          memory: request.memory ?? true,
+          isAutomatic: request.automatic,
+          ...(request.timeoutSec === undefined ? {} : { timeoutSec: request.timeoutSec }),
+        });
+        return { sandbox: toWireSandbox(record) };
+      }),
+    checkpointSandbox: (request) =>
+      answer(async ({ manager }) => {
+        const { record, generation } = await manager.get(request.sandboxId).checkpoint();
+        return { sandbox: toWireSandbox(record), generation: await toWireGeneration(generation, record.currentGeneration) };
+      }),
+    rollbackSandbox: (request) =>
+      answer(async ({ manager }) => ({ sandbox: toWireSandbox(await manager.get(request.sandboxId).rollBack(request.generation)) })),
+    listGenerations: (request) =>
+      answer(async ({ manager }) => {
+        const sandbox = manager.get(request.sandboxId);
+        const { currentGeneration } = sandbox.record;
+        const generations = (await sandbox.generations()).reverse();
+        return { generations: await Promise.all(generations.map((generation) => toWireGeneration(generation, currentGeneration))) };
+      }),
+    forkSandbox: (request) =>
+      answer(async ({ manager }) => {
+        if (request.children.length < 1 || request.children.length > forkCountMax) {
+          throw new PlatformError(
+            "request_invalid",
+            `a fork makes 1 to ${forkCountMax} sandboxes; ${request.children.length} were asked for`,
+          );
+        }
+        const results = await manager.fork(request.sandboxId, request.children);
+        return { outcomes: results.map((result, index) => toWireOutcome(result, request.children[index]?.sandboxId ?? "")) };
+      }),
+    pauseAll: () =>
+      answer(async ({ manager }) => {
+        const { paused, failed } = await manager.pauseAll();
+        return { pausedSandboxIds: paused, failed: failed.map(({ sandboxId, error }) => toWireFailure(sandboxId, error)) };
+      }),
+    createTemplate: (request) =>
+      answer(async ({ manager, templates }) => {
+        const name = templateNameSchema.safeParse(request.name);
+        if (!name.success) throw new PlatformError("request_invalid", `name: ${name.error.issues[0]?.message ?? "is not valid"}`);
+        await manager.createTemplate(request.sandboxId, name.data, { memory: request.memory ?? true });
+        return { template: await toWireTemplate(templates.snapshot(name.data)) };
+      }),
+    listTemplates: () => answer(async ({ templates }) => ({ templates: await describeTemplates(templates) })),
+    getTemplate: (request) =>
+      answer(async ({ templates }) => {
+        const base = (await templates.bases()).find((each) => each.name === request.name);
+        return { template: base === undefined ? await toWireTemplate(templates.snapshot(request.name)) : toWireBase(base) };
+      }),
+    deleteTemplate: (request) =>
+      answer(async ({ manager }) => {
+        await manager.deleteTemplate(request.name);
+        return {};
+      }),
     pingSandbox: (request) =>
       answer(async ({ manager }) => {
         manager.get(request.sandboxId).touch();
@@ -63,9 +129,7 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
       }),
     setTimeout: (request) =>
       answer(async ({ manager }) => {
-        if (request.timeoutSec > timeoutSecMax) {
-          throw new PlatformError("request_invalid", `timeout_sec ${request.timeoutSec} is above the limit of ${timeoutSecMax}`);
-        }
+        checkTimeoutSec(request.timeoutSec);
         return { sandbox: toWireSandbox(await manager.get(request.sandboxId).setTimeoutSec(request.timeoutSec)) };
       }),
     getMetrics: (request) =>
@@ -93,6 +157,30 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
   };
 }
 
+function checkTimeoutSec(timeoutSec: number): void {
+  if (timeoutSec <= timeoutSecMax) return;
+  throw new PlatformError("request_invalid", `timeout_sec ${timeoutSec} is above the limit of ${timeoutSecMax}`);
+}
+
+/** All templates of a host, by name. */
+export async function describeTemplates(templates: Templates) {
+  const bases = (await templates.bases()).map(toWireBase);
+  const snapshots = await Promise.all(templates.snapshots().map(toWireTemplate));
+  return [...bases, ...snapshots].sort((one, other) => (one.name < other.name ? -1 : 1));
+}
+
+function toWireOutcome(result: PromiseSettledResult<SandboxRecord>, sandboxId: string) {
+  return result.status === "fulfilled"
+    ? { outcome: { case: "sandbox" as const, value: toWireSandbox(result.value) } }
+    : { outcome: { case: "failure" as const, value: toWireFailure(sandboxId, result.reason) } };
+}
+
+function toWireFailure(sandboxId: string, error: unknown) {
+  const known =
+    error instanceof PlatformError ? error : new PlatformError("internal", "something went wrong; the host agent's log says what");
+  return create(FailureSchema, { sandboxId, code: known.code, message: known.message });
+}
+
 /** The guest said these numbers: whatever they are, they become a number that the wire can carry. */
 function wireBytes(value: number): bigint {
   return Number.isFinite(value) && value > 0 ? BigInt(Math.min(Math.trunc(value), Number.MAX_SAFE_INTEGER)) : 0n;
@@ -109,9 +197,11 @@ async function* watch(parts: ServiceParts, signal: AbortSignal): AsyncGenerator<
     // Nothing can happen between these two: every later change comes after the listing, and none comes twice
     subscription = parts.watchers.subscribe(signal);
     const listed = manager.list().map((sandbox) => sandbox.record);
-    for (const view of listed) yield toWireEvent({ kind: "sandbox", view });
+    const { recent } = parts.events;
+    for (const view of listed) yield toWireChange({ kind: "sandbox", view });
+    for (const event of recent) yield toWireChange({ kind: "event", event });
     yield create(WatchSandboxesResponseSchema, { event: { case: "synced", value: create(WatchSandboxesResponse_SyncedSchema) } });
-    for await (const change of subscription.events(keepAliveMs)) yield toWireEvent(change);
+    for await (const change of subscription.events(keepAliveMs)) yield toWireChange(change);
   } catch (error) {
     throw toConnectError(error, parts.log);
   } finally {
@@ -119,10 +209,11 @@ async function* watch(parts: ServiceParts, signal: AbortSignal): AsyncGenerator<
   }
 }
 
-function toWireEvent(event: WatchEvent<SandboxRecord> | undefined): WatchSandboxesResponse {
+function toWireChange(event: WatchEvent<SandboxRecord> | undefined): WatchSandboxesResponse {
   if (event === undefined) {
     return create(WatchSandboxesResponseSchema, { event: { case: "keepalive", value: create(WatchSandboxesResponse_KeepAliveSchema) } });
   }
+  if (event.kind === "event") return create(WatchSandboxesResponseSchema, { event: { case: "happened", value: toWireEvent(event.event) } });
   if (event.kind === "removed")
     return create(WatchSandboxesResponseSchema, { event: { case: "removedSandboxId", value: event.sandboxId } });
   return create(WatchSandboxesResponseSchema, { event: { case: "sandbox", value: toWireSandbox(event.view) } });

@@ -1,14 +1,25 @@
 import { create } from "@bufbuild/protobuf";
 import type { SandboxState } from "@roost/contract";
 import {
+  EventSchema,
+  GenerationSchema,
   SandboxSchema,
   SandboxSpecSchema,
   SandboxState as WireState,
+  TemplateSchema,
+  type Event as WireEvent,
+  type Generation as WireGeneration,
   type Sandbox as WireSandbox,
   type SandboxSpec as WireSpec,
+  type Template as WireTemplate,
 } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 
+import type { BaseTemplate } from "../images/image-catalog.ts";
+import type { Generation } from "../memory/image-folder.ts";
+import { occupiedBytes } from "../memory/occupied-bytes.ts";
+import type { HostEvent } from "../sandbox/host-events.ts";
 import type { SandboxRecord, SandboxSpec } from "../sandbox/sandbox-record.ts";
+import type { Template } from "../templates/template-store.ts";
 
 const wireStates: Readonly<Record<SandboxState, WireState>> = {
   creating: WireState.CREATING,
@@ -27,11 +38,16 @@ export function toWireSandbox(record: SandboxRecord): WireSandbox {
   return create(SandboxSchema, {
     spec: create(SandboxSpecSchema, spec),
     state: wireStates[record.state],
-    generation: BigInt(record.generation),
+    generation: BigInt(record.revision),
     timeCreatedMs: BigInt(record.timeCreatedMs),
     timeLastActiveMs: BigInt(record.timeLastActiveMs),
     versions: record.versions,
+    startPath: record.startPath ?? "",
+    currentGeneration: record.currentGeneration ?? 0,
+    hasMemory: record.hasMemory,
     ...(record.timeStartedMs === null ? {} : { timeStartedMs: BigInt(record.timeStartedMs) }),
+    ...(record.timePausedMs === null ? {} : { timePausedMs: BigInt(record.timePausedMs) }),
+    ...(record.notice === null ? {} : { notice: record.notice }),
     ...(record.failureReason === null ? {} : { failureReason: record.failureReason }),
     ...(record.stopReason === null ? {} : { stopReason: record.stopReason }),
     ...(vmExit === null
@@ -46,6 +62,50 @@ export function toWireSandbox(record: SandboxRecord): WireSandbox {
   });
 }
 
+export async function toWireGeneration(generation: Generation, current: number | null): Promise<WireGeneration> {
+  const { manifest, number } = generation;
+  return create(GenerationSchema, {
+    number,
+    kind: manifest.kind === "template" ? "start" : manifest.kind,
+    timeCreatedMs: BigInt(manifest.timeCreatedMs),
+    hasMemory: manifest.memory !== null,
+    sizeBytes: BigInt(await occupiedBytes(generation)),
+    isCurrent: number === current,
+  });
+}
+
+export function toWireEvent(event: HostEvent): WireEvent {
+  return create(EventSchema, {
+    eventId: event.id,
+    timeMs: BigInt(event.timeMs),
+    kind: event.kind,
+    sandboxId: event.sandboxId ?? "",
+    template: event.template ?? "",
+    message: event.message,
+    detail: event.detail,
+  });
+}
+
+export function toWireBase(base: BaseTemplate): WireTemplate {
+  return create(TemplateSchema, { name: base.name, digest: base.digest, diskSizeMib: base.diskSizeMib, kind: "base" });
+}
+
+export async function toWireTemplate({ record, images }: Template): Promise<WireTemplate> {
+  const generation = await images.current();
+  return create(TemplateSchema, {
+    name: record.name,
+    digest: generation?.manifest.checksum ?? "",
+    diskSizeMib: record.diskSizeMib,
+    timeCreatedMs: BigInt(record.timeCreatedMs),
+    sourceSandboxId: record.sourceSandboxId,
+    hasMemory: record.sizes !== null,
+    vcpus: record.sizes?.vcpus ?? 0,
+    memoryMib: record.sizes?.memoryMib ?? 0,
+    sizeBytes: BigInt(generation === null ? 0 : await occupiedBytes(generation)),
+    kind: "snapshot",
+  });
+}
+
 export function fromWireSpec(spec: WireSpec): SandboxSpec {
   return {
     sandboxId: spec.sandboxId,
@@ -54,6 +114,7 @@ export function fromWireSpec(spec: WireSpec): SandboxSpec {
     memoryMib: spec.memoryMib,
     diskSizeMib: spec.diskSizeMib,
     timeoutSec: spec.timeoutSec,
+    checkpointIntervalSec: spec.checkpointIntervalSec,
     envs: spec.envs,
     accessToken: spec.accessToken,
   };

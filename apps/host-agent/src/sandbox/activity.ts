@@ -76,6 +76,14 @@ export class Activity {
     this.touch();
   }
 
+  /** The timer does not fire for so many `ms`, whatever its length. */
+  postpone(waitMs: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#notBeforeMs = Date.now() + waitMs;
+    this.#arm();
+  }
+
   /** The timer never fires again. */
   close(): void {
     this.#closed = true;

@@ -76,3 +76,20 @@ export async function availableMemoryMib(): Promise<number> {
   const kib = /^MemAvailable:\s+(\d+) kB$/m.exec(text)?.[1];
   return Math.trunc(Number(kib ?? 0) / 1024);
 }
+
+/**
+ * Rejects with `capacity_exhausted` when guests of so many `MiB` had better not start now: what is reserved is a promise, this is what the machine has. A guest takes
+ * its memory as it uses it: a quarter must be there now, or the next minutes end badly.
+ */
+export async function checkAvailableMemory(
+  memoryMib: number,
+  options: { readonly reservedMib: number; readonly availableMib: () => Promise<number> },
+): Promise<void> {
+  const freeMib = await options.availableMib();
+  const neededMib = Math.trunc(memoryMib / 4) + options.reservedMib;
+  if (freeMib >= neededMib) return;
+  throw new PlatformError("capacity_exhausted", "this host's memory is in use right now; end or pause a sandbox, or try again later", {
+    detail: `${freeMib} MiB available, ${neededMib} MiB needed`,
+    retryAfterSec: 10,
+  });
+}

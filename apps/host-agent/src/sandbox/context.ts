@@ -1,9 +1,11 @@
 import type { Logger } from "@roost/kit";
 
+import type { HeldImages } from "../images/held-images.ts";
 import type { ImageCatalog } from "../images/image-catalog.ts";
 import type { Network } from "../network/network.ts";
 import type { Accelerator, VmmDriver } from "../vmm/driver.ts";
 import type { Capacity } from "./capacity.ts";
+import type { HostEvents } from "./host-events.ts";
 import type { Disks } from "./disks.ts";
 import type { RecordStore } from "./record-store.ts";
 import type { SandboxRecord } from "./sandbox-record.ts";
@@ -16,31 +18,79 @@ export interface SandboxContext {
   readonly network: Network;
   readonly disks: Disks;
   readonly images: ImageCatalog;
+  readonly heldImages: HeldImages;
   readonly store: RecordStore;
   readonly capacity: Capacity;
   readonly watchers: Watchers<SandboxRecord>;
   readonly accelerator: Accelerator;
   readonly startGate: StartGate;
+  /** The same for restores, which take a CPU for a fraction of a second */
+  readonly restoreGate: StartGate;
   readonly times: SandboxTimes;
+  readonly policy: ImagePolicy;
+  /** Rejects with `capacity_exhausted` when the machine has no memory for guests of so many `MiB` right now, or `host_disk_full` */
+  readonly checkRoom: (memoryMib: number) => Promise<void>;
+  /** A file of zeros of this many `MiB`: what the memory of a guest that boots begins as */
+  readonly zeroMemory: (memoryMib: number) => Promise<string>;
+  /** Tells whoever listens what happened */
+  readonly events: HostEvents;
   /** Cgroup of a sandbox's VM; undefined: none */
   readonly cgroupOf: (sandboxId: string) => string | undefined;
   readonly log: Logger;
-  /** Called as each step of a create begins; what it throws makes the step fail. For tests. */
-  readonly onStep?: (step: CreateStep, sandboxId: string) => Promise<void> | void;
+  /** Called and awaited at each step; what it throws makes the step fail. For tests. */
+  readonly onStep?: (step: LifeStep, sandboxId: string) => Promise<void> | void;
 }
 
-/** The steps of a create, in order; each failure undoes those before it. */
+/** When memory images are tidied up. */
+export interface ImagePolicy {
+  /** Checkpoints kept of a sandbox beside its current generation */
+  readonly checkpointsKept: number;
+  /** A paused sandbox whose memory diff is above this many `bytes` gets a base file of its own */
+  readonly rebaseBytes: number;
+  /** A disk with more layers than this, its top layer counted, is merged */
+  readonly layersMax: number;
+}
+
+/** The steps of a start, in order; each failure undoes those before it. */
 export const createSteps = [
-  "find-template",
+  "link-image",
   "await-turn",
   "acquire-slot",
-  "make-overlay",
+  "make-layer",
   "start-vm",
   "keep-vm-record",
   "await-guest",
   "init-guest",
 ] as const;
 export type CreateStep = (typeof createSteps)[number];
+
+/** Moments between what is done to a sandbox; with `durableSteps` of its image folder, all those at which a crash could leave it half-way. */
+export type LifeStep =
+  | CreateStep
+  /** A capture's next top layer is recorded, the guest stopped, its memory saved, its disk frozen; it goes on */
+  | "capture:layer-recorded"
+  | "capture:stopped"
+  | "capture:saved"
+  | "capture:layer-pushed"
+  | "capture:continued"
+  | "capture:committed"
+  /** The new state is recorded and can be seen; the VM of a pause has ended; … */
+  | "pause:recorded"
+  | "pause:vm-ended"
+  | "resume:recorded"
+  | "rollback:recorded"
+  | "rollback:current-set"
+  | "rollback:vm-ended"
+  | "fork:child-recorded"
+  | "fork:child-linked"
+  | "template:filled"
+  | "template:renamed"
+  | "template:trashed"
+  | "upkeep:layers-merged"
+  | "upkeep:merge-committed"
+  | "delete:recorded"
+  | "delete:vm-ended"
+  | "delete:removed";
 
 export interface SandboxTimes {
   /** From the VMM's start to the guest agent's first answer, in `ms` */

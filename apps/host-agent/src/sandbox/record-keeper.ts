@@ -11,7 +11,7 @@ export interface ChangeOptions {
 
 /**
  * The one place where a sandbox's record changes. Durable first, then visible: whoever hears of a state may rely on it being
- * there after a crash. Each visible change counts the generation up, is logged when the state differs, and is told to the watchers.
+ * there after a crash. Each visible change counts the revision up, is logged when the state differs, and is told to the watchers.
  */
 export class RecordKeeper {
   readonly #store: RecordStore;
@@ -36,9 +36,9 @@ export class RecordKeeper {
     return this.#record;
   }
 
-  /** Makes the first record durable and tells the watchers. */
-  async begin(): Promise<void> {
-    await this.#store.create(this.#record);
+  /** Makes the first record durable, unless its folder came with it, and tells the watchers. */
+  async begin(options: { readonly isRecorded?: boolean } = {}): Promise<void> {
+    if (options.isRecorded !== true) await this.#store.create(this.#record);
     this.#publish();
   }
 
@@ -70,13 +70,13 @@ export class RecordKeeper {
   }
 
   #patched(patch: Partial<SandboxRecord>, { visible = true }: ChangeOptions): SandboxRecord {
-    return { ...this.#record, ...patch, generation: this.#record.generation + (visible ? 1 : 0) };
+    return { ...this.#record, ...patch, revision: this.#record.revision + (visible ? 1 : 0) };
   }
 
   #set(next: SandboxRecord, { visible = true }: ChangeOptions): void {
     const from = this.#record.state;
     this.#record = next;
-    if (next.state !== from) this.#log.info({ from, state: next.state, generation: next.generation }, `sandbox is ${next.state}`);
+    if (next.state !== from) this.#log.info({ from, state: next.state, revision: next.revision }, `sandbox is ${next.state}`);
     if (visible) this.#publish();
   }
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { sandboxIdPattern } from "@roost/contract";
 import { assert, syncFolder, writeFileDurably, type Logger } from "@roost/kit";
 
+import { ImageFolder, type ImageFolderOptions } from "../memory/image-folder.ts";
 import { sandboxRecordSchema, type SandboxRecord } from "./sandbox-record.ts";
 
 /** Longest guest console kept of a failed sandbox in `bytes` */
@@ -14,7 +15,7 @@ export const consoleBytesMax = 64 * 1024;
  *
  *     sandbox.json   the record (0600: it holds the access token)
  *     last-active    instant of the last activity, newer than the record's; not fsynced
- *     disk.qcow2     overlay
+ *     disk/ memory/ generations/ current      an image folder: see memory/image-folder.ts
  *     vm/            the driver's, as long as the VM lives
  *     console.log    what a failed sandbox's console said last
  */
@@ -22,11 +23,13 @@ export class RecordStore {
   readonly root: string;
   readonly #brokenRoot: string;
   readonly #log: Logger;
+  readonly #imageOptions: ImageFolderOptions;
 
-  constructor(stateDir: string, log: Logger) {
+  constructor(stateDir: string, imageOptions: ImageFolderOptions) {
     this.root = join(stateDir, "sandboxes");
     this.#brokenRoot = join(stateDir, "broken");
-    this.#log = log;
+    this.#log = imageOptions.log;
+    this.#imageOptions = imageOptions;
   }
 
   folder(sandboxId: string): string {
@@ -38,8 +41,14 @@ export class RecordStore {
     return join(this.folder(sandboxId), "vm");
   }
 
-  overlayPath(sandboxId: string): string {
-    return join(this.folder(sandboxId), "disk.qcow2");
+  /** Disk and generations of a sandbox. */
+  images(sandboxId: string): ImageFolder {
+    return this.imagesAt(this.folder(sandboxId));
+  }
+
+  /** Those of a folder that is to become a sandbox's. */
+  imagesAt(folder: string): ImageFolder {
+    return new ImageFolder(folder, this.#imageOptions);
   }
 
   /** Makes the sandbox's folder durable, and its first record in it. */
@@ -47,6 +56,14 @@ export class RecordStore {
     const folder = this.folder(record.spec.sandboxId);
     await mkdir(folder, { mode: 0o711 }); // others may pass through to what is theirs, and list nothing
     await this.write(record);
+    await syncFolder(this.root);
+  }
+
+  /** Turns a folder of another place of this file system into that of a sandbox, with its first record. Atomic: it is one or the other. */
+  async adopt(folder: string, record: SandboxRecord): Promise<void> {
+    const checked = sandboxRecordSchema.parse(record);
+    await writeFileDurably(join(folder, "sandbox.json"), `${JSON.stringify(checked)}\n`, { mode: 0o600 });
+    await rename(folder, this.folder(checked.spec.sandboxId));
     await syncFolder(this.root);
   }
 
@@ -67,10 +84,10 @@ export class RecordStore {
     return readFile(join(this.folder(sandboxId), "console.log")).catch(() => Buffer.alloc(0)); // none was kept
   }
 
-  /** Removes what the VM used; the record stays. */
-  async removeVmFiles(sandboxId: string): Promise<void> {
-    await rm(this.overlayPath(sandboxId), { force: true });
-    await rm(this.vmFolder(sandboxId), { recursive: true, force: true });
+  /** Removes disk and generations; the record stays. */
+  async removeImages(sandboxId: string): Promise<void> {
+    for (const part of ["current", "generations", "memory", "disk"])
+      await rm(join(this.folder(sandboxId), part), { recursive: true, force: true });
   }
 
   async remove(sandboxId: string): Promise<void> {

@@ -1,36 +1,43 @@
-import { decide } from "@roost/contract";
-import { assert, type Logger } from "@roost/kit";
+import { rm } from "node:fs/promises";
 
-import { isRunning, type VmExit } from "../vmm/driver.ts";
+import { PlatformError } from "@roost/contract";
+import { assert, unreachable, type Logger } from "@roost/kit";
+
+import type { Generation } from "../memory/image-folder.ts";
+import type { Slot } from "../network/network.ts";
+import { isRunning, type Vm, type VmExit } from "../vmm/driver.ts";
 import type { SandboxContext } from "./context.ts";
 import type { SandboxManager } from "./sandbox-manager.ts";
+import { lostVmNotice } from "./lost-vm.ts";
+import { pausedAt } from "./sandbox-life.ts";
 import type { SandboxRecord } from "./sandbox-record.ts";
-import { describeExit, type StartedVm } from "./start-vm.ts";
+import { describeExit } from "./start-vm.ts";
 
 export interface RecoveryOptions {
   readonly context: SandboxContext;
   readonly manager: SandboxManager;
-  /** Removes what no record owns: VMM processes and cgroups. Gets the ids of the sandboxes whose VMs live. */
+  /** Removes what no record owns: VMM processes and cgroups. Gets the records of the sandboxes whose VMs live. */
   readonly sweep: (adopted: readonly SandboxRecord[]) => Promise<void>;
   readonly log: Logger;
 }
 
 interface Found {
   readonly record: SandboxRecord;
-  readonly adopted: StartedVm | undefined;
+  readonly adopted: { readonly vm: Vm; readonly slot: Slot } | undefined;
 }
 
 /**
  * What a host agent does before it accepts work: takes over what an earlier one left.
  *
- * First every record is judged (adopt what lives, tell what died, undo half-made creates, finish half-done stops), and only
- * then is removed what no record owns. An orderly end and a crash need the same recovery.
+ * First every image folder is brought to its old or its new generation, and every record is judged (adopt what lives, go back to the last
+ * generation of what died, undo half-made creates and resumes, finish half-done pauses and stops). Only then is removed what no
+ * record owns. An orderly end and a crash need the same recovery.
  */
 export async function recover(options: RecoveryOptions): Promise<void> {
   const { context, manager, log } = options;
   const records = await context.store.load();
-  const judged: { record: SandboxRecord; vm: Awaited<ReturnType<typeof judge>> }[] = [];
-  for (const record of records) judged.push({ record, vm: await judge(record, context, log) });
+  const judged: { record: SandboxRecord; vm: Vm | VmExit | undefined }[] = [];
+  for (const record of records) judged.push(await judge(record, context, log));
 
   const inUse = judged.flatMap(({ record, vm }) => (isAdopted(vm) && record.slot !== null ? [record.slot] : []));
   await context.network.start(inUse);
@@ -39,7 +46,8 @@ export async function recover(options: RecoveryOptions): Promise<void> {
   for (const { record, vm } of judged) {
     if (isAdopted(vm)) {
       assert(record.slot !== null, "a running sandbox has a slot");
-      found.push({ record, adopted: { vm, slot: context.network.slot(record.slot), versions: record.versions } });
+      const running = await continued(record, vm, context);
+      found.push({ record: running, adopted: { vm, slot: context.network.slot(record.slot) } });
       continue;
     }
     const settled = await settle(record, vm, context);
@@ -52,24 +60,67 @@ export async function recover(options: RecoveryOptions): Promise<void> {
   if (records.length > 0) log.info({ records: records.length, adopted: count }, "took over the sandboxes of an earlier host agent");
 }
 
-function isAdopted(vm: Awaited<ReturnType<typeof judge>>): vm is Extract<typeof vm, { readonly exited: unknown }> {
+function isAdopted(vm: Vm | VmExit | undefined): vm is Vm {
   return vm !== undefined && isRunning(vm);
 }
 
-/** The VM of a running sandbox, alive or how it ended. VMs of all others are ended: nothing of them is to stay. */
-async function judge(record: SandboxRecord, context: SandboxContext, log: Logger) {
-  if (record.vm === null) return undefined;
-  if (record.state === "running" && record.slot !== null) {
+/** States in which a VM may live that goes on being this sandbox's. In all others its end was decided. */
+const adoptable: ReadonlySet<SandboxRecord["state"]> = new Set(["running", "pausing", "snapshotting"]);
+
+/** A record with its image folder made whole, and its VM: alive, or how it ended. */
+async function judge(
+  found: SandboxRecord,
+  context: SandboxContext,
+  log: Logger,
+): Promise<{ record: SandboxRecord; vm: Vm | VmExit | undefined }> {
+  const record = await withImages(found, context, log);
+  if (record.vm === null) return { record, vm: undefined };
+  // A pause is complete with its commit: the VM that is still there has nothing to tell any more
+  if (adoptable.has(record.state) && !isPauseCommitted(found, record) && record.slot !== null) {
     try {
-      return await context.driver.adopt(record.vm);
+      return { record, vm: await context.driver.adopt(record.vm) };
     } catch (error) {
       log.warn({ err: error, sandboxId: record.spec.sandboxId }, "a VM runs but does not answer; it is ended");
       await context.driver.destroy(record.vm);
-      return { exitCode: null, signal: null, consoleTail: [] } satisfies VmExit;
+      return { record, vm: { exitCode: null, signal: null, consoleTail: [] } };
     }
   }
   await context.driver.destroy(record.vm);
-  return undefined;
+  if (!isPauseCommitted(found, record)) return { record, vm: undefined };
+  return { record: { ...record, state: "paused", timePausedMs: Date.now() }, vm: undefined };
+}
+
+/** The record as its image folder says, which may be newer: a commit comes before the record hears of it. */
+async function withImages(record: SandboxRecord, context: SandboxContext, log: Logger): Promise<SandboxRecord> {
+  const { sandboxId } = record.spec;
+  if (record.state === "stopped" || record.state === "creating" || (record.state === "stopping" && record.stopReason === "deleted"))
+    return record;
+  const images = context.store.images(sandboxId);
+  const report = await images.recover();
+  if (report.rolledForward !== null || report.rolledBack.length > 0 || report.damaged.length > 0)
+    log.warn({ sandboxId, ...report }, "recovered memory images");
+  try {
+    const generation: Generation | null = await images.current();
+    return generation === null ? record : { ...record, ...pausedAt(generation) };
+  } catch (error) {
+    log.error({ err: error, sandboxId }, "a sandbox's current generation is damaged");
+    return { ...record, notice: "its saved memory is damaged: roll it back to another generation, or resume it with memory=false" };
+  }
+}
+
+function isPauseCommitted(before: SandboxRecord, after: SandboxRecord): boolean {
+  return before.state === "pausing" && after.currentGeneration !== before.currentGeneration;
+}
+
+/** A VM that lives belongs to a sandbox that runs: what was half done with it is undone. */
+async function continued(record: SandboxRecord, vm: Vm, context: SandboxContext): Promise<SandboxRecord> {
+  await vm.continue(); // it may have been stopped to be saved
+  const layers = await vm.layers();
+  const hasChanged = record.state !== "running" || layers.join() !== record.layers.join();
+  if (!hasChanged) return record;
+  const next: SandboxRecord = { ...record, state: "running", layers, revision: record.revision + 1 };
+  await context.store.write(next);
+  return next;
 }
 
 /** What becomes of a record without a living VM; undefined when it is forgotten. */
@@ -80,27 +131,53 @@ async function settle(record: SandboxRecord, exit: VmExit | undefined, context: 
     await context.store.remove(sandboxId); // whoever deleted it was told nothing, or asks again and is told that it is gone
     return undefined;
   }
-  await context.store.removeVmFiles(sandboxId);
-  const ended = { slot: null, vm: null, timeEndedMs: record.timeEndedMs ?? Date.now(), generation: record.generation + 1 };
-  const next: SandboxRecord = nextRecord(record, exit, ended);
-  if (record.state !== "failed" || record.vm !== null || record.slot !== null) await context.store.write(next);
+  await rm(context.store.vmFolder(sandboxId), { recursive: true, force: true });
+  const next = nextRecord(record, exit);
+  await context.store.write(next);
+  if (next.state === "stopped" || record.state === "creating") await context.store.removeImages(sandboxId);
   return next;
 }
 
-function nextRecord(record: SandboxRecord, exit: VmExit | undefined, ended: Partial<SandboxRecord>): SandboxRecord {
-  // Seen by users as before: only what it held is gone
-  if (record.state === "failed") return { ...record, slot: null, vm: null };
-  if (record.state === "stopping") return { ...record, ...ended, state: "stopped" };
-  if (record.state === "creating") {
-    return { ...record, ...ended, state: "failed", failureReason: "the host agent ended while the sandbox was being created" };
+function nextRecord(record: SandboxRecord, exit: VmExit | undefined): SandboxRecord {
+  const nowMs = Date.now();
+  const without = { ...record, slot: null, vm: null, baseMemory: null };
+  const ended = { ...without, timeEndedMs: record.timeEndedMs ?? nowMs, revision: record.revision + 1 };
+  switch (record.state) {
+    // Seen by users as before: only what it held is gone
+    case "failed":
+    case "paused":
+      return without;
+    case "stopping":
+      return { ...ended, state: "stopped", currentGeneration: null, hasMemory: false, hasOwnGeneration: false, layers: [] };
+    case "creating":
+      return { ...ended, state: "failed", failureReason: "the host agent ended while the sandbox was being created" };
+    case "resuming":
+      return record.failureReason === null ? { ...without, state: "paused", revision: record.revision + 1 } : { ...ended, state: "failed" };
+    case "snapshotting":
+      if (record.timePausedMs !== null) return { ...without, state: "paused", revision: record.revision + 1 };
+      return lostVm(record, exit);
+    case "running":
+    case "pausing":
+      return lostVm(record, exit);
+    case "stopped":
+      throw new PlatformError("internal", "a stopped sandbox needs nothing");
+    default:
+      return unreachable(record.state);
   }
-  assert(decide(record.state, { kind: "stop" }).kind === "accept", "what has not ended can be stopped");
+}
+
+/** Its VM ended while nobody watched. */
+function lostVm(record: SandboxRecord, exit: VmExit | undefined): SandboxRecord {
+  const nowMs = Date.now();
+  const without = { ...record, slot: null, vm: null, baseMemory: null, revision: record.revision + 1 };
   const how = exit === undefined ? "nobody saw how" : describeExit(exit);
+  const failureReason = `the VM ended while the host agent was away: ${how}`;
+  if (!record.hasOwnGeneration) return { ...without, timeEndedMs: nowMs, state: "failed", failureReason, vmExit: exit ?? null };
   return {
-    ...record,
-    ...ended,
-    state: "failed",
-    failureReason: `the VM ended while the host agent was away: ${how}`,
+    ...without,
+    state: "paused",
     vmExit: exit ?? null,
+    timePausedMs: nowMs,
+    notice: lostVmNotice(failureReason, record.currentGeneration),
   };
 }

@@ -18,6 +18,7 @@ export class RunningVm {
   readonly tunnels: TunnelSet;
   readonly activity: Activity;
   readonly #ended = new AbortController();
+  readonly #checkpointTimer: NodeJS.Timeout | undefined;
 
   constructor(options: {
     readonly vm: Vm;
@@ -28,6 +29,7 @@ export class RunningVm {
     /** The inactivity timer starts with at least this much left, in `ms` */
     readonly graceMs?: number;
     readonly onInactive: () => void;
+    readonly onCheckpointDue: () => void;
     readonly log: Logger;
   }) {
     const { context, slot } = options;
@@ -49,6 +51,11 @@ export class RunningVm {
       ...(options.graceMs === undefined ? {} : { graceMs: options.graceMs }),
     });
     this.tunnels = new TunnelSet({ dial, activity: this.activity, recovery: this.recovery });
+    const { checkpointIntervalSec } = options.spec();
+    if (checkpointIntervalSec > 0) {
+      this.#checkpointTimer = setInterval(options.onCheckpointDue, checkpointIntervalSec * 1_000);
+      this.#checkpointTimer.unref();
+    }
   }
 
   get signal(): AbortSignal {
@@ -57,6 +64,7 @@ export class RunningVm {
 
   /** Cuts all tunnels and ends timers and checks; the VM itself is left as it is. Idempotent. */
   end(reason: Error): void {
+    clearInterval(this.#checkpointTimer);
     this.activity.close();
     this.#ended.abort(reason);
     this.tunnels.end(reason);

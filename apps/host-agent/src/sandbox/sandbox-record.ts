@@ -1,4 +1,5 @@
 import {
+  checkpointIntervalSecMax,
   envsSchema,
   memoryMibMax,
   memoryMibMin,
@@ -10,46 +11,88 @@ import {
 } from "@roost/contract";
 import { z } from "zod";
 
+import { generationVmSchema } from "../memory/manifest.ts";
 import { vmExitSchema, vmRecordSchema } from "../vmm/driver.ts";
 
 /** What a sandbox was asked to be. Checked again here: the host agent does not trust whoever calls it. */
 export const sandboxSpecSchema = z.object({
   sandboxId: sandboxIdSchema,
   template: templateNameSchema,
-  vcpus: z.int().min(1).max(vcpusMax),
-  memoryMib: z.int().min(memoryMibMin).max(memoryMibMax),
+  /** 0, in what is asked: as the template says */
+  vcpus: z.int().min(0).max(vcpusMax),
+  /** In `MiB`; 0, in what is asked: as the template says */
+  memoryMib: z.union([z.literal(0), z.int().min(memoryMibMin).max(memoryMibMax)]),
   /** Size of the guest's disk in `MiB`; 0 = as its template says */
   diskSizeMib: z
     .int()
     .min(0)
     .max(64 * 1024 * 1024),
-  /** Inactivity in `s` after which the sandbox is stopped; 0 = never */
+  /** Inactivity in `s` after which the sandbox is paused; 0 = never */
   timeoutSec: z.int().min(0).max(timeoutSecMax),
+  /** A checkpoint is made every so many `s` while it runs; 0 = never */
+  checkpointIntervalSec: z.int().min(0).max(checkpointIntervalSecMax),
   envs: envsSchema,
   accessToken: z.string().min(1).max(512),
 });
 export type SandboxSpec = z.infer<typeof sandboxSpecSchema>;
 
-export const stopReasons = ["deleted", "timeout", "shutdown"] as const;
+export const stopReasons = ["deleted", "shutdown"] as const;
 export type StopReason = (typeof stopReasons)[number];
+
+/** Name of a layer in a disk folder. */
+export const layerNameSchema = z.string().regex(/^[a-z][a-z0-9-]{0,63}\.qcow2$/);
+/** Layers of one disk; far above what flattening lets it come to. */
+const layerCountMax = 256;
+
+/** `pool`: a VM that was waiting · `restore`: from a memory image · `boot`: its kernel started */
+export const startPaths = ["pool", "restore", "boot"] as const;
+export type StartPath = (typeof startPaths)[number];
 
 /** `sandbox.json`: what the host agent knows of a sandbox, durable before anything about it is acknowledged. */
 export const sandboxRecordSchema = z
   .object({
-    formatVersion: z.literal(1),
+    formatVersion: z.literal(2),
     spec: sandboxSpecSchema,
     state: z.enum(sandboxStates),
     /** Counts the visible changes */
-    generation: z.int().positive(),
+    revision: z.int().positive(),
     /** Number of the network slot it holds */
     slot: z.int().min(0).nullable(),
     /** The VM it runs in, as the driver needs it for adoption */
     vm: vmRecordSchema.nullable(),
+    /** The raw image its disk's layers lie on, and its size; null until a create knows */
+    disk: z
+      .object({
+        base: z.string().startsWith("/").max(4_096),
+        baseDigest: z.string().max(128),
+        sizeMib: z.int().positive(),
+      })
+      .nullable(),
+    /**
+     * Layers of its disk in `disk/`, oldest first. Written down before a VMM uses a new one, so the last may be empty and unused: an empty layer
+     * changes nothing.
+     */
+    layers: z.array(layerNameSchema).max(layerCountMax),
+    /** What its VM is made of, as the manifests of its generations tell; of its last VM when it has none */
+    machine: generationVmSchema.nullable(),
+    /** File in `memory/` that the memory of its VM began as; null without VM */
+    baseMemory: z.string().max(128).nullable(),
+    /** The generation it would go back to without its VM, as the image folder's `current` says; null: none */
+    currentGeneration: z.int().positive().nullable(),
+    /** That generation holds memory, not only the disk */
+    hasMemory: z.boolean(),
+    /** That generation was made of this sandbox: not the one it started from */
+    hasOwnGeneration: z.boolean(),
+    /** How its VM started last */
+    startPath: z.enum(startPaths).nullable(),
     timeCreatedMs: z.int(),
     timeStartedMs: z.int().nullable(),
+    timePausedMs: z.int().nullable(),
+    /** What its user should know: how it came to be as it is, and what can be done */
+    notice: z.string().max(1_024).nullable(),
     /** A newer instant may stand in the file `last-active` */
     timeLastActiveMs: z.int(),
-    /** For users; set exactly when `state` is failed */
+    /** For users; set when `state` is failed, and while a resume from there is tried */
     failureReason: z.string().nullable(),
     vmExit: vmExitSchema.nullable(),
     stopReason: z.enum(stopReasons).nullable(),
@@ -58,22 +101,29 @@ export const sandboxRecordSchema = z
     /** `kernel`, `vmm`, `accelerator`, `guest_agent` */
     versions: z.record(z.string(), z.string()),
   })
-  .refine(
-    (record) => (record.state === "failed") === (record.failureReason !== null),
-    "a failure reason belongs to failed, and only to it",
-  );
+  .refine((record) => record.state !== "failed" || record.failureReason !== null, "what has failed says why");
 export type SandboxRecord = z.infer<typeof sandboxRecordSchema>;
 
 export function newRecord(spec: SandboxSpec, nowMs: number): SandboxRecord {
   return {
-    formatVersion: 1,
+    formatVersion: 2,
     spec,
     state: "creating",
-    generation: 1,
+    revision: 1,
     slot: null,
     vm: null,
+    disk: null,
+    layers: [],
+    machine: null,
+    baseMemory: null,
+    currentGeneration: null,
+    hasMemory: false,
+    hasOwnGeneration: false,
+    startPath: null,
     timeCreatedMs: nowMs,
     timeStartedMs: null,
+    timePausedMs: null,
+    notice: null,
     timeLastActiveMs: nowMs,
     failureReason: null,
     vmExit: null,

@@ -1,25 +1,16 @@
 import { availableParallelism } from "node:os";
 
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, type ConnectError } from "@connectrpc/connect";
 import { errorCodeHeader, guestAgentPort } from "@roost/contract";
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { poll } from "@roost/kit";
 import { expect, test } from "vitest";
 
+import { failureOf } from "../testing/failure-of.ts";
 import { aSpec, FakeHost, type WireSpec } from "../testing/fake-host.ts";
 import { createSteps } from "./context.ts";
 import { requestsWaitingMax } from "./sandbox.ts";
 import { startsAtOnce } from "./start-gate.ts";
-
-async function failureOf(promise: Promise<unknown>): Promise<{ code: string | null; message: string; connectCode: Code }> {
-  const error = await promise.then(
-    () => undefined,
-    (error: unknown) => error,
-  );
-  expect(error, "the call fails").toBeInstanceOf(ConnectError);
-  const failure = error as ConnectError;
-  return { code: failure.metadata.get(errorCodeHeader), message: failure.rawMessage, connectCode: failure.code };
-}
 
 async function untilState(host: FakeHost, sandboxId: string, state: SandboxState) {
   return poll({ what: `state ${SandboxState[state]}`, timeoutMs: 5_000, intervalMs: 2 }, async () => {
@@ -40,7 +31,7 @@ test("a sandbox is created, told who it is, and destroyed without a trace", asyn
   const guest = host.guests.get(spec.sandboxId);
   expect(guest?.inits).toHaveLength(1);
   expect(guest?.inits[0]).toMatchObject({
-    token: spec.accessToken,
+    token: undefined, // it has none yet
     body: {
       accessToken: spec.accessToken,
       envVars: { GREETING: "hello" },
@@ -49,7 +40,7 @@ test("a sandbox is created, told who it is, and destroyed without a trace", asyn
       templateId: "base",
     },
   });
-  expect(host.driver.specOf(spec.sandboxId)?.kernelArguments).toEqual(["roost.dns=192.0.2.53"]);
+  expect(host.driver.specOf(spec.sandboxId)?.begin).toMatchObject({ kind: "boot", kernelArguments: ["roost.dns=192.0.2.53"] });
   await host.client.destroySandbox({ sandboxId: spec.sandboxId });
   expect(await host.leftovers()).toEqual([]);
   expect(await failureOf(host.client.getSandbox({ sandboxId: spec.sandboxId }))).toMatchObject({
@@ -76,7 +67,7 @@ test.each(createSteps)("a create that fails at %s leaves a failed sandbox and no
   const { sandbox } = await host.client.getSandbox({ sandboxId: spec.sandboxId });
   expect(sandbox).toMatchObject({ state: SandboxState.FAILED, failureReason: "the sandbox could not be started" });
   expect(await host.leftovers()).toEqual([`folder ${spec.sandboxId}`]);
-  expect(await host.hasFile("sandboxes", spec.sandboxId, "disk.qcow2")).toBe(false);
+  expect(await host.hasFile("sandboxes", spec.sandboxId, "disk")).toBe(false);
   const { sandboxCount } = await host.client.getHost({});
   expect(sandboxCount).toBe(0);
   await host.client.destroySandbox({ sandboxId: spec.sandboxId });
@@ -196,7 +187,7 @@ test("a dead VM makes its sandbox failed, with signal, console and nothing held"
   await expect(host.agent.tunnels.connect(spec.sandboxId, guestAgentPort)).rejects.toMatchObject({ code: "sandbox_wrong_state" });
 });
 
-test("inactivity stops a sandbox and says why; an open tunnel is activity", async () => {
+test("inactivity pauses a sandbox; an open tunnel is activity", async () => {
   await using host = await FakeHost.start();
   const spec = aSpec();
   await host.client.createSandbox({ spec });
@@ -207,8 +198,7 @@ test("inactivity stops a sandbox and says why; an open tunnel is activity", asyn
   });
   expect((await host.client.getSandbox({ sandboxId: spec.sandboxId })).sandbox?.state).toBe(SandboxState.RUNNING);
   tunnel.destroy();
-  const stopped = await untilState(host, spec.sandboxId, SandboxState.STOPPED);
-  expect(stopped.stopReason).toBe("timeout");
+  await untilState(host, spec.sandboxId, SandboxState.PAUSED);
   expect(await host.leftovers()).toEqual([`folder ${spec.sandboxId}`]);
   await host.client.destroySandbox({ sandboxId: spec.sandboxId });
   expect(await host.leftovers()).toEqual([]);
@@ -319,7 +309,7 @@ test("a watcher hears of every change in order, and of the removal", async () =>
   const watching = (async () => {
     for await (const { event } of host.client.watchSandboxes({}, { signal: end.signal })) {
       if (event.case === "sandbox") seen.push(`${SandboxState[event.value.state]} ${event.value.generation}`);
-      else seen.push(event.case ?? "");
+      else seen.push(event.case === "happened" ? event.value.kind : (event.case ?? ""));
       if (event.case === "synced")
         void host.client.createSandbox({ spec }).then(() => host.client.destroySandbox({ sandboxId: spec.sandboxId }));
       if (event.case === "removedSandboxId") return;
@@ -327,7 +317,7 @@ test("a watcher hears of every change in order, and of the removal", async () =>
   })();
   await watching;
   end.abort();
-  expect(seen).toEqual(["synced", "CREATING 1", "RUNNING 2", "STOPPING 3", "STOPPED 4", "removedSandboxId"]);
+  expect(seen).toEqual(["synced", "CREATING 1", "RUNNING 2", "sandbox.created", "STOPPING 3", "STOPPED 4", "removedSandboxId"]);
 });
 
 test("metrics name the guest's memory and disk, whatever nonsense it says", async () => {

@@ -3,43 +3,40 @@ import type { Duplex } from "node:stream";
 import { advance, decide, PlatformError, type SandboxState } from "@roost/contract";
 import { assert, Deferred, Mailbox, must, unreachable, type Logger } from "@roost/kit";
 
+import type { Generation } from "../memory/image-folder.ts";
 import { SandboxMetrics } from "../metrics/sandbox-metrics.ts";
-import type { VmExit } from "../vmm/driver.ts";
+import { Backoff } from "./backoff.ts";
+import { captureDetail, type Captured } from "./capture.ts";
 import type { SandboxContext } from "./context.ts";
+import { beginCreate, type CreatedVm, type CreateInFlight, type StartCall } from "./create-in-flight.ts";
 import { RecordKeeper } from "./record-keeper.ts";
-import { RunningVm } from "./running-vm.ts";
+import type { RunningVm } from "./running-vm.ts";
+import { SandboxLife } from "./sandbox-life.ts";
 import type { SandboxRecord, StopReason } from "./sandbox-record.ts";
-import { describeExit, StartFailure, startVm, type StartedVm } from "./start-vm.ts";
+import { asStartFailure, describeExit, type StartFailure, type StartedVm } from "./start-vm.ts";
 import { goneError, wrongState } from "./wrong-state.ts";
 
 /** Requests that may wait for one sandbox; above it `sandbox_busy`. */
 export const requestsWaitingMax = 32;
-/** Places kept free for what the sandbox itself posts: a create's end, a VM's end, the inactivity timer. */
+/** Places kept free for what the sandbox itself posts: a create's end, a VM's end, timers. */
 const internalMessagesMax = 8;
+/** Wait before a pause for inactivity that failed is tried again in `ms`; doubles up to the maximum. */
+const pauseRetryMs = { first: 15_000, max: 15 * 60_000 };
 
 type Message =
   | { readonly kind: "create-ended" }
-  | { readonly kind: "vm-exited"; readonly running: RunningVm; readonly exit: VmExit }
+  | { readonly kind: "vm-exited"; readonly running: RunningVm }
   | { readonly kind: "inactive" }
+  | { readonly kind: "checkpoint-due" }
   | { readonly kind: "stop"; readonly reason: StopReason; readonly reply: Deferred<void> }
-  | { readonly kind: "set-timeout"; readonly timeoutSec: number; readonly reply: Deferred<SandboxRecord> }
+  | { readonly kind: "request"; readonly act: () => Promise<void>; readonly reply: Deferred<void> }
   | { readonly kind: "release"; readonly reply: Deferred<void> };
-
-type CreateOutcome = { readonly started: StartedVm } | { readonly failure: StartFailure };
-
-interface CreateInFlight {
-  readonly abort: AbortController;
-  /** Never rejects */
-  readonly outcome: Promise<CreateOutcome>;
-  /** Its outcome has been taken into account */
-  settled: boolean;
-}
 
 /**
  * One sandbox of this host: its record, and the one loop that changes it.
  *
- * Everybody else (RPC handlers, the inactivity timer, the watcher of the VM's end) posts to a bounded mailbox. The loop takes one
- * message after the other and asks the contract's `decide` and `advance` what it means. A create runs beside the loop, so that a
+ * Everybody else (RPC handlers, timers, the watcher of the VM's end) posts to a bounded mailbox. The loop takes one message after the other
+ * and asks the contract's `decide` and `advance` what it means; `SandboxLife` does it. A create runs beside the loop, so that a
  * stop can abort it; the stop then waits for its rollback. States are durable before anyone is told of them.
  */
 export class Sandbox {
@@ -48,22 +45,33 @@ export class Sandbox {
   readonly #context: SandboxContext;
   readonly #log: Logger;
   readonly #keeper: RecordKeeper;
+  readonly #life: SandboxLife;
   readonly #mailbox = new Mailbox<Message>(requestsWaitingMax + internalMessagesMax);
+  readonly #pauseRetry = new Backoff(pauseRetryMs);
   #requestsWaiting = 0;
-  #running: RunningVm | undefined;
   #create: CreateInFlight | undefined;
   readonly #created = new Deferred<SandboxRecord>();
   readonly #onGone: () => void;
   #isGone = false;
   #isKnown = false;
+  #isCheckpointDue = false;
 
   constructor(options: { readonly record: SandboxRecord; readonly context: SandboxContext; readonly onGone: () => void }) {
-    this.id = options.record.spec.sandboxId;
-    this.#context = options.context;
+    const { record, context } = options;
+    this.id = record.spec.sandboxId;
+    this.#context = context;
     this.#onGone = options.onGone;
-    this.#log = options.context.log.child({ sandboxId: this.id });
-    const { store, watchers } = options.context;
-    this.#keeper = new RecordKeeper({ record: options.record, store, watchers, log: this.#log });
+    this.#log = context.log.child({ sandboxId: this.id });
+    this.#keeper = new RecordKeeper({ record, store: context.store, watchers: context.watchers, log: this.#log });
+    this.#life = new SandboxLife({
+      keeper: this.#keeper,
+      context,
+      images: context.store.images(this.id),
+      onVmExited: (running) => this.#post({ kind: "vm-exited", running }),
+      onInactive: () => this.#post({ kind: "inactive" }),
+      onCheckpointDue: () => this.#postCheckpointDue(),
+      log: this.#log,
+    });
     this.metrics = new SandboxMetrics();
     this.#created.promise.catch(() => undefined); // a create that nobody waits for may fail: its state tells
   }
@@ -79,38 +87,30 @@ export class Sandbox {
 
   /** The record, with the newest instant of activity. */
   get record(): SandboxRecord {
-    const timeLastActiveMs = this.#running?.activity.timeLastActiveMs ?? this.#keeper.current.timeLastActiveMs;
+    const timeLastActiveMs = this.#life.running?.activity.timeLastActiveMs ?? this.#keeper.current.timeLastActiveMs;
     return { ...this.#keeper.current, timeLastActiveMs };
   }
 
-  /** Set exactly while the sandbox is running. */
+  /** Set exactly while its guest can be used. */
   get running(): RunningVm | undefined {
-    return this.#keeper.current.state === "running" ? this.#running : undefined;
+    const hasVm = this.#life.running !== undefined;
+    return decide(this.#keeper.current.state, { kind: "use", hasVm }).kind === "deny" ? undefined : this.#life.running;
   }
 
   // What starts it
 
-  /** Makes the first record durable and starts the create. Rejects when even the record could not be written. */
-  async begin(): Promise<void> {
+  /**
+   * Makes the first record durable and starts the create. Rejects when even the record could not be written. `begin` instead of
+   * writing it: for a folder that comes with its record.
+   */
+  async begin(start: (call: StartCall) => Promise<CreatedVm>, options: { readonly isRecorded?: boolean } = {}): Promise<void> {
     assert(this.#keeper.current.state === "creating", "a create begins once");
-    await this.#keeper.begin();
+    await this.#keeper.begin(options);
     this.#isKnown = true;
     this.#log.info({ template: this.#keeper.current.spec.template, state: "creating" }, "sandbox is creating");
-    const abort = new AbortController();
-    const outcome = startVm({
-      spec: this.#keeper.current.spec,
-      context: this.#context,
-      keepVmRecord: async (vm) => {
-        await this.#keeper.save({ vm }, { visible: false });
-      },
-      log: this.#log,
-      signal: abort.signal,
-    }).then(
-      (started): CreateOutcome => ({ started }),
-      (error: unknown): CreateOutcome => ({ failure: asStartFailure(error) }),
-    );
-    this.#create = { abort, outcome, settled: false };
-    void outcome.then(() => this.#post({ kind: "create-ended" }));
+    const create = beginCreate(start, async (patch) => this.#keeper.save(patch, { visible: false }));
+    this.#create = create;
+    void create.outcome.then(() => this.#post({ kind: "create-ended" }));
     void this.#loop();
   }
 
@@ -123,9 +123,9 @@ export class Sandbox {
   }
 
   /** Takes over a sandbox that an earlier host agent left, with its VM when that still runs. */
-  resumeLoop(adopted?: StartedVm): void {
+  resumeLoop(adopted?: Pick<StartedVm, "vm" | "slot">): void {
     this.#isKnown = true;
-    if (adopted !== undefined) this.#attach(adopted, { graceMs: this.#context.times.adoptionGraceMs });
+    if (adopted !== undefined) this.#life.attach(adopted, { graceMs: this.#context.times.adoptionGraceMs });
     void this.#loop();
   }
 
@@ -140,13 +140,77 @@ export class Sandbox {
   async stop(reason: StopReason): Promise<void> {
     const reply = new Deferred<void>();
     this.#request({ kind: "stop", reason, reply });
+    this.#life.abortStart(new PlatformError("create_aborted", "the sandbox was deleted while it was being resumed"));
     return reply.promise;
   }
 
+  /** Saves it and ends its VM. With `memory: false` only its disk is kept. Nothing to do when it is paused. */
+  async pause(options: { readonly memory: boolean }): Promise<SandboxRecord> {
+    return this.#ask(async () => {
+      const captured = await this.#life.pause(options);
+      if (captured === undefined) return;
+      this.#context.events.emit("sandbox.paused", { sandboxId: this.id, message: "sandbox was paused", detail: captureDetail(captured) });
+    });
+  }
+
+  /** Brings it back. Nothing to do when it runs. */
+  async resume(options: {
+    readonly memory: boolean;
+    readonly timeoutSec?: number;
+    readonly isAutomatic?: boolean;
+  }): Promise<SandboxRecord> {
+    return this.#ask(async () => {
+      const isResumed = await this.#life.resume(options);
+      if (options.timeoutSec !== undefined) await this.#setTimeoutSec(options.timeoutSec);
+      this.#life.running?.activity.touch();
+      if (!isResumed) return;
+      const message = `sandbox was resumed (${this.record.startPath})`;
+      this.#context.events.emit(options.isAutomatic === true ? "sandbox.auto_resumed" : "sandbox.resumed", { sandboxId: this.id, message });
+    });
+  }
+
+  /** A new generation; the sandbox runs on. */
+  async checkpoint(): Promise<{ readonly record: SandboxRecord; readonly generation: Generation }> {
+    let generation: Generation | undefined;
+    const record = await this.#ask(async () => {
+      generation = await this.#checkpoint("sandbox was checkpointed");
+    });
+    return { record, generation: must(generation, "a checkpoint makes a generation") };
+  }
+
+  /** Goes back to a kept generation, and runs from there. */
+  async rollBack(generation: number): Promise<SandboxRecord> {
+    return this.#ask(async () => {
+      await this.#life.rollBack(generation);
+      this.#context.events.emit("sandbox.rolled_back", {
+        sandboxId: this.id,
+        message: `sandbox was rolled back to generation ${generation}`,
+      });
+    });
+  }
+
+  /**
+   * Its present state, from running or paused, for others to start from: `use` gets it as a generation that stays until it is done. Of a
+   * paused sandbox that is its current one. Resolves with what the event tells of it.
+   */
+  async capture(
+    kind: "fork" | "snapshot",
+    options: { readonly memory: boolean; readonly use: (generation: Generation) => Promise<void> },
+  ): Promise<Readonly<Record<string, string>>> {
+    let captured: Captured | undefined;
+    await this.#ask(async () => {
+      captured = await this.#life.capture(kind, options);
+    });
+    return captureDetail(must(captured, "what was captured"));
+  }
+
+  /** Its kept generations, oldest first. */
+  async generations(): Promise<Generation[]> {
+    return this.#life.generations();
+  }
+
   async setTimeoutSec(timeoutSec: number): Promise<SandboxRecord> {
-    const reply = new Deferred<SandboxRecord>();
-    this.#request({ kind: "set-timeout", timeoutSec, reply });
-    return reply.promise;
+    return this.#ask(() => this.#setTimeoutSec(timeoutSec));
   }
 
   /** The VM is left running for the next host agent; this object is of no more use. Ends a create in flight. */
@@ -165,20 +229,29 @@ export class Sandbox {
   }
 
   async console(bytesMax: number): Promise<Buffer> {
-    const vm = this.#running?.vm;
+    const vm = this.#life.running?.vm;
     if (vm !== undefined) return vm.console(bytesMax);
     return (await this.#context.store.readConsole(this.id)).subarray(-bytesMax);
   }
 
   #use(): RunningVm {
-    const decision = decide(this.#keeper.current.state, { kind: "use" });
+    const running = this.#life.running;
+    const decision = decide(this.#keeper.current.state, { kind: "use", hasVm: running !== undefined });
     if (decision.kind === "deny") throw wrongState(this.#keeper.current.state, decision.reason);
-    return must(this.#running, "a running sandbox has a VM");
+    return must(running, "a sandbox that can be used has a VM");
   }
 
   // The mailbox
 
-  #request(message: Message & { readonly reply: Deferred<never> | Deferred<void> | Deferred<SandboxRecord> }): void {
+  /** Has the loop do something; resolves with the record afterwards. */
+  async #ask(act: () => Promise<void>): Promise<SandboxRecord> {
+    const reply = new Deferred<void>();
+    this.#request({ kind: "request", act, reply });
+    await reply.promise;
+    return this.record;
+  }
+
+  #request(message: Extract<Message, { readonly kind: "stop" | "request" }>): void {
     if (this.#requestsWaiting >= requestsWaitingMax) {
       throw new PlatformError("sandbox_busy", "too many requests are waiting for this sandbox; try again later", { retryAfterSec: 1 });
     }
@@ -189,6 +262,11 @@ export class Sandbox {
   /** False when the loop has ended. */
   #post(message: Message): boolean {
     return this.#mailbox.offer(message);
+  }
+
+  /** One at most waits: a long step must not fill the mailbox with them. */
+  #postCheckpointDue(): void {
+    if (!this.#isCheckpointDue) this.#isCheckpointDue = this.#post({ kind: "checkpoint-due" });
   }
 
   async #loop(): Promise<void> {
@@ -209,14 +287,17 @@ export class Sandbox {
       case "create-ended":
         return this.#finishCreate();
       case "vm-exited":
-        return this.#onVmExited(message.running, message.exit);
+        return this.#onVmExited(message.running);
       case "inactive":
         return this.#onInactive();
+      case "checkpoint-due":
+        return this.#onCheckpointDue();
       case "stop":
         await this.#stop(message.reason);
         return message.reply.resolve();
-      case "set-timeout":
-        return message.reply.resolve(await this.#setTimeoutSec(message.timeoutSec));
+      case "request":
+        await message.act();
+        return message.reply.resolve();
       case "release":
         await this.#release();
         return message.reply.resolve();
@@ -239,68 +320,58 @@ export class Sandbox {
     create.settled = true;
     const outcome = await create.outcome;
     if ("failure" in outcome) return this.#failCreate(outcome.failure);
-    this.#attach(outcome.started);
+    const { started, startPath, origin } = outcome.created;
+    this.#life.attach(started);
     try {
-      const nowMs = Date.now();
-      await this.#keeper.save({
-        state: must(advance("creating", { kind: "completed" }), "a state after creating"),
-        slot: outcome.started.slot.index,
-        vm: outcome.started.vm.record,
-        timeStartedMs: nowMs,
-        timeLastActiveMs: nowMs,
-        versions: outcome.started.versions,
-      });
+      await this.#life.saveStarted(started, startPath, origin);
     } catch (error) {
-      await this.#tearDown("creating").catch((failure: unknown) =>
-        this.#log.error({ err: failure }, "a failed create was not undone completely"),
-      );
+      await this.#life
+        .tearDown("creating")
+        .catch((failure: unknown) => this.#log.error({ err: failure }, "a failed create was not undone completely"));
       return this.#failCreate(asStartFailure(error));
     }
-    this.#running?.activity.touch();
+    this.#life.running?.activity.touch();
     this.#created.resolve(this.record);
+    this.#context.events.emit("sandbox.created", {
+      sandboxId: this.id,
+      template: this.record.spec.template,
+      message: `sandbox was created (${startPath})`,
+    });
   }
 
   async #failCreate(failure: StartFailure): Promise<void> {
     await this.#keeper.keepConsole(failure.console);
     this.#context.capacity.release(this.id);
+    await this.#context.store
+      .removeImages(this.id)
+      .catch((error: unknown) =>
+        this.#log.warn({ err: error }, "what a failed create left could not be removed; deleting the sandbox tries again"),
+      );
     await this.#keeper.saveAnyway({
+      layers: [],
+      machine: null,
+      disk: null,
       state: must(advance("creating", { kind: "rolled-back" }), "a state after a failed create"),
       failureReason: failure.error.message,
       vmExit: failure.vmExit ?? null,
       vm: null,
       slot: null,
+      baseMemory: null,
       timeEndedMs: Date.now(),
     });
     this.#log.warn({ err: failure.error, detail: failure.error.detail }, "a create failed and was rolled back");
     this.#created.reject(failure.error);
+    this.#context.events.emit("sandbox.failed", { sandboxId: this.id, message: failure.error.message });
   }
 
-  #attach(started: StartedVm, options: { readonly graceMs?: number } = {}): void {
-    const running = new RunningVm({
-      vm: started.vm,
-      slot: started.slot,
-      spec: () => this.#keeper.current.spec,
-      context: this.#context,
-      timeLastActiveMs: options.graceMs === undefined ? Date.now() : this.#keeper.current.timeLastActiveMs,
-      ...options,
-      onInactive: () => this.#post({ kind: "inactive" }),
-      log: this.#log,
-    });
-    this.#running = running;
-    void started.vm.exited.then((exit) => this.#post({ kind: "vm-exited", running, exit }));
-  }
-
-  async #onVmExited(running: RunningVm, exit: VmExit): Promise<void> {
-    if (this.#running !== running) return; // ended as part of a stop
-    const next = advance(this.#keeper.current.state, { kind: "vm-lost" });
-    if (next === undefined) return;
+  async #onVmExited(running: RunningVm): Promise<void> {
+    if (this.#life.running !== running) return; // ended as part of a stop or pause
+    const exit = await running.vm.exited;
     const failureReason = `the VM ended: ${describeExit(exit)}`;
     this.#log.warn({ exitCode: exit.exitCode, signal: exit.signal }, failureReason);
-    running.end(new PlatformError("guest_unreachable", `the sandbox failed: ${failureReason}`));
+    running.end(new PlatformError("guest_unreachable", failureReason));
     await this.#keeper.keepConsole(await running.vm.console(64 * 1024).catch(() => undefined)); // evidence is a courtesy
-    await this.#keeper.saveAnyway({ state: next, failureReason, vmExit: exit, timeEndedMs: Date.now() });
-    await this.#tearDown("failed");
-    await this.#keeper.saveAnyway({ slot: null, vm: null }, { visible: false });
+    await this.#life.onVmLost(failureReason, exit);
   }
 
   async #onInactive(): Promise<void> {
@@ -309,7 +380,33 @@ export class Sandbox {
       this.running?.activity.touch(); // it was used since the timer fired: start anew
       return;
     }
-    await this.#stop("timeout");
+    try {
+      const captured = await this.#life.pause({ memory: true });
+      this.#pauseRetry.reset();
+      if (captured === undefined) return;
+      const message = "sandbox was paused: nobody used it";
+      this.#context.events.emit("sandbox.auto_paused", { sandboxId: this.id, message, detail: captureDetail(captured) });
+    } catch (error) {
+      const waitMs = this.#pauseRetry.next();
+      const retryAt = new Date(Date.now() + waitMs).toISOString();
+      const message = `pausing failed and is tried again at ${retryAt}: ${error instanceof Error ? error.message : String(error)}`;
+      this.#life.running?.activity.postpone(waitMs);
+      await this.#keeper.saveAnyway({ notice: message });
+      this.#context.events.emit("sandbox.pause_failed", { sandboxId: this.id, message, detail: { retry_at: retryAt } });
+    }
+  }
+
+  async #onCheckpointDue(): Promise<void> {
+    this.#isCheckpointDue = false;
+    if (this.#keeper.current.state === "running") await this.#checkpoint("sandbox was checkpointed, as it is at intervals");
+  }
+
+  async #checkpoint(message: string): Promise<Generation> {
+    const captured = await this.#life.capture("checkpoint", { memory: true });
+    const { generation } = captured;
+    const told = { sandboxId: this.id, message: `${message}: generation ${generation.number}`, detail: captureDetail(captured) };
+    this.#context.events.emit("sandbox.checkpointed", told);
+    return generation;
   }
 
   async #stop(reason: StopReason): Promise<void> {
@@ -317,23 +414,34 @@ export class Sandbox {
     assert(decision.kind !== "deny", "a stop is never denied");
     if (decision.kind === "accept") {
       // No new tunnels from here on; the guest is cut off before anyone is told that it stops
-      this.#running?.end(new PlatformError("guest_unreachable", "the sandbox was stopped"));
+      this.#life.running?.end(new PlatformError("guest_unreachable", "the sandbox was stopped"));
       const create = this.#create;
       const isCreating = this.#keeper.current.state === "creating" && create !== undefined;
       await this.#keeper.saveAnyway({ state: decision.next, stopReason: reason, failureReason: null });
       if (isCreating) await this.#abortCreate(create);
+      await this.#context.onStep?.("delete:recorded", this.id);
     }
     if (this.#keeper.current.state === "stopping") {
-      await this.#tearDown("stopping");
+      await this.#life.tearDown("stopping");
+      await this.#context.onStep?.("delete:vm-ended", this.id);
       const stopped: Partial<SandboxRecord> = {
         state: must(advance("stopping", { kind: "completed" }), "a state after stopping"),
         slot: null,
         vm: null,
+        baseMemory: null,
+        currentGeneration: null,
+        hasMemory: false,
+        hasOwnGeneration: false,
+        layers: [],
         timeEndedMs: Date.now(),
       };
       // What is about to be forgotten need not be written down first
       if (reason === "deleted") this.#keeper.apply(stopped);
-      else await this.#keeper.saveAnyway(stopped);
+      else {
+        await this.#keeper.saveAnyway(stopped);
+        await this.#context.store.removeImages(this.id);
+        this.#context.events.emit("sandbox.stopped", { sandboxId: this.id, message: `sandbox was stopped: ${reason}` });
+      }
     }
     if (reason === "deleted") await this.#forget();
   }
@@ -343,51 +451,30 @@ export class Sandbox {
     create.abort.abort(aborted);
     create.settled = true;
     const outcome = await create.outcome; // its rollback
-    if ("started" in outcome) this.#attach(outcome.started); // it was quicker: ended as a running one is
+    if ("created" in outcome) this.#life.attach(outcome.created.started); // it was quicker: ended as a running one is
     this.#created.reject(aborted);
-  }
-
-  /** Ends the VM and gives back what it held. Repeatable after a failure: tries every step, then tells what failed. */
-  async #tearDown(why: string): Promise<void> {
-    const failures: unknown[] = [];
-    const attempt = async (work: () => Promise<unknown>) => {
-      await work().catch((error: unknown) => failures.push(error));
-    };
-    const running = this.#running;
-    if (running !== undefined) {
-      running.end(new PlatformError("guest_unreachable", "the sandbox was stopped"));
-      await attempt(() => running.vm.kill());
-      // A slot whose VMM still lives must not go to another sandbox
-      if (failures.length === 0) await attempt(() => this.#context.network.release(running.slot));
-    } else if (this.#keeper.current.vm !== null) {
-      const { vm } = this.#keeper.current;
-      await attempt(() => this.#context.driver.destroy(vm));
-    }
-    if (failures.length === 0) await attempt(() => this.#context.store.removeVmFiles(this.id));
-    if (failures.length > 0) {
-      throw new PlatformError("internal", "the sandbox could not be ended completely; delete it again", {
-        detail: `${why}: ${failures.map(String).join("; ")}`,
-        cause: failures[0],
-      });
-    }
-    this.#running = undefined;
-    this.#context.capacity.release(this.id);
   }
 
   async #forget(): Promise<void> {
     await this.#context.store.remove(this.id);
+    await this.#context.onStep?.("delete:removed", this.id);
     this.#isGone = true;
     this.#mailbox.close();
     this.#context.watchers.publish({ kind: "removed", sandboxId: this.id });
     this.#log.info({}, "sandbox was removed");
     this.#onGone();
+    this.#context.events.emit("sandbox.stopped", { sandboxId: this.id, message: "sandbox was deleted" });
   }
 
-  async #setTimeoutSec(timeoutSec: number): Promise<SandboxRecord> {
-    const running = this.#use();
+  /** Also of a paused one: then it counts from its next resume. */
+  async #setTimeoutSec(timeoutSec: number): Promise<void> {
+    const { state } = this.#keeper.current;
+    if (state !== "running" && state !== "paused") {
+      const decision = decide(state, { kind: "use" });
+      throw wrongState(state, decision.kind === "deny" ? decision.reason : "change-in-progress");
+    }
     await this.#keeper.save({ spec: { ...this.#keeper.current.spec, timeoutSec } });
-    running.activity.setTimeoutSec(timeoutSec);
-    return this.record;
+    this.#life.running?.activity.setTimeoutSec(timeoutSec);
   }
 
   async #release(): Promise<void> {
@@ -396,11 +483,8 @@ export class Sandbox {
       this.#create.abort.abort(shuttingDown);
       await this.#finishCreate();
     }
-    if (this.#running !== undefined) {
-      await this.#keeper.saveLastActive(this.record.timeLastActiveMs);
-      this.#running.end(shuttingDown);
-      this.#running.vm.release();
-    }
+    if (this.#life.running !== undefined) await this.#keeper.saveLastActive(this.record.timeLastActiveMs);
+    await this.#life.release(shuttingDown);
     this.#isGone = true;
     this.#mailbox.close();
   }
@@ -409,13 +493,4 @@ export class Sandbox {
   async saveLastActive(): Promise<void> {
     if (this.running !== undefined) await this.#keeper.saveLastActive(this.record.timeLastActiveMs);
   }
-}
-
-function asStartFailure(error: unknown): StartFailure {
-  if (error instanceof StartFailure) return error;
-  const known =
-    error instanceof PlatformError
-      ? error
-      : new PlatformError("sandbox_start_failed", "the sandbox could not be started", { cause: error });
-  return new StartFailure(known, undefined, undefined);
 }

@@ -1,11 +1,16 @@
-import { mkdir } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { mkdir, rm } from "node:fs/promises";
 
 import { PlatformError } from "@roost/contract";
-import { Cleanup, type Logger } from "@roost/kit";
+import { assert, Cleanup, type Logger } from "@roost/kit";
 
 import { GuestClient } from "../guest/guest-client.ts";
+import type { BootImages } from "../images/image-catalog.ts";
+import { applyDiff } from "../memory/diff-file.ts";
+import type { Generation, ImageFolder } from "../memory/image-folder.ts";
+import type { GenerationVm } from "../memory/manifest.ts";
 import type { Slot } from "../network/network.ts";
-import { exitConsoleLines, type Vm, type VmExit, type VmRecord } from "../vmm/driver.ts";
+import { exitConsoleLines, type ColdBoot, type MemoryRestore, type Vm, type VmExit, type VmRecord } from "../vmm/driver.ts";
 import type { CreateStep, SandboxContext } from "./context.ts";
 import { consoleBytesMax } from "./record-store.ts";
 import type { SandboxSpec } from "./sandbox-record.ts";
@@ -14,6 +19,9 @@ import type { SandboxSpec } from "./sandbox-record.ts";
 export interface StartedVm {
   readonly vm: Vm;
   readonly slot: Slot;
+  readonly layers: readonly string[];
+  readonly machine: GenerationVm;
+  readonly baseMemory: string;
   readonly versions: Readonly<Record<string, string>>;
 }
 
@@ -63,19 +71,58 @@ function shortened(line: string): string {
   return line.length <= quotationLengthMax ? line : `${line.slice(0, quotationLengthMax)}…`;
 }
 
+/** The disk a VM starts with. */
+export interface StartDisk {
+  /** Raw image below all layers, and its digest */
+  readonly base: string;
+  readonly baseDigest: string;
+  /** Names of frozen layers in the image folder's `disk/`, oldest first */
+  readonly layers: readonly string[];
+  readonly sizeMib: number;
+}
+
+/** What a start begins from. */
+export type StartSource =
+  | {
+      readonly kind: "boot";
+      readonly disk: StartDisk;
+      readonly images: BootImages;
+      /** What the VM will be made of */
+      readonly machine: GenerationVm;
+    }
+  /** A generation of the image folder, with memory */
+  | { readonly kind: "restore"; readonly generation: Generation };
+
+/** What has to be known to find the VM again. */
+export interface VmTraces {
+  readonly vm: VmRecord;
+  readonly layers: readonly string[];
+  readonly machine: GenerationVm;
+  readonly baseMemory: string;
+}
+
 export interface StartOptions {
-  readonly spec: SandboxSpec;
+  readonly spec: Pick<SandboxSpec, "sandboxId" | "vcpus" | "memoryMib">;
   readonly context: SandboxContext;
-  /** Keeps the VM's record durably: a later host agent finds the VM by it */
-  readonly keepVmRecord: (record: VmRecord) => Promise<void>;
+  readonly source: StartSource;
+  /** Where the disk's layers and the memory's base files are */
+  readonly images: ImageFolder;
+  /** The driver's; must not exist */
+  readonly vmFolder: string;
+  /** Keeps what leads to the VM durably: a later host agent finds it by that */
+  readonly keep: (traces: VmTraces) => Promise<void>;
+  /** Makes the guest that answers the one it should be */
+  readonly introduce: (client: GuestClient, signal: AbortSignal) => Promise<void>;
+  /** What the guest agent obeys as it starts; null: it has no token yet */
+  readonly accessToken: string | null;
   readonly log: Logger;
-  /** Aborts the create: all is rolled back, then it rejects with a `StartFailure` */
+  /** Aborts the start: all is rolled back, then it rejects with a `StartFailure` */
   readonly signal: AbortSignal;
 }
 
-/** Slot, overlay, VMM, guest agent, identity; on any failure all of it is undone in reverse, then a `StartFailure` is thrown. */
+/** Slot, top layer, VMM, guest agent, identity; on any failure all of it is undone in reverse, then a `StartFailure` is thrown. */
 export async function startVm(options: StartOptions): Promise<StartedVm> {
-  const { spec, context, log } = options;
+  const { spec, context, source, images, log } = options;
   const cleanup = new Cleanup();
   const vmEnded = new AbortController();
   const signal = AbortSignal.any([options.signal, vmEnded.signal]);
@@ -86,37 +133,41 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
     signal.throwIfAborted();
   };
   try {
-    await begin("find-template");
-    const images = await context.images.template(spec.template);
-
     await begin("await-turn");
-    await context.startGate.enter(signal);
-    cleanup.defer("let the next one start", () => context.startGate.leave());
+    const gate = source.kind === "boot" ? context.startGate : context.restoreGate;
+    await gate.enter(signal);
+    cleanup.defer("let the next one start", () => gate.leave());
 
     await begin("acquire-slot");
     const slot = await context.network.acquire(signal);
     cleanup.defer("release the network slot", () => context.network.release(slot));
 
-    await begin("make-overlay");
-    const overlay = context.store.overlayPath(spec.sandboxId);
-    const sizeMib = spec.diskSizeMib === 0 ? images.diskSizeMib : spec.diskSizeMib;
-    cleanup.defer("remove the VM's files", () => context.store.removeVmFiles(spec.sandboxId));
-    await context.disks.createOverlay({ base: images.base, path: overlay, sizeMib, uid: slot.uid, gid: slot.uid });
+    await begin("make-layer");
+    const disk = diskOf(source);
+    const top = newLayerName();
+    cleanup.defer("remove the new layer", () => rm(images.layerPath(top), { force: true }));
+    await context.disks.check();
+    await context.disks.createLayer({ path: images.layerPath(top), sizeMib: disk.sizeMib, uid: slot.uid, gid: slot.uid });
+    await images.openTo(slot.uid);
+    const layers = [...disk.layers, top];
+    const begun = await beginning(source, spec.memoryMib, context, images);
+    await context.heldImages.hold({ path: disk.base, digest: disk.baseDigest }, begun.machine.agentDisk);
 
     await begin("start-vm");
-    const folder = context.store.vmFolder(spec.sandboxId);
-    await mkdir(folder, { mode: 0o711 });
+    cleanup.defer("remove the VM's files", () => rm(options.vmFolder, { recursive: true, force: true }));
+    await mkdir(options.vmFolder, { mode: 0o711 });
     const cgroup = context.cgroupOf(spec.sandboxId);
     const started = await context.driver.start(
       {
         sandboxId: spec.sandboxId,
-        folder,
+        folder: options.vmFolder,
         vcpus: spec.vcpus,
         memoryMib: spec.memoryMib,
-        kernel: images.kernel,
-        initramfs: images.initramfs,
-        kernelArguments: [`roost.dns=${context.network.guestDnsServers.join(",")}`],
-        disks: { rootOverlay: { path: overlay, backingFiles: [images.base], sizeMib }, agentDisk: images.agentDisk },
+        begin: begun.begin,
+        disks: {
+          root: { base: disk.base, folder: images.diskFolder, layers, sizeMib: disk.sizeMib },
+          agentDisk: begun.machine.agentDisk.path,
+        },
         network: { namespacePath: slot.namespacePath, tapName: slot.tapName, macAddress: slot.macAddress },
         uid: slot.uid,
         gid: slot.uid,
@@ -130,30 +181,61 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
     void started.exited.then((exit) => vmEnded.abort(new VmEnded(exit)));
 
     await begin("keep-vm-record");
-    await options.keepVmRecord(started.record);
+    await options.keep({ vm: started.record, layers, machine: begun.machine, baseMemory: begun.baseMemory });
 
     await begin("await-guest");
-    const client = new GuestClient((port, dial) => context.network.dial(slot, port, dial), spec.accessToken);
-    await client.waitUntilHealthy(context.times.bootTimeoutMs, signal);
+    const client = new GuestClient((port, dial) => context.network.dial(slot, port, dial), options.accessToken);
+    // A guest that was restored answers at once, and its first answer is its slowest: no need to ask it twice
+    if (source.kind === "boot") await client.waitUntilHealthy(context.times.bootTimeoutMs, signal);
 
     await begin("init-guest");
-    await client.init(spec, signal);
+    await client.untilItAnswers(context.times.bootTimeoutMs, signal, () => options.introduce(client, signal));
     signal.throwIfAborted();
-    const versions = {
-      kernel: images.kernelVersion,
-      vmm: started.record.vmmVersion,
-      accelerator: context.accelerator,
-      guest_agent: images.agentVersion,
-    };
-    context.startGate.leave();
-    return cleanup.handOver({ vm: started, slot, versions });
+    const versions = { ...begun.versions, vmm: started.record.vmmVersion, accelerator: context.accelerator };
+    gate.leave();
+    return cleanup.handOver({ vm: started, slot, layers, machine: begun.machine, baseMemory: begun.baseMemory, versions });
   } catch (error) {
     const evidence = await collectEvidence(vm, error);
     await cleanup.run().catch((failure: unknown) => {
-      log.error({ err: failure }, "a failed create was not undone completely; the next start of the host agent sweeps what is left");
+      log.error({ err: failure }, "a failed start was not undone completely; the next start of the host agent sweeps what is left");
     });
     throw new StartFailure(toPlatformError(error), evidence?.exit, evidence?.console);
   }
+}
+
+function diskOf(source: StartSource): StartDisk {
+  if (source.kind === "boot") return source.disk;
+  return savedDisk(source.generation);
+}
+
+/** The disk of a generation. */
+export function savedDisk({ manifest: { disk } }: Generation): StartDisk {
+  return { base: disk.base.path, baseDigest: disk.base.digest, layers: disk.layers.map((layer) => layer.file), sizeMib: disk.sizeMib };
+}
+
+/** How the driver is to begin, and which base file the memory begins as. */
+async function beginning(source: StartSource, memoryMib: number, context: SandboxContext, images: ImageFolder) {
+  if (source.kind === "boot") {
+    const { kernel, initramfs, agentDisk } = source.images;
+    const kernelArguments = [`roost.dns=${context.network.guestDnsServers.join(",")}`];
+    const begin: ColdBoot = { kind: "boot", kernel: kernel.path, initramfs, kernelArguments };
+    const versions = { kernel: kernel.version, guest_agent: agentDisk.version };
+    return { begin, machine: source.machine, versions, baseMemory: await images.linkBase(await context.zeroMemory(memoryMib)) };
+  }
+  const { memory, vm: machine, versions } = source.generation.manifest;
+  assert(memory !== null, "what is restored has memory");
+  const begin: MemoryRestore = {
+    kind: "restore",
+    baseFile: images.basePath(memory.base.file),
+    deviceState: images.filePath(source.generation, memory.deviceState.file),
+    fill: (guestMemory) => applyDiff(images.filePath(source.generation, memory.diff.file), guestMemory, memory.diff),
+  };
+  return { begin, machine, versions, baseMemory: memory.base.file };
+}
+
+/** Random: a name is never used again, so that no record can mean another file by it. */
+export function newLayerName(): string {
+  return `l${randomBytes(8).toString("hex")}.qcow2`;
 }
 
 async function collectEvidence(vm: Vm | undefined, error: unknown): Promise<{ exit: VmExit; console: Buffer } | undefined> {
@@ -171,4 +253,14 @@ function toPlatformError(error: unknown): PlatformError {
     detail: error instanceof Error ? error.message : String(error),
     cause: error,
   });
+}
+
+/** What made a start fail, whatever threw it. */
+export function asStartFailure(error: unknown): StartFailure {
+  if (error instanceof StartFailure) return error;
+  const known =
+    error instanceof PlatformError
+      ? error
+      : new PlatformError("sandbox_start_failed", "the sandbox could not be started", { cause: error });
+  return new StartFailure(known, undefined, undefined);
 }

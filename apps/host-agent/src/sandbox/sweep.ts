@@ -36,7 +36,7 @@ async function uidOf(pid: number): Promise<number | undefined> {
 
 /** Removes our cgroups that no adopted VM uses, in every hierarchy that is mounted in the usual places. */
 export async function sweepCgroups(prefix: string, adopted: readonly SandboxRecord[], log: Logger): Promise<void> {
-  const keep = new Set(adopted.map((record) => prefix + record.spec.sandboxId));
+  const keep = new Set(adopted.map((record) => record.vm?.cgroup));
   const hierarchies = ["/sys/fs/cgroup", ...(await readdir("/sys/fs/cgroup").catch(() => [])).map((name) => join("/sys/fs/cgroup", name))];
   for (const hierarchy of hierarchies) {
     const names = await readdir(hierarchy).catch(() => []); // a file, or a hierarchy that is not ours to see

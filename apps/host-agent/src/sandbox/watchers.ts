@@ -1,9 +1,14 @@
 import { PlatformError } from "@roost/contract";
 
+import type { HostEvent } from "./host-events.ts";
+
 /** Changes that may wait for one watcher; one that is further behind is cut and has to start over with a full listing. */
 export const watcherQueueMax = 10_000;
 
-export type WatchEvent<View> = { readonly kind: "sandbox"; readonly view: View } | { readonly kind: "removed"; readonly sandboxId: string };
+export type WatchEvent<View> =
+  | { readonly kind: "sandbox"; readonly view: View }
+  | { readonly kind: "removed"; readonly sandboxId: string }
+  | { readonly kind: "event"; readonly event: HostEvent };
 
 interface Watcher<View> {
   readonly queue: WatchEvent<View>[];

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { access, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { access, chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -22,6 +22,7 @@ export interface WireSpec {
   memoryMib: number;
   diskSizeMib: number;
   timeoutSec: number;
+  checkpointIntervalSec: number;
   envs: Record<string, string>;
   accessToken: string;
 }
@@ -34,7 +35,12 @@ export class FakeHost implements AsyncDisposable {
   readonly folder: string;
   readonly driver: FakeDriver;
   readonly network: FakeNetwork;
-  readonly guests = new Map<string, GuestStandIn>();
+  readonly #started = new Map<string, GuestStandIn>();
+  /** The guest of a sandbox: of the VM that runs, else of the last one that was started for it */
+  readonly guests = {
+    get: (sandboxId: string): GuestStandIn | undefined =>
+      (this.driver.guestOf(sandboxId) as GuestStandIn | undefined) ?? this.#started.get(sandboxId),
+  };
   /** Prepares the guest of each VM before it starts */
   onGuest: (guest: GuestStandIn, sandboxId: string) => void = () => undefined;
   readonly deps: Partial<HostAgentDeps>;
@@ -47,24 +53,30 @@ export class FakeHost implements AsyncDisposable {
     this.deps = options.deps;
     this.settings = options.settings;
     this.driver = new FakeDriver({
-      startGuest: async (spec) => {
+      startGuest: async (spec, memory) => {
         const guest = await GuestStandIn.start();
+        guest.knowledge = { ...(memory as Record<string, unknown> | undefined) };
         this.onGuest(guest, spec.sandboxId);
-        this.guests.set(spec.sandboxId, guest);
+        this.#started.set(spec.sandboxId, guest);
         return guest;
       },
     });
     this.network = new FakeNetwork({ slotCountMax: 32 });
     this.network.resolvePort = (slot, port) => {
       const running = this.driver.running.find((id) => this.driver.specOf(id)?.uid === slot.uid);
-      return port === guestAgentPort && running !== undefined ? this.guests.get(running)?.address.port : undefined;
+      return port === guestAgentPort && running !== undefined ? this.driver.guestOf(running)?.address?.port : undefined;
     };
   }
 
   static async start(
-    options: { readonly deps?: Partial<HostAgentDeps>; readonly settings?: Record<string, unknown> } = {},
+    options: {
+      readonly deps?: Partial<HostAgentDeps>;
+      readonly settings?: Record<string, unknown>;
+      /** Of a host that was there before and whose VMs are gone; default: a new one */
+      readonly folder?: string;
+    } = {},
   ): Promise<FakeHost> {
-    const folder = await mkdtemp(join(tmpdir(), "roost-host-"));
+    const folder = options.folder ?? (await mkdtemp(join(tmpdir(), "roost-host-")));
     const host = new FakeHost(folder, { deps: options.deps ?? {}, settings: options.settings ?? {} });
     await writeImages(join(folder, "cache", "images"));
     try {
@@ -87,7 +99,15 @@ export class FakeHost implements AsyncDisposable {
   }
 
   async startAgent(): Promise<void> {
-    const options = hostAgentOptions.read({}, { dir: join(this.folder, "state"), cacheDir: join(this.folder, "cache"), ...this.settings });
+    const options = hostAgentOptions.read(
+      {},
+      {
+        dir: join(this.folder, "state"),
+        cacheDir: join(this.folder, "cache"),
+        memoryImages: "false", // sandboxes boot, unless a test wants memory
+        ...this.settings,
+      },
+    );
     const agent = await createHostAgent(options, {
       log: silentLogger,
       driver: this.driver,
@@ -121,6 +141,15 @@ export class FakeHost implements AsyncDisposable {
     ];
   }
 
+  /** Layers that were merged and are there. */
+  async mergeCount(): Promise<number> {
+    const names = await readdir(join(this.folder, "state", "sandboxes"), { recursive: true });
+    const layers = names
+      .filter((name) => name.endsWith(".qcow2"))
+      .map((name) => readFile(join(this.folder, "state", "sandboxes", name), "utf8"));
+    return (await Promise.all(layers)).filter((content) => content === mergedLayers).length;
+  }
+
   async hasFile(...path: string[]): Promise<boolean> {
     return access(join(this.folder, "state", ...path)).then(
       () => true,
@@ -142,15 +171,20 @@ export function aSpec(given: Partial<WireSpec> = {}): WireSpec {
     memoryMib: 256,
     diskSizeMib: 0,
     timeoutSec: 0,
+    checkpointIntervalSec: 0,
     envs: {},
     accessToken: newToken(),
     ...given,
   };
 }
 
+const mergedLayers = "merged layers";
+
 const fakeDisks: Disks = {
   check: async () => undefined,
-  createOverlay: async ({ path }) => writeFile(path, "overlay"),
+  createLayer: async ({ path }) => writeFile(path, "layer"),
+  freezeLayer: async (path) => chmod(path, 0o444),
+  mergeLayers: async ({ output }) => writeFile(output, mergedLayers, { mode: 0o444 }),
   freeBytes: async () => 2 ** 40,
 };
 
@@ -164,5 +198,7 @@ async function writeImages(folder: string): Promise<void> {
     agentDisk: { ...file("agent"), agentVersion: "0.0.1" },
     templates: { base: { ...file("base.raw"), diskSizeMib: 1_024 } },
   };
+  for (const { path } of [images.kernel, images.initramfs, images.agentDisk, ...Object.values(images.templates)])
+    await writeFile(join(folder, path), path);
   await writeFile(join(folder, "images.json"), JSON.stringify(images));
 }

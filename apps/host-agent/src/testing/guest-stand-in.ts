@@ -1,12 +1,16 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 
-import { accessTokenHeader, guestInitSchema, type GuestInit } from "@roost/contract";
+import { accessTokenHeader, guestInitSchema, guestPrepareSchema, type GuestInit, type GuestPrepare } from "@roost/contract";
 
 import type { FakeGuest } from "../vmm/fake.ts";
 
 /** Answers as a guest agent does where the host agent asks; everything else echoes. */
 export class GuestStandIn implements FakeGuest {
+  /** What its programs know: goes where its memory goes */
+  knowledge: Record<string, unknown> = {};
+  readonly prepares: GuestPrepare[] = [];
+  prepareStatus = 204;
   readonly inits: { readonly body: GuestInit; readonly token: string | undefined }[] = [];
   address: { readonly host: string; readonly port: number } = { host: "127.0.0.1", port: 0 };
   /** Status of `GET /health`; undefined: it accepts and never answers */
@@ -49,6 +53,10 @@ export class GuestStandIn implements FakeGuest {
     await this.listen();
   }
 
+  capture(): unknown {
+    return this.knowledge;
+  }
+
   async close(): Promise<void> {
     await this.die();
   }
@@ -71,6 +79,10 @@ export class GuestStandIn implements FakeGuest {
         response.writeHead(this.initStatus).end();
         return;
       }
+      case "/prepare":
+        this.prepares.push(guestPrepareSchema.parse(JSON.parse(body.toString())));
+        response.writeHead(this.prepareStatus).end();
+        return;
       case "/metrics":
         response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(this.metrics));
         return;

@@ -42,7 +42,10 @@ describe.skipIf(typeof images === "string")(`the accelerator of this machine${ty
     try {
       const initramfs = join(harness.folder, "probe.cpio");
       await writeFile(initramfs, probeInitramfs());
-      const vm = await harness.createDriver().start({ ...(await harness.createSpec()), initramfs });
+      const spec = await harness.createSpec();
+      const vm = await harness
+        .createDriver()
+        .start({ ...spec, begin: { kind: "boot", kernel: guest.kernel, initramfs, kernelArguments: [] } });
       const exit = await vm.exited;
       expect(exit).toMatchObject({ exitCode: 0, signal: null });
       expect(exit.consoleTail).toContain(probeGuestWords);

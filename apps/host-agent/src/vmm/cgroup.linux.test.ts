@@ -55,6 +55,18 @@ test.skipIf(noCgroups)(`is removed when the last process has left it, and its pa
   await cgroups.remove(`${parent}/three`);
 });
 
+test.skipIf(noCgroups)(`a join that is anticipated moves nobody (${where})`, async () => {
+  const before = await readFile("/proc/self/cgroup", "utf8");
+  cgroups.anticipateJoin();
+  const [procs = ""] = await cgroups.create(`${parent}/four`, limits);
+  const child = spawn("/usr/bin/sleep", ["1000"], { stdio: "ignore" });
+  await writeFile(procs, String(must(child.pid, "pid")));
+  expect(await readFile("/proc/self/cgroup", "utf8")).toBe(before);
+  expect(await readFile(procs, "utf8")).toBe(`${child.pid}\n`);
+  child.kill("SIGKILL");
+  await cgroups.remove(`${parent}/four`);
+});
+
 test("version 2 gets its controllers enabled on the way down", async () => {
   const root = await mkdtemp(join(tmpdir(), "roost-cgroup-"));
   try {

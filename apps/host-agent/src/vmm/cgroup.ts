@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { close, constants, openSync, write } from "node:fs";
 import { access, mkdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
@@ -34,9 +35,12 @@ const removeTimeoutMs = 3_000;
  */
 export class Cgroups {
   readonly #hierarchies: readonly Hierarchy[];
+  /** `cgroup.procs` of the cgroup this process is in */
+  readonly #ownProcs: string | undefined;
 
-  constructor(hierarchies: readonly Hierarchy[]) {
+  constructor(hierarchies: readonly Hierarchy[], ownProcs?: string) {
     this.#hierarchies = hierarchies;
+    this.#ownProcs = ownProcs;
   }
 
   /** Finds what is mounted and writable, by making and removing a cgroup. */
@@ -54,7 +58,8 @@ export class Cgroups {
       }
       await rmdir(folder).catch(() => undefined); // it may never have been made
     }
-    return new Cgroups(usable);
+    const [first] = usable;
+    return new Cgroups(usable, first === undefined ? undefined : await ownProcs(first));
   }
 
   /** Controllers that limits are enforced with, in a fixed order. */
@@ -76,6 +81,17 @@ export class Cgroups {
     return procs;
   }
 
+  /**
+   * To be called when a process is about to join a cgroup. The first to join one after a while waits for a grace period of the kernel's RCU, some
+   * 15 ms, and those that follow at once do not: this has the host agent wait, by "moving" it to where it is, while the process is still being started.
+   */
+  anticipateJoin(): void {
+    if (this.#ownProcs === undefined) return;
+    // One operation of the thread pool, under way at once: what follows may keep this thread busy
+    const file = openSync(this.#ownProcs, "w");
+    write(file, String(process.pid), () => close(file)); // if it fails the process waits itself
+  }
+
   /** Removes a VM's cgroup once its processes are gone, and the folders above it that are empty then. Idempotent. */
   async remove(name: string): Promise<void> {
     checkName(name);
@@ -92,6 +108,22 @@ export class Cgroups {
       }
     }
   }
+}
+
+/** The `cgroup.procs` of the cgroup this process is in; undefined when it is not to be seen from here. */
+async function ownProcs(hierarchy: Hierarchy): Promise<string | undefined> {
+  for (const line of (await readFile("/proc/self/cgroup", "utf8")).split("\n")) {
+    const [, names, path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    const isIt =
+      hierarchy.version === 2 ? names === "" : hierarchy.controllers.some((controller) => names?.split(",").includes(controller));
+    if (!isIt || path === undefined) continue;
+    const procs = join(hierarchy.mountPoint, path, "cgroup.procs");
+    return access(procs, constants.W_OK).then(
+      () => procs,
+      () => undefined, // in a container this process's cgroup may lie above what is mounted
+    );
+  }
+  return undefined;
 }
 
 function checkName(name: string): void {

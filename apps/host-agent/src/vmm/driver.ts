@@ -23,6 +23,12 @@ export interface VmmDriver {
   start(spec: VmSpec, signal?: AbortSignal): Promise<Vm>;
 
   /**
+   * What device state and memory of a VM are bound to beside its devices and sizes: VMM build, accelerator, machine type, CPU model and, where the
+   * guest sees it, the host's CPU. A memory image is only restored where the fingerprint is the same in every field.
+   */
+  fingerprint(accelerator: Accelerator): Promise<VmFingerprint>;
+
+  /**
    * Takes over a VM that an earlier process started; how it ended when it is gone. Rejects only when neither can be
    * told (the VMM runs but does not answer): the caller then decides, usually by `destroy`.
    */
@@ -34,6 +40,18 @@ export interface VmmDriver {
 
 export type Accelerator = "kvm" | "tcg";
 
+export const vmFingerprintSchema = z.object({
+  /** Such as `qemu`, and `VmmDriver.version()` */
+  vmm: z.string(),
+  vmmVersion: z.string(),
+  accelerator: z.enum(["kvm", "tcg"]),
+  /** Such as `microvm,pit=off,pic=off,ioapic2=off` */
+  machine: z.string(),
+  /** CPU model; with `host`, also what the host's CPU is */
+  cpu: z.string(),
+});
+export type VmFingerprint = z.infer<typeof vmFingerprintSchema>;
+
 export interface VmSpec {
   readonly sandboxId: string;
   /**
@@ -43,11 +61,8 @@ export interface VmSpec {
   readonly folder: string;
   readonly vcpus: number;
   readonly memoryMib: number;
-  /** Absolute paths, never writable by the VMM */
-  readonly kernel: string;
-  readonly initramfs: string;
-  /** Appended to the driver's own kernel command line, such as `roost.dns=192.0.2.1` */
-  readonly kernelArguments: readonly string[];
+  /** A guest that boots, or one that goes on where its memory image was taken */
+  readonly begin: ColdBoot | MemoryRestore;
   /** Null: a VM without disks, such as the accelerator probe's */
   readonly disks: VmDisks | null;
   /** Null: a VM without a network card */
@@ -60,12 +75,57 @@ export interface VmSpec {
   readonly accelerator: Accelerator;
 }
 
+export interface ColdBoot {
+  readonly kind: "boot";
+  /** Absolute paths, never writable by the VMM */
+  readonly kernel: string;
+  readonly initramfs: string;
+  /** Appended to the driver's own kernel command line, such as `roost.dns=192.0.2.1` */
+  readonly kernelArguments: readonly string[];
+}
+
+export interface MemoryRestore {
+  readonly kind: "restore";
+  /** File of exactly the guest's memory size that its memory begins as; mapped privately, never written */
+  readonly baseFile: string;
+  /** As `Vm.saveDeviceState` wrote it, of a VM with the same `VmmDriver.fingerprint`, devices and memory size */
+  readonly deviceState: string;
+  /** Called once, before the guest runs: writes the pages that differ from the base file */
+  readonly fill: (memory: GuestMemory) => Promise<void>;
+}
+
+/** Memory of a guest, as its VMM maps it. Only meaningful while the guest is stopped. */
+export interface GuestMemory {
+  readonly sizeBytes: number;
+  /** Pages that differ, or may differ, from the base file: those the kernel has copied on write. In order, not adjacent to each other. */
+  changedPages(): Promise<PageRun[]>;
+  /** Fills `into` with the pages from `firstPage` on; its length is a multiple of the page size. Fast and synchronous: callers keep runs short. */
+  read(firstPage: number, into: Uint8Array): void;
+  write(firstPage: number, from: Uint8Array): void;
+  close(): void;
+}
+
+/** Some pages of `pageBytes` in a row. */
+export interface PageRun {
+  readonly firstPage: number;
+  readonly pageCount: number;
+}
+
+/** Size of a page of guest memory in `bytes`, on every machine Roost runs on */
+export const pageBytes = 4096;
+
 export interface VmDisks {
-  /** qcow2 overlay, owned by `uid`; becomes /dev/vda */
-  readonly rootOverlay: {
-    readonly path: string;
-    /** Every file the overlay's chain needs, such as its base image: opened read-only */
-    readonly backingFiles: readonly string[];
+  /** Becomes /dev/vda: a chain of qcow2 layers on a raw base image */
+  readonly root: {
+    /** Raw image below all layers: opened read-only */
+    readonly base: string;
+    /**
+     * Absolute folder of the layers, this sandbox's alone. The VMM sees all of it, and files that the caller puts there later; it can
+     * write the files its uid owns.
+     */
+    readonly folder: string;
+    /** File names in `folder`, oldest first. The last is the top: owned by `uid`, takes the guest's writes. Those below are frozen. */
+    readonly layers: readonly string[];
     /** Size the guest sees in `MiB`: no file of the VMM grows far beyond it */
     readonly sizeMib: number;
   };
@@ -83,6 +143,7 @@ export interface VmNetwork {
 
 /** A VM this process started or adopted. */
 export interface Vm {
+  /** As it is now: `moveTo` changes it */
   readonly record: VmRecord;
 
   /** Resolves once, when the VMM has ended, whoever ended it; never rejects. */
@@ -93,6 +154,45 @@ export interface Vm {
 
   /** Newest lines of the console, for people: no control characters, bounded line length. */
   consoleTail(lines: number): Promise<string[]>;
+
+  /**
+   * Stops the guest's CPUs; its disk requests are complete and on the host's disk when it resolves. Idempotent.
+   * This and the next ones reject when the VMM is gone or refuses; the guest then is as it was.
+   */
+  stop(): Promise<void>;
+
+  /** Lets a stopped guest go on. Idempotent. */
+  continue(): Promise<void>;
+
+  /** Whether the guest's CPUs are stopped. */
+  isStopped(): Promise<boolean>;
+
+  /** Writes the state of all devices and CPUs of a stopped guest to a new file, root's and not yet fsynced. Tens of KiB, in milliseconds. */
+  saveDeviceState(path: string): Promise<void>;
+
+  /** The memory of a stopped guest; the caller closes it. */
+  openMemory(): Promise<GuestMemory>;
+
+  /**
+   * From now on the guest's writes go to `layer`, an empty layer in the root disk's folder (see `disk/layers.ts`) that the VM's uid owns; what was
+   * the top until now is frozen: the VMM has closed it for writing. Atomic; milliseconds.
+   */
+  pushLayer(layer: string): Promise<void>;
+
+  /** File names of the root disk's layers as the VMM has them open, oldest first: the truth after a crash between intention and deed. */
+  layers(): Promise<string[]>;
+
+  /**
+   * Copies what the frozen layers hold into the top layer, while the guest runs; afterwards the chain is the base image and the top layer.
+   * Rejects, with the chain as it was, when it cannot, or when `signal` aborts.
+   */
+  flattenLayers(signal?: AbortSignal): Promise<void>;
+
+  /**
+   * The VM now belongs to another sandbox, or lies in another folder: the caller has renamed `VmSpec.folder` (and the root disk's, which needs
+   * nothing here). Returns the record that from now on leads to the VM; its cgroup keeps its name. The guest notices nothing.
+   */
+  moveTo(place: { readonly sandboxId: string; readonly folder: string }): VmRecord;
 
   /** Asks the guest to power off, waits `graceMs`, then ends the VMM with its disks flushed, then kills it. */
   shutdown(options: { readonly graceMs: number }): Promise<VmExit>;
@@ -122,6 +222,8 @@ export const vmRecordSchema = z.object({
   bootId: z.string(),
   /** The VMM itself: what its CPU time and memory are read from */
   vmm: processIdentitySchema,
+  /** What the VMM calls itself, also after `Vm.moveTo`: a control socket that leads to another VM is noticed */
+  vmmName: z.string().max(128),
   /** Its parent, which waits for its end and writes that down */
   supervisor: processIdentitySchema,
   /** `VmSpec.cgroup`, null when it has none */
@@ -145,5 +247,5 @@ export function isRunning(adopted: Vm | VmExit): adopted is Vm {
   return "exited" in adopted;
 }
 
-/** Lines in `VmExit.consoleTail` */
-export const exitConsoleLines = 40;
+/** Lines in `VmExit.consoleTail`: the trace of a kernel panic has some 45, and what it says is in front of it */
+export const exitConsoleLines = 60;

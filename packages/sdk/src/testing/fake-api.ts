@@ -86,7 +86,7 @@ export class FakeApi implements AsyncDisposable {
     const operation = operationOf(id);
     let body: unknown;
     if (operation.body !== undefined && operation.body !== "stream") {
-      const parsed = operation.body.safeParse(JSON.parse(await readAll(request)));
+      const parsed = operation.body.safeParse(JSON.parse((await readAll(request)) || "{}"));
       if (!parsed.success) throw new FakeError("request_invalid", parsed.error.message);
       body = parsed.data;
     }

@@ -4,12 +4,13 @@ import { tmpdir } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 
-import { newSandboxId, type CreateSandboxBody, type FileEntry, type Sandbox } from "@roost/contract";
+import { newSandboxId, type CreateSandboxBody, type FileEntry, type Sandbox, type Snapshot, type Template } from "@roost/contract";
 
 import { FakeError, type FakeCall, type FakeHandlers } from "./fake-call.ts";
 import { LocalProcesses } from "./local-processes.ts";
+import { LocalSaving, type SavableSandbox } from "./local-saving.ts";
 
-interface LocalSandbox {
+interface LocalSandbox extends SavableSandbox {
   record: Sandbox;
   /** Stands for the user's home. */
   readonly home: string;
@@ -19,6 +20,7 @@ interface LocalSandbox {
 /** Sandboxes that are folders of this machine. Nothing isolates them: only for tests that know what they run. */
 export class LocalSandboxes {
   readonly #all = new Map<string, LocalSandbox>();
+  readonly saving = new LocalSaving<LocalSandbox>(this);
 
   async create(body: Partial<CreateSandboxBody> = {}): Promise<LocalSandbox> {
     const id = newSandboxId();
@@ -31,18 +33,25 @@ export class LocalSandboxes {
       memory_mb: body.memory_mb ?? 512,
       disk_mb: 10_240,
       timeout_sec: body.timeout_sec ?? 0,
+      checkpoint_interval_sec: body.checkpoint_interval_sec ?? 0,
+      auto_resume: body.auto_resume ?? false,
       metadata: body.metadata ?? {},
       created_at: now,
       started_at: now,
       last_active_at: now,
       stopped_at: null,
       stop_reason: null,
+      start_path: "restore",
+      current_generation: null,
+      has_memory: false,
+      paused_at: null,
+      notice: null,
       failure_reason: null,
       vm_exit: null,
       versions: { kernel: "6.1.0-test" },
     };
     const home = await mkdtemp(join(tmpdir(), "roost-fake-"));
-    const sandbox = { record, home, processes: new LocalProcesses(home, body.envs ?? {}) };
+    const sandbox = { record, home, generations: [], processes: new LocalProcesses(home, body.envs ?? {}) };
     this.#all.set(id, sandbox);
     return sandbox;
   }
@@ -72,7 +81,8 @@ export class LocalSandboxes {
 
 export function localHandlers(sandboxes: LocalSandboxes): FakeHandlers {
   const at = (call: { readonly parameters: Readonly<Record<string, string>> }) => sandboxes.get(call.parameters["id"] ?? "");
-  const bodyPath = (call: FakeCall) => pathIn(at(call), (call.body as { path: string }).path);
+  const guestAt = (call: { readonly parameters: Readonly<Record<string, string>> }) => sandboxes.saving.usable(call.parameters["id"] ?? "");
+  const bodyPath = (call: FakeCall) => pathIn(guestAt(call), (call.body as { path: string }).path);
   return {
     http: {
       createSandbox: async (call) => (await sandboxes.create(call.body as CreateSandboxBody)).record,
@@ -101,13 +111,13 @@ export function localHandlers(sandboxes: LocalSandboxes): FakeHandlers {
         at(call);
         call.response.writeHead(200, { "content-type": "text/plain" }).end("booted\n");
       },
-      exec: (call) => at(call).processes.exec(at(call).record.id, call.body as never),
-      listProcesses: (call) => ({ processes: at(call).processes.list() }),
+      exec: (call) => guestAt(call).processes.exec(at(call).record.id, call.body as never),
+      listProcesses: (call) => ({ processes: guestAt(call).processes.list() }),
       signalProcess: (call) =>
-        at(call).processes.signal(call.parameters["selector"] ?? "", (call.query.get("signal") ?? "SIGKILL") as NodeJS.Signals),
-      readFile: (call) => readFile(call, pathIn(at(call), call.query.get("path") ?? "")),
+        guestAt(call).processes.signal(call.parameters["selector"] ?? "", (call.query.get("signal") ?? "SIGKILL") as NodeJS.Signals),
+      readFile: (call) => readFile(call, pathIn(guestAt(call), call.query.get("path") ?? "")),
       writeFile: async (call) => {
-        const path = pathIn(at(call), call.query.get("path") ?? "");
+        const path = pathIn(guestAt(call), call.query.get("path") ?? "");
         await mkdir(dirname(path), { recursive: true });
         await pipeline(call.request, createWriteStream(path));
         return { entry: await entryOf(path) };
@@ -123,20 +133,35 @@ export function localHandlers(sandboxes: LocalSandboxes): FakeHandlers {
       },
       moveFile: async (call) => {
         const body = call.body as { source: string; destination: string };
-        const destination = pathIn(at(call), body.destination);
+        const destination = pathIn(guestAt(call), body.destination);
         await rename(pathIn(at(call), body.source), destination).catch(notFound);
         return { entry: await entryOf(destination) };
       },
       removeFile: (call) => rm(bodyPath(call), { recursive: true, force: true }),
-      listTemplates: () => ({ templates: [{ name: "base", digest: `sha256:${"0".repeat(64)}`, disk_mb: 10_240 }] }),
+      ...sandboxes.saving.handlers(),
+      listTemplates: () => ({ templates: [baseTemplate, ...[...sandboxes.saving.snapshots.values()].map(templateOf)] }),
       listHosts: () => ({ hosts: [] }),
     },
     socket: {
-      execStream: (call) => at(call).processes.stream(call.socket),
-      attachProcess: (call) => at(call).processes.attach(call.socket, call.parameters["selector"] ?? ""),
-      pty: (call) => at(call).processes.terminal(call.socket),
+      execStream: (call) => guestAt(call).processes.stream(call.socket),
+      attachProcess: (call) => guestAt(call).processes.attach(call.socket, call.parameters["selector"] ?? ""),
+      pty: (call) => guestAt(call).processes.terminal(call.socket),
     },
   };
+}
+
+const baseTemplate: Template = {
+  name: "base",
+  kind: "base",
+  digest: `sha256:${"0".repeat(64)}`,
+  disk_mb: 10_240,
+  has_memory: true,
+  vcpus: null,
+  memory_mb: null,
+};
+
+function templateOf({ name, digest, disk_mb, has_memory, vcpus, memory_mb }: Snapshot): Template {
+  return { name, kind: "snapshot", digest, disk_mb, has_memory, vcpus, memory_mb };
 }
 
 function pathIn(sandbox: LocalSandbox, path: string): string {

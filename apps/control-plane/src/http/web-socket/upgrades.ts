@@ -39,7 +39,8 @@ const noQuery = z.strictObject({});
 
 interface Accepted {
   readonly id: WebSocketOperationId;
-  readonly context: SessionContext | PlatformError;
+  /** Called once the socket is open: a paused sandbox may have to be resumed first, which takes longer than clients wait for an upgrade */
+  readonly openSession: () => Promise<SessionContext>;
 }
 
 /**
@@ -67,9 +68,9 @@ export class Upgrades {
     const log = this.#services.log.child({ requestId });
     stream.on("error", (error) => log.debug({ err: error }, "a connection failed during its upgrade"));
     this.#accept(request).then(
-      ({ id, context }) => {
+      ({ id, openSession }) => {
         if (stream.destroyed) return;
-        this.#server.handleUpgrade(request, stream, head, (socket) => void this.#serve(id, socket, context));
+        this.#server.handleUpgrade(request, stream, head, (socket) => void this.#serve(id, socket, openSession));
       },
       (error: unknown) => {
         const failure = toPlatformError(error);
@@ -106,22 +107,22 @@ export class Upgrades {
     if (this.#server.clients.size >= socketsMax)
       throw new PlatformError("rate_limited", "too many WebSockets are open", { retryAfterSec: 10 });
     const row = await sandboxes.get(params.id);
-    try {
-      const guest = guests.of(await sandboxes.getUsable(row.id));
-      return { id: match.id, context: { guest, params: match.params, query, log: log.child({ sandboxId: row.id, operation: match.id }) } };
-    } catch (error) {
-      return { id: match.id, context: toPlatformError(error) };
-    }
+    return {
+      id: match.id,
+      openSession: async () => {
+        const guest = guests.of(await sandboxes.getUsable(row.id));
+        return { guest, params: match.params, query, log: log.child({ sandboxId: row.id, operation: match.id }) };
+      },
+    };
   }
 
-  async #serve(id: WebSocketOperationId, socket: WebSocket, context: SessionContext | PlatformError): Promise<void> {
+  async #serve(id: WebSocketOperationId, socket: WebSocket, openSession: Accepted["openSession"]): Promise<void> {
     this.#services.metrics.socketOpened(id);
     socket.once("close", () => this.#services.metrics.socketClosed(id));
     const isPty = id === "pty";
     const json = new JsonSocket<never, never>(socket, messageSchemas[id] as z.ZodType<never> | undefined);
     try {
-      if (context instanceof PlatformError) throw context;
-      await serve(id, json as never, context);
+      await serve(id, json as never, await openSession());
     } catch (error) {
       const failure = toPlatformError(error);
       if (failure.code === "internal") this.#services.log.error({ err: error, operation: id }, "a WebSocket session failed");

@@ -52,7 +52,7 @@ async function forward(socket: JsonSocket<never, WatchServerMessage>, context: S
     }
     throw new PlatformError("guest_error", "the guest agent ended the watch");
   } catch (error) {
-    if (guest.ended.aborted) throw new PlatformError("guest_unreachable", "the sandbox ended", { cause: error });
+    if (guest.ended.aborted) throw new PlatformError("guest_unreachable", "the sandbox was paused or ended", { cause: error });
     throw fromGuestError(abort.signal.reason instanceof PlatformError ? abort.signal.reason : error, { ...fileErrors, 8: "guest_error" });
   } finally {
     clearTimeout(timer);

@@ -1,5 +1,6 @@
-import type { VmSpec } from "../driver.ts";
-import type { VmLayout } from "./layout.ts";
+import type { Accelerator, VmSpec } from "../driver.ts";
+import { agentDescriptor, agentNode, baseDescriptor, diskNodes, layerNode } from "./block-nodes.ts";
+import { insidePaths } from "./layout.ts";
 import type { Machine } from "./machine.ts";
 
 export const qemuProgram = "/usr/bin/qemu-system-x86_64";
@@ -16,32 +17,35 @@ const emulatedCpu = "max,erms=off,fsrm=off,la57=off";
 /**
  * QEMU's arguments for a VM.
  *
- * Guest memory is a private mapping of `memoryFile`, an immutable file that the VMM cannot write: for a cold boot one
- * of zeros, shared by all VMs of that size; for a restore a template's base file. Either way what the guest changed is
- * what the kernel copied on write. There is no balloon: on a private mapping it would punch holes into the file. And no
- * merging of equal pages: it would let one guest find out by timing what is in another's memory.
+ * Guest memory is a private mapping of an immutable file that the VMM cannot write: for a cold boot one of zeros, shared by all VMs of that size;
+ * for a restore its image's base file. Either way what the guest changed is what the kernel copied on write. There is no balloon: on
+ * a private mapping it would punch holes into the file. And no merging of equal pages: it would let one guest find out by timing what is in
+ * another's memory.
+ *
+ * A VM that boots and one that is restored have the same devices in the same order: device state is found by their names and places.
  */
-export function qemuArguments(spec: VmSpec, layout: VmLayout, machine: Machine, memoryFile: string): string[] {
+export function qemuArguments(spec: VmSpec, machine: Machine): string[] {
   const bus = machine.virtioBus;
   const args = [
-    ["-name", `roost-${spec.sandboxId}`],
+    ["-name", vmmName(spec)],
     ["-nodefaults"],
     ["-no-user-config"],
     ["-display", "none"],
     ["-no-reboot"],
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
     ["-accel", spec.accelerator === "kvm" ? "kvm" : `tcg,thread=multi,tb-size=${translationBufferMib}`],
-    ["-cpu", spec.accelerator === "kvm" ? "host" : emulatedCpu],
+    ["-cpu", cpuModel(spec.accelerator)],
     ["-smp", String(spec.vcpus)],
     ["-m", `${spec.memoryMib}M`],
-    ["-machine", `${machine.options},memory-backend=memory`],
+    // Without `suppress-vmdesc` it complains, where the guest's console is, that saved state does not describe itself.
+    ["-machine", `${machine.options},suppress-vmdesc=on,memory-backend=memory`],
     [
       "-object",
       json({
         "qom-type": "memory-backend-file",
         id: "memory",
         size: spec.memoryMib * 1024 * 1024,
-        "mem-path": memoryFile,
+        "mem-path": insidePaths.memory,
         share: false,
         readonly: true,
         rom: "off",
@@ -49,14 +53,11 @@ export function qemuArguments(spec: VmSpec, layout: VmLayout, machine: Machine, 
         dump: false,
       }),
     ],
-    ["-kernel", spec.kernel],
-    ["-initrd", spec.initramfs],
-    ["-append", [...machine.kernelArguments, ...spec.kernelArguments].join(" ")],
+    ...beginArguments(spec.begin, machine),
     // The console is QEMU's standard output: a pipe to the supervisor, which keeps the newest part of it.
     ["-chardev", "stdio,id=console,signal=off,mux=off"],
     ["-serial", "chardev:console"],
-    // A relative path: the kernel takes at most 107 bytes as the path of a socket.
-    ["-chardev", "socket,id=qmp,path=qmp.sock,server=on,wait=off"],
+    ["-chardev", `socket,id=qmp,path=${insidePaths.qmpSocket},server=on,wait=off`],
     ["-mon", "chardev=qmp,mode=control"],
     ["-device", `virtio-rng-${bus}`],
     ...diskArguments(spec, bus),
@@ -65,26 +66,39 @@ export function qemuArguments(spec: VmSpec, layout: VmLayout, machine: Machine, 
   return args.flat();
 }
 
+/** Shown by `ps`, and asked for when a control connection is made again. */
+export function vmmName(spec: Pick<VmSpec, "sandboxId">): string {
+  return `roost-${spec.sandboxId}`;
+}
+
+export function cpuModel(accelerator: Accelerator): string {
+  return accelerator === "kvm" ? "host" : emulatedCpu;
+}
+
+function beginArguments(begin: VmSpec["begin"], machine: Machine): string[][] {
+  if (begin.kind === "restore") {
+    // The saved state does not begin with a description of the machine, so none is to be expected.
+    return [
+      ["-incoming", "defer"],
+      ["-global", "migration.send-configuration=off"],
+    ];
+  }
+  return [
+    ["-kernel", insidePaths.kernel],
+    ["-initrd", insidePaths.initramfs],
+    ["-append", [...machine.kernelArguments, ...begin.kernelArguments].join(" ")],
+  ];
+}
+
 function diskArguments(spec: VmSpec, bus: Machine["virtioBus"]): string[][] {
   if (spec.disks === null) return [];
-  const overlay = {
-    driver: "qcow2",
-    "node-name": "root",
-    discard: "unmap",
-    "detect-zeroes": "unmap",
-    file: { driver: "file", filename: spec.disks.rootOverlay.path, discard: "unmap" },
-  };
-  const agentDisk = {
-    driver: "raw",
-    "node-name": "agent",
-    "read-only": true,
-    file: { driver: "file", filename: spec.disks.agentDisk, "read-only": true },
-  };
+  const top = layerNode(spec.disks.root.layers.at(-1) ?? "");
   return [
-    ["-blockdev", json(overlay)],
-    ["-device", `virtio-blk-${bus},drive=root,serial=root`],
-    ["-blockdev", json(agentDisk)],
-    ["-device", `virtio-blk-${bus},drive=agent,serial=agent`],
+    ["-add-fd", `fd=${baseDescriptor},set=${baseDescriptor}`],
+    ["-add-fd", `fd=${agentDescriptor},set=${agentDescriptor}`],
+    ...diskNodes(spec.disks).map((node) => ["-blockdev", json(node)]),
+    ["-device", `virtio-blk-${bus},drive=${top},serial=root`],
+    ["-device", `virtio-blk-${bus},drive=${agentNode},serial=agent`],
   ];
 }
 

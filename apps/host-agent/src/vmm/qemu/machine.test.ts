@@ -1,10 +1,11 @@
 import { expect, test } from "vitest";
 
+import { cpuDigest } from "./host-cpu.ts";
 import { chooseMachine, tscKhzFromCpuInfo, tscKhzFromKernelLog } from "./machine.ts";
 
 test("emulation uses microvm when the TSC's frequency is known, and tells the guest", () => {
   const machine = chooseMachine("tcg", 2_596_132);
-  expect(machine).toMatchObject({ name: "microvm", options: "microvm,pit=off,pic=off", virtioBus: "device" });
+  expect(machine).toMatchObject({ name: "microvm", options: "microvm,pit=off,pic=off,ioapic2=off", virtioBus: "device" });
   expect(machine.kernelArguments).toContain("tsc_early_khz=2596132");
 });
 
@@ -34,4 +35,14 @@ test("the clock of /proc/cpuinfo counts only where it cannot be a momentary one"
   expect(tscKhzFromCpuInfo(info("constant_tsc aperfmperf"))).toBeUndefined();
   expect(tscKhzFromCpuInfo(info("hypervisor"))).toBeUndefined();
   expect(tscKhzFromCpuInfo("")).toBeUndefined();
+});
+
+test("a host's CPU is told by what a guest sees of it, not by its clock", () => {
+  const info = (clock: string, flags: string) =>
+    `processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 106\nstepping\t: 6\ncpu MHz\t\t: ${clock}\nflags\t\t: ${flags}\n\nprocessor\t: 1\n`;
+  expect(cpuDigest(info("2600.000", "fpu sse"))).toBe(cpuDigest(info("3100.123", "fpu sse")));
+  expect(cpuDigest(info("2600.000", "fpu sse"))).not.toBe(cpuDigest(info("2600.000", "fpu sse avx512f")));
+  expect(cpuDigest(info("2600.000", "fpu sse"))).not.toBe(
+    cpuDigest(info("2600.000", "fpu sse").replace("model\t\t: 106", "model\t\t: 143")),
+  );
 });

@@ -1,40 +1,28 @@
-import { spawn, type ChildProcess } from "node:child_process";
-import { constants } from "node:fs";
-import { chown, mkdir, open, readFile, rm, stat } from "node:fs/promises";
+import { chown, mkdir, readFile, rm } from "node:fs/promises";
 import { isAbsolute } from "node:path";
 
 import { PlatformError } from "@roost/contract";
-import {
-  assert,
-  Cleanup,
-  identifyProcess,
-  isAlive,
-  MiB,
-  must,
-  poll,
-  run,
-  second,
-  silentLogger,
-  withDeadline,
-  type Logger,
-  type ProcessIdentity,
-} from "@roost/kit";
+import { assert, Cleanup, isAlive, MiB, must, poll, second, silentLogger, withDeadline, type Logger } from "@roost/kit";
 
 import { Cgroups, type CgroupLimits } from "../cgroup.ts";
-import type { Vm, VmExit, VmmDriver, VmRecord, VmSpec } from "../driver.ts";
-import { qemuArguments, qemuProgram, translationBufferMib } from "./command.ts";
-import { launchCommand, type LaunchDevice } from "./launch.ts";
-import { vmLayout, type VmLayout } from "./layout.ts";
+import type { Accelerator, Vm, VmExit, VmFingerprint, VmmDriver, VmRecord, VmSpec } from "../driver.ts";
+import { endJobs } from "./block-jobs.ts";
+import { agentDescriptor, baseDescriptor, isLayerName } from "./block-nodes.ts";
+import { cpuModel, qemuArguments, qemuProgram, translationBufferMib, vmmName } from "./command.ts";
+import { connectControl } from "./control.ts";
+import { placeDeviceState } from "./device-state.ts";
+import { hostCpuDigest } from "./host-cpu.ts";
+import { confine, type Confinement } from "./confinement.ts";
+import { insidePaths, vmLayout, type VmLayout } from "./layout.ts";
 import { chooseMachine, readHostTscKhz } from "./machine.ts";
-import { endProcessGroup, endVmProcesses, findVmm } from "./qemu-processes.ts";
+import { endProcessGroup, endVmProcesses } from "./qemu-processes.ts";
+import { readVersion } from "./qemu-version.ts";
 import { finishVm, lastWords, QemuVm } from "./qemu-vm.ts";
-import { QmpClient } from "./qmp.ts";
+import { ensureRootSkeleton } from "./root-skeleton.ts";
+import { supervisedCommand } from "./supervisor.ts";
+import { connectToStarted, restore, spawnDetached, startError } from "./vmm-start.ts";
 import { ensureZeroMemory } from "./zero-memory.ts";
 
-/** Oldest QEMU whose private memory mappings cannot reach the file behind them (`rom=off`). */
-const versionMin = [8, 2] as const;
-/** Time from the launcher's start to the first QMP answer in `ms`: 0.1 s alone, seconds when many start at once. */
-const startTimeoutMs = 30 * second;
 /** Time a running VMM has to take an adopting connection in `ms`. */
 const adoptTimeoutMs = 10 * second;
 /** What QEMU itself needs at most beside the guest's memory and translated code in `MiB`. */
@@ -44,7 +32,7 @@ const overheadCpus = 0.5;
 /** QEMU's threads and the supervisor's processes. */
 const pidsMax = 128;
 /** What a qcow2 file may hold beside the disk's content in `MiB`: tables and frozen clusters. */
-const overlayOverheadMib = 1024;
+const layerOverheadMib = 1024;
 
 export interface QemuDriverOptions {
   /** Folder for files that all VMs share, such as base files of zeros; absolute, root's */
@@ -54,7 +42,7 @@ export interface QemuDriverOptions {
   readonly tscKhz?: number | null;
 }
 
-/** Starts QEMU processes that run unprivileged and detached. See `launch.ts` for how. */
+/** Starts QEMU processes that run unprivileged and detached. See `confinement.ts` for how. */
 export class QemuDriver implements VmmDriver {
   readonly name = "qemu";
   readonly #options: QemuDriverOptions;
@@ -78,19 +66,20 @@ export class QemuDriver implements VmmDriver {
     checkSpec(spec);
     const vmmVersion = await this.version();
     const layout = vmLayout(spec.folder);
+    const cgroups = await this.#cgroups();
     await using cleanup = new Cleanup();
 
     cleanup.defer("remove what the VMM left", () => removeFiles(layout));
-    await mkdir(layout.rootFolder, { recursive: true });
     await mkdir(layout.runFolder, { recursive: true, mode: 0o700 });
     await chown(layout.runFolder, spec.uid, spec.gid);
-    const cgroups = await this.#cgroups();
+    if (spec.begin.kind === "restore") placeDeviceState(layout, spec.begin.deviceState);
     const cgroup = spec.cgroup;
     if (cgroup !== undefined) cleanup.defer("remove the cgroup", () => cgroups.remove(cgroup));
     const cgroupProcs = cgroup === undefined ? [] : await cgroups.create(cgroup, cgroupLimits(spec));
-    const launch = await this.#launchPlan(spec, layout, cgroupProcs);
+    if (cgroup !== undefined) cgroups.anticipateJoin(); // not earlier: meanwhile no cgroup can be made
+    const confinement = await this.#confinement(spec, layout, cgroupProcs);
 
-    const child = await spawnDetached(launchCommand(launch), layout);
+    const child = await spawnDetached(await confine(confinement), layout);
     const group = must(child.pid, "the pid of a child that was spawned");
     cleanup.defer("end the VMM", () => endProcessGroup(group));
     const started = await connectToStarted(child, layout, signal).catch(async (error: unknown) => {
@@ -99,6 +88,12 @@ export class QemuDriver implements VmmDriver {
     });
     cleanup.defer("close the control connection", () => started.qmp.close());
     signal?.throwIfAborted();
+    if (spec.begin.kind === "restore") {
+      await restore(started, spec.begin, layout, signal).catch(async (error: unknown) => {
+        signal?.throwIfAborted();
+        throw error instanceof PlatformError ? error : await startError(error, layout);
+      });
+    }
 
     const record: VmRecord = {
       formatVersion: 1,
@@ -109,12 +104,29 @@ export class QemuDriver implements VmmDriver {
       folder: spec.folder,
       bootId: await readBootId(),
       vmm: started.vmm,
+      vmmName: vmmName(spec),
       supervisor: started.supervisor,
       cgroup: cgroup ?? null,
       timeStartedMs: Date.now(),
     };
     child.unref();
-    return cleanup.handOver(new QemuVm({ record, qmp: started.qmp, cgroups, log: this.#log }));
+    const topLayer = spec.disks?.root.layers.at(-1);
+    const parts = { record, qmp: started.qmp, cgroups, log: this.#log, ...(topLayer === undefined ? {} : { topLayer }) };
+    return cleanup.handOver(new QemuVm(parts));
+  }
+
+  async fingerprint(accelerator: Accelerator): Promise<VmFingerprint> {
+    const tscKhz = accelerator === "tcg" ? await this.#tscKhz() : undefined;
+    // Emulated guests see the host's time stamp counter. Its frequency is measured at each boot of the host, so its last digits mean nothing
+    const own =
+      accelerator === "kvm" ? await hostCpuDigest() : tscKhz === undefined ? "tsc=unknown" : `tsc=${Math.round(tscKhz / 1_000)}MHz`;
+    return {
+      vmm: this.name,
+      vmmVersion: await this.version(),
+      accelerator,
+      machine: chooseMachine(accelerator, tscKhz).options,
+      cpu: `${cpuModel(accelerator)} ${own}`,
+    };
   }
 
   async adopt(record: VmRecord): Promise<Vm | VmExit> {
@@ -124,12 +136,16 @@ export class QemuDriver implements VmmDriver {
     const deadline = { what: "the VMM's answer", timeoutMs: adoptTimeoutMs, intervalMs: 50 };
     const found = await poll(deadline, async () => {
       if (!(await isAlive(record.vmm))) return "gone" as const;
-      return QmpClient.connect(vmLayout(record.folder).qmpSocket);
+      return connectControl(record);
     }).catch((error: unknown) => {
       throw new PlatformError("guest_unreachable", "the sandbox runs but its VMM does not answer", { cause: error });
     });
     if (found === "gone") return finishVm(record, cgroups, this.#log);
-    return new QemuVm({ record, qmp: found, cgroups, log: this.#log });
+    await endJobs(found).catch((error: unknown) => {
+      found.close();
+      throw new PlatformError("guest_unreachable", "the sandbox runs but its VMM does not answer", { cause: error });
+    });
+    return new QemuVm({ record, qmp: found, cgroups, log: this.#log, isAdopted: true });
   }
 
   async destroy(record: VmRecord): Promise<void> {
@@ -137,28 +153,35 @@ export class QemuDriver implements VmmDriver {
     if (record.cgroup !== null) await (await this.#cgroups()).remove(record.cgroup);
   }
 
-  async #launchPlan(spec: VmSpec, layout: VmLayout, cgroupProcs: readonly string[]) {
+  async #confinement(spec: VmSpec, layout: VmLayout, cgroupProcs: readonly string[]): Promise<Confinement> {
+    const { begin, disks } = spec;
     const machine = chooseMachine(spec.accelerator, spec.accelerator === "tcg" ? await this.#tscKhz() : undefined);
-    const memoryFile = await ensureZeroMemory(this.#options.memoryFolder, spec.memoryMib);
-    const devices: LaunchDevice[] = [{ name: "null", major: 1, minor: 3 }];
-    if (spec.network !== null) devices.push({ name: "net/tun", major: 10, minor: 200 });
-    if (spec.accelerator === "kvm") devices.push({ name: "kvm", major: 10, minor: 232 });
+    const memoryFile = begin.kind === "boot" ? await ensureZeroMemory(this.#options.memoryFolder, spec.memoryMib) : begin.baseFile;
+    const readOnly = (source: string, target: string) => ({ source, target, writable: false });
     return {
-      layout,
-      namespacePath: spec.network?.namespacePath ?? null,
+      network:
+        spec.network?.namespacePath === undefined || spec.network.namespacePath === null ? null : { path: spec.network.namespacePath },
       uid: spec.uid,
       gid: spec.gid,
       cgroupProcs,
-      readOnlyFiles: [
-        spec.kernel,
-        spec.initramfs,
-        memoryFile,
-        ...(spec.disks === null ? [] : [spec.disks.agentDisk, ...spec.disks.rootOverlay.backingFiles]),
+      rootSkeleton: await ensureRootSkeleton(this.#options.memoryFolder, { kvm: spec.accelerator === "kvm" }),
+      mountTable: layout.mountTable,
+      mounts: [
+        { source: layout.runFolder, target: insidePaths.run, writable: true },
+        readOnly(memoryFile, insidePaths.memory),
+        ...(begin.kind === "boot" ? [readOnly(begin.kernel, insidePaths.kernel), readOnly(begin.initramfs, insidePaths.initramfs)] : []),
+        ...(disks === null ? [] : [{ source: disks.root.folder, target: insidePaths.disk, writable: true }]),
       ],
-      writableFiles: spec.disks === null ? [] : [spec.disks.rootOverlay.path],
-      devices,
-      fileSizeMibMax: (spec.disks?.rootOverlay.sizeMib ?? 0) + overlayOverheadMib,
-      command: [qemuProgram, ...qemuArguments(spec, layout, machine, memoryFile)],
+      descriptors:
+        disks === null
+          ? []
+          : [
+              { descriptor: baseDescriptor, path: disks.root.base },
+              { descriptor: agentDescriptor, path: disks.agentDisk },
+            ],
+      fileSizeMibMax: (disks?.root.sizeMib ?? 0) + layerOverheadMib,
+      endsWithParent: false,
+      command: supervisedCommand([qemuProgram, ...qemuArguments(spec, machine)]),
     };
   }
 }
@@ -173,8 +196,14 @@ function checkSpec(spec: VmSpec): void {
   assert(/^[a-z0-9]{1,40}$/.test(spec.sandboxId), "a sandbox id is lower-case letters and digits");
   assert(spec.uid > 0 && spec.gid > 0, "a VMM does not run as root");
   assert(spec.vcpus >= 1 && spec.memoryMib >= 1, "a VM has CPUs and memory");
-  const paths = [spec.folder, spec.kernel, spec.initramfs];
-  if (spec.disks !== null) paths.push(spec.disks.agentDisk, spec.disks.rootOverlay.path, ...spec.disks.rootOverlay.backingFiles);
+  const paths = [spec.folder];
+  if (spec.begin.kind === "boot") paths.push(spec.begin.kernel, spec.begin.initramfs);
+  else paths.push(spec.begin.baseFile, spec.begin.deviceState);
+  if (spec.disks !== null) {
+    paths.push(spec.disks.agentDisk, spec.disks.root.base, spec.disks.root.folder);
+    assert(spec.disks.root.layers.length > 0, "a disk has a top layer");
+    for (const layer of spec.disks.root.layers) assert(isLayerName(layer), "layers are plain file names");
+  }
   for (const path of paths) assert(isAbsolute(path) && !path.includes("\n"), "paths of a VM are absolute");
   if (spec.network !== null) {
     assert(/^[a-zA-Z0-9._-]{1,15}$/.test(spec.network.tapName), "a tap's name is an interface name");
@@ -182,71 +211,12 @@ function checkSpec(spec: VmSpec): void {
   }
 }
 
-/** The launcher, in a session of its own; what it says before QEMU runs goes to a file that no guest can write to. */
-async function spawnDetached(command: readonly [string, ...string[]], layout: VmLayout): Promise<ChildProcess> {
-  await using log = await open(layout.launchLog, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
-  const [program, ...args] = command;
-  const child = spawn(program, args, { detached: true, stdio: ["ignore", log.fd, log.fd], cwd: "/", env: { PATH: "/usr/sbin:/usr/bin" } });
-  await new Promise<void>((resolve, reject) => {
-    child.once("spawn", resolve);
-    child.once("error", reject);
-  });
-  return child;
-}
-
-interface StartedVmm {
-  readonly vmm: ProcessIdentity;
-  readonly supervisor: ProcessIdentity;
-  readonly qmp: QmpClient;
-}
-
-async function connectToStarted(child: ChildProcess, layout: VmLayout, signal: AbortSignal | undefined): Promise<StartedVmm> {
-  const supervisorPid = must(child.pid, "the pid of a child that was spawned");
-  const ended = new AbortController();
-  child.once("exit", () => ended.abort(new Error("the VMM ended at once")));
-  const signals = signal === undefined ? [ended.signal] : [ended.signal, signal];
-  const deadline = { timeoutMs: startTimeoutMs, intervalMs: 4, signal: AbortSignal.any(signals) };
-  const vmm = await poll({ what: "the start of the VMM", ...deadline }, () => findVmm(layout, supervisorPid));
-  const supervisor = must(await identifyProcess(supervisorPid), "a supervisor whose child runs");
-  const qmp = await poll({ what: "the VMM's first answer", ...deadline }, async () => {
-    await stat(layout.qmpSocket); // cheaper than a connection that fails
-    return QmpClient.connect(layout.qmpSocket, { timeoutMs: startTimeoutMs });
-  });
-  return { vmm, supervisor, qmp };
-}
-
-async function startError(cause: unknown, layout: VmLayout): Promise<PlatformError> {
-  const said = (await lastWords(layout)).slice(-8).join("\n");
-  const how = describe(cause);
-  return new PlatformError("sandbox_start_failed", "the VM did not start", { detail: said === "" ? how : `${how}: ${said}`, cause });
-}
-
-/** An abort is only how the wait was ended; what it was ended for is its cause. */
-function describe(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return error.name === "AbortError" && error.cause instanceof Error ? error.cause.message : error.message;
-}
-
 async function removeFiles(layout: VmLayout): Promise<void> {
-  for (const path of [layout.runFolder, layout.rootFolder, layout.launchLog]) await rm(path, { recursive: true, force: true });
+  for (const path of [layout.runFolder, layout.mountTable, layout.launchLog]) await rm(path, { recursive: true, force: true });
 }
 
 async function readBootId(): Promise<string> {
   return (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
-}
-
-async function readVersion(): Promise<string> {
-  const output = await run([qemuProgram, "--version"], { timeoutMs: 10 * second }).catch((error: unknown) => {
-    throw new PlatformError("sandbox_start_failed", "this host cannot run sandboxes: QEMU is not installed", { cause: error });
-  });
-  const [, version, major, minor] = /^QEMU emulator version ((\d+)\.(\d+)\S*.*)$/m.exec(output) ?? [];
-  const isOld = Number(major) < versionMin[0] || (Number(major) === versionMin[0] && Number(minor) < versionMin[1]);
-  if (version === undefined || isOld) {
-    throw new PlatformError("sandbox_start_failed", `this host cannot run sandboxes: QEMU ${versionMin.join(".")} or newer is needed`, {
-      detail: output.split("\n")[0] ?? "",
-    });
-  }
-  return `QEMU ${version}`;
 }
 
 /** Calls `make` on first use; a failure is not kept. */

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { chmod, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { chmod, chown, mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -8,14 +8,14 @@ import { SeededRandom } from "@roost/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { z } from "zod";
 
-import { createOverlay } from "../../disk/overlay.ts";
+import { createLayer } from "../../disk/layers.ts";
 import { Cgroups } from "../cgroup.ts";
 import { consoleFileBytesMax } from "../console.ts";
 import { isRunning, vmRecordSchema, type Vm, type VmRecord, type VmSpec } from "../driver.ts";
 import { findTestImages } from "../testing/test-guest.ts";
 import { vmLayout } from "./layout.ts";
 import { QemuDriver } from "./qemu-driver.ts";
-import { QemuVm } from "./qemu-vm.ts";
+import type { QemuVm } from "./qemu-vm.ts";
 import { createQemuHarness, type QemuHarness } from "../testing/qemu-harness.ts";
 
 const images = await findTestImages();
@@ -52,6 +52,21 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
     );
   }
 
+  /** Adds disks: a root disk of one layer on a raw image, and an agent disk. */
+  async function withDisks(spec: VmSpec, sizeMib: number, parent: string = spec.folder) {
+    const base = join(harness.folder, "base, one.raw");
+    const agentDisk = join(harness.folder, "agent.squashfs");
+    const folder = join(parent, "disk");
+    await writeFile(base, Buffer.alloc(MiB, "base"));
+    await writeFile(agentDisk, Buffer.alloc(MiB, "agent"));
+    for (const path of [base, agentDisk]) await chmod(path, 0o666); // careless on purpose: the VMM only gets them open for reading
+    await mkdir(folder);
+    await chown(folder, 0, spec.gid);
+    await chmod(folder, 0o710);
+    await createLayer({ path: join(folder, "top.qcow2"), sizeMib, uid: spec.uid, gid: spec.gid });
+    return { spec: { ...spec, disks: { root: { base, folder, layers: ["top.qcow2"], sizeMib }, agentDisk } }, base, agentDisk };
+  }
+
   test("has no privileges and no way to get any", async () => {
     const spec = await harness.createSpec();
     const { record } = await start(spec);
@@ -81,25 +96,22 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   test("sees only the files it needs, and can write only its own", async () => {
     const spec = await harness.createSpec();
     const { record } = await start(spec);
-    const { runFolder } = vmLayout(spec.folder);
     const mounts = (await readFile(`/proc/${record.vmm.pid}/mountinfo`, "utf8")).trim().split("\n").map(parseMount);
-    const memoryFile = join(harness.memoryFolder, `zero-${spec.memoryMib}mib.memory`);
     expect(mounts.map((mount) => mount.path).toSorted()).toEqual(
-      ["/", "/usr", spec.kernel, spec.initramfs, memoryFile, runFolder].toSorted(),
+      ["/", "/usr", "/vm/kernel", "/vm/initramfs", "/vm/memory", "/vm/run"].toSorted(),
     );
-    expect(mounts.filter((mount) => mount.options.includes("rw")).map((mount) => mount.path)).toEqual([runFolder]);
+    expect(mounts.filter((mount) => mount.options.includes("rw")).map((mount) => mount.path)).toEqual(["/vm/run"]);
     for (const mount of mounts) expect(mount.options, mount.path).toContain("nosuid");
 
-    const ways = [spec.kernel, runFolder].map((path) => path.split("/")[1] ?? "");
     expect((await inside(record, spec, "ls -A /")).split("\n").sort()).toEqual(
-      [...new Set(["bin", "dev", "etc", "lib", "lib64", "old", "sbin", "usr", ...ways])].toSorted(),
+      ["bin", "dev", "etc", "lib", "lib64", "old", "sbin", "usr", "vm"].toSorted(),
     );
-    expect(await inside(record, spec, "ls -A /dev /old")).toBe("/dev:\nnull\n\n/old:");
-    for (const path of [spec.kernel, spec.initramfs, memoryFile, "/usr/bin/env", "/new", "/dev/null2"]) {
+    expect(await inside(record, spec, "ls -A /dev /old")).toBe("/dev:\nnet\nnull\n\n/old:");
+    for (const path of ["/vm/kernel", "/vm/initramfs", "/vm/memory", "/usr/bin/env", "/new", "/dev/null2"]) {
       await expect(inside(record, spec, `echo x >>${path}`), path).rejects.toThrow(CommandError);
       await expect(insideAsRoot(record, `echo x >>${path}`), `${path} as root`).rejects.toThrow(/Read-only file system/);
     }
-    await inside(record, spec, `echo x >${runFolder}/own`);
+    await inside(record, spec, "echo x >/vm/run/own");
   });
 
   test.skipIf(cgroups.controllers.length === 0)(`is limited by its cgroup (${cgroups.controllers.join(", ")})`, async () => {
@@ -125,12 +137,18 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
     await poll({ what: "the next full console", timeoutMs: upTimeoutMs }, async () =>
       (await stat(consoleOld)).ino === firstFull.ino ? undefined : true,
     );
-    for (const path of [console, consoleOld]) expect((await stat(path)).size).toBeLessThanOrEqual(consoleFileBytesMax);
+    for (const path of [console, consoleOld]) {
+      const size = await stat(path).then(
+        (status) => status.size,
+        () => 0, // the one becomes the other just now
+      );
+      expect(size).toBeLessThanOrEqual(consoleFileBytesMax);
+    }
     const exit = await vm.kill();
     expect(exit.consoleTail.at(-2)).toBe("the quick brown fox jumps over the lazy dog");
     expect((await vm.console(100 * KiB)).length).toBe(100 * KiB);
     expect((await vm.console(10_000_000)).length).toBeLessThanOrEqual(2 * consoleFileBytesMax);
-    expect((await readdir(runFolder)).toSorted()).toEqual(["console", "console.old", "exit", "qmp.sock", "vmm.pid"]);
+    expect((await readdir(runFolder)).toSorted()).toEqual(["console", "console.old", "qmp.sock", "vmm.pid"]);
   });
 
   test("a kernel panic and a reboot end the VM, and the panic can be read", async () => {
@@ -211,38 +229,28 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
     expect(await vm.kill()).toMatchObject({ signal: "SIGKILL" });
   });
 
-  test("disks: the overlay is the VM's, what it stands on nobody's", async () => {
-    const plain = await harness.createSpec();
-    const backing = join(harness.folder, "base, one.raw");
-    const agentDisk = join(harness.folder, "agent.squashfs");
-    const path = join(plain.folder, "root.qcow2");
-    await writeFile(backing, Buffer.alloc(MiB, "base"), { mode: 0o444 });
-    await writeFile(agentDisk, Buffer.alloc(MiB, "agent"));
-    await chmod(agentDisk, 0o666); // careless on purpose: the mount must hold
-    await createOverlay({ base: backing, path, sizeMib: 64, uid: plain.uid, gid: plain.gid, reserveBytes: 0 });
-    const spec: VmSpec = { ...plain, disks: { rootOverlay: { path, backingFiles: [backing], sizeMib: 64 }, agentDisk } };
+  test("disks: the top layer is the VM's, what it stands on nobody's", async () => {
+    const { spec, base, agentDisk } = await withDisks(await harness.createSpec(), 64);
     const vm = await start(spec);
     const { record } = vm;
 
-    expect(vm).toBeInstanceOf(QemuVm);
     const blocks = z
-      .array(z.object({ inserted: z.object({ "node-name": z.string(), ro: z.boolean(), image: z.object({ filename: z.string() }) }) }))
+      .array(z.object({ inserted: z.object({ "node-name": z.string(), ro: z.boolean() }) }))
       .parse(await (vm as QemuVm).qmp.execute("query-block"));
-    expect(blocks.map(({ inserted }) => [inserted["node-name"], inserted.ro, inserted.image.filename])).toEqual([
-      ["root", false, path],
-      ["agent", true, agentDisk],
+    expect(blocks.map(({ inserted }) => [inserted["node-name"], inserted.ro])).toEqual([
+      ["l-top", false],
+      ["agent", true],
     ]);
+    expect(await vm.layers()).toEqual(["top.qcow2"]);
     const mounts = (await readFile(`/proc/${record.vmm.pid}/mountinfo`, "utf8")).trim().split("\n").map(parseMount);
-    const writable = mounts.filter((mount) => mount.options.includes("rw")).map((mount) => mount.path);
-    expect(writable.toSorted()).toEqual([path, vmLayout(spec.folder).runFolder].toSorted());
-    for (const target of [backing, agentDisk]) {
-      await expect(inside(record, spec, `echo x >>'${target}'`), target).rejects.toThrow(/Permission denied|Read-only file system/);
-      await expect(insideAsRoot(record, `echo x >>'${target}'`), target).rejects.toThrow(/Read-only file system/);
-    }
+    const writable = mounts.filter((mount) => mount.options.includes("rw"));
+    expect(writable.map((mount) => mount.path).toSorted()).toEqual(["/vm/disk", "/vm/run"]);
+    for (const { options } of writable) expect(options).toEqual(expect.arrayContaining(["nosuid", "nodev", "noexec"]));
+    expect(await inside(record, spec, "ls /vm")).toBe("disk\ninitramfs\nkernel\nmemory\nrun");
     expect(await readFile(`/proc/${record.vmm.pid}/limits`, "utf8")).toMatch(new RegExp(`Max file size\\s+${(64 + 1024) * MiB} `));
     await untilSaid(vm, "guest is up");
     expect(await vm.kill()).toMatchObject({ signal: "SIGKILL" });
-    expect((await readFile(backing)).equals(Buffer.alloc(MiB, "base"))).toBe(true);
+    expect((await readFile(base)).equals(Buffer.alloc(MiB, "base"))).toBe(true);
     expect((await readFile(agentDisk)).equals(Buffer.alloc(MiB, "agent"))).toBe(true);
   });
 
@@ -254,25 +262,40 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
     await vm.kill();
   });
 
-  test("a guest that writes to all its disks changes its overlay alone", async () => {
-    const plain = await harness.createSpec("write-disks");
-    const backing = join(harness.folder, "base.raw");
-    const agentDisk = join(harness.folder, "agent.squashfs");
-    const path = join(plain.folder, "root.qcow2");
-    await writeFile(backing, Buffer.alloc(MiB, "base"));
-    await writeFile(agentDisk, Buffer.alloc(MiB, "agent"));
-    await createOverlay({ base: backing, path, sizeMib: 8, uid: plain.uid, gid: plain.gid, reserveBytes: 0 });
-    const vm = await start({ ...plain, disks: { rootOverlay: { path, backingFiles: [backing], sizeMib: 8 }, agentDisk } });
+  test("a guest that writes to all its disks changes its top layer alone", async () => {
+    const { spec, base, agentDisk } = await withDisks(await harness.createSpec("write-disks"), 8);
+    const vm = await start(spec);
     expect(await vm.exited).toMatchObject({ exitCode: 0, signal: null });
     const said = (await vm.consoleTail(40)).join("\n");
     expect(said).toContain("vda: 16384 sectors, read-only 0, written");
     expect(said).toContain("vdb: 2048 sectors, read-only 1, refused");
 
-    expect((await readFile(backing)).equals(Buffer.alloc(MiB, "base"))).toBe(true);
+    expect((await readFile(base)).equals(Buffer.alloc(MiB, "base"))).toBe(true);
     expect((await readFile(agentDisk)).equals(Buffer.alloc(MiB, "agent"))).toBe(true);
     const copy = join(harness.folder, "copy.raw");
-    await run(["/usr/bin/qemu-img", "convert", "-O", "raw", path, copy]);
+    await run(["/usr/bin/qemu-img", "convert", "-f", "qcow2", "-O", "raw", join(spec.disks?.root.folder ?? "", "top.qcow2"), copy]);
     expect((await readFile(copy)).subarray(0, 9).toString()).toBe("roost was");
+  });
+
+  test("a guest whose disk cannot grow waits, and goes on by itself when the host has room again", async () => {
+    const plain = await harness.createSpec("fill-disk");
+    const full = join(harness.folder, "full");
+    await mkdir(full);
+    await run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0755", "tmpfs", full]);
+    try {
+      const { spec } = await withDisks(plain, 8, full);
+      const vm = await start(spec);
+      await poll({ what: "the guest's stop", timeoutMs: upTimeoutMs }, async () => ((await vm.isStopped()) ? true : undefined));
+      expect(await (vm as QemuVm).qmp.execute("query-status")).toMatchObject({ status: "io-error" });
+      vm.release();
+      await run(["mount", "-o", "remount,size=32m", full]);
+      const adopted = await driver.adopt(vm.record);
+      if (!isRunning(adopted)) throw new Error("it ended");
+      await untilSaid(adopted, "filled the disk");
+      await adopted.kill();
+    } finally {
+      await run(["umount", "-l", full]);
+    }
   });
 
   test("a tap of its own in another network namespace is its only network", async () => {
@@ -305,7 +328,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
     const path = join(harness.memoryFolder, "zero-192mib.memory");
     const status = await stat(path);
     expect([status.size, status.blocks, status.mode & 0o777, status.uid]).toEqual([192 * 1024 * KiB, 0, 0o444, 0]);
-    const maps = (await readFile(`/proc/${vm.record.vmm.pid}/maps`, "utf8")).split("\n").filter((line) => line.endsWith(path));
+    const maps = (await readFile(`/proc/${vm.record.vmm.pid}/maps`, "utf8")).split("\n").filter((line) => line.endsWith(" /vm/memory"));
     expect(maps.map((line) => line.split(" ")[1])).toEqual(["rw-p"]);
   });
 });

@@ -45,12 +45,13 @@ beforeEach(async () => {
     folder,
     bootId: "",
     vmm: must(await identifyProcess(pid), "the sleep"),
+    vmmName: "roost-itest",
     supervisor: must(await identifyProcess(must(supervisor.pid, "pid")), "the shell"),
     cgroup: null,
     timeStartedMs: 0,
   };
   sockets = [];
-  answer = (command, socket) => socket.write(`{"return": {}, "id": ${command.id}}\n`);
+  answer = (command, socket) => socket.write(`{"return": {"name": "roost-itest"}, "id": ${command.id}}\n`);
   server = createServer((socket) => {
     sockets.push(socket);
     socket.on("error", () => undefined); // the client under test hangs up on us
@@ -66,7 +67,9 @@ afterEach(async () => {
   for (const socket of sockets) socket.destroy();
   await new Promise<void>((resolve) => server.close(() => resolve()));
   if (await isAlive(record.vmm)) process.kill(record.vmm.pid, "SIGKILL");
-  await poll({ what: "the end of the supervisor", timeoutMs: 5_000 }, () => (supervisor.exitCode === null ? undefined : true));
+  await poll({ what: "the end of the supervisor", timeoutMs: 5_000 }, () =>
+    (supervisor.exitCode ?? supervisor.signalCode) === null ? undefined : true,
+  );
   await rm(folder, { recursive: true, force: true });
 });
 
@@ -91,6 +94,18 @@ test("a control connection that breaks is made again, and the VM is left in peac
   );
   expect(await isAlive(record.vmm)).toBe(true);
   expect(await vm.kill()).toMatchObject({ signal: "SIGKILL" });
+});
+
+test("a control socket that was exchanged for another VM's is not spoken to: the VM is ended", async () => {
+  const vm = await createVm();
+  const asked: string[] = [];
+  answer = (command, socket) => {
+    asked.push(command.execute);
+    socket.write(`{"return": {"name": "roost-other"}, "id": ${command.id}}\n`);
+  };
+  sockets[0]?.destroy();
+  expect(await vm.exited).toMatchObject({ signal: "SIGKILL" });
+  expect(asked).toEqual(["qmp_capabilities", "query-name"]);
 });
 
 test("the end of the process is the end of the VM, even when its socket is kept open by another", async () => {

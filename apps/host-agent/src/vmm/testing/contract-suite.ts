@@ -1,9 +1,21 @@
 import { poll } from "@roost/kit";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
-import { isRunning, vmExitSchema, vmRecordSchema, type Vm, type VmExit, type VmmDriver, type VmRecord, type VmSpec } from "../driver.ts";
+import {
+  isRunning,
+  vmExitSchema,
+  vmRecordSchema,
+  type Vm,
+  type VmDisks,
+  type VmExit,
+  type VmmDriver,
+  type VmRecord,
+  type VmSpec,
+} from "../driver.ts";
+import { describeMemoryImages } from "./memory-image-suite.ts";
 
-export type GuestBehaviour = "idle" | "poweroff";
+/** `count` has disks and counts, as `memory-image-suite.ts` tells. */
+export type GuestBehaviour = "idle" | "poweroff" | "count";
 
 /** What a driver's tests bring so that the suite can run on it. */
 export interface DriverHarness {
@@ -17,6 +29,14 @@ export interface DriverHarness {
   arrangeFailure(spec: VmSpec): Promise<VmSpec>;
   /** Everything this harness's VMs have left on the machine: processes, mounts, cgroups. Files of failed starts too. */
   leftovers(): Promise<string[]>;
+  /** A file of zeros of a guest's size. */
+  zeroMemory(memoryMib: number): Promise<string>;
+  /** Makes an empty layer in a VM's disk folder and returns its name. */
+  newLayer(spec: VmSpec): Promise<string>;
+  /** Disks for another VM: with these layers of the one's, frozen and shared, and an empty one on top. */
+  shareLayers(from: VmSpec, layers: readonly string[], to: VmSpec): Promise<VmDisks>;
+  /** Renames the folder of a VM and returns its new name. */
+  renameFolder(spec: VmSpec): Promise<string>;
   close(): Promise<void>;
 }
 
@@ -152,6 +172,8 @@ export function describeVmmDriver(name: string, createHarness: () => Promise<Dri
       expect(await harness.leftovers()).toEqual([]);
       expect(isRunning(await adopt(vm.record))).toBe(false);
     });
+
+    describeMemoryImages({ harness: () => harness, driver: () => driver, start, adopt, upTimeoutMs });
 
     test("two VMs are each other's strangers", async () => {
       const [one, two] = await Promise.all([start(await harness.createSpec()), start(await harness.createSpec())]);

@@ -1,13 +1,16 @@
-import { mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { chmod, chown, link, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { identifyProcess, isAlive, type Logger } from "@roost/kit";
+import { identifyProcess, isAlive, MiB, type Logger } from "@roost/kit";
 
-import type { DriverHarness } from "./contract-suite.ts";
-import type { VmSpec } from "../driver.ts";
-import { makeTestInitramfs } from "./test-guest.ts";
+import { createLayer, freezeLayer } from "../../disk/layers.ts";
+import type { VmDisks, VmSpec } from "../driver.ts";
 import { QemuDriver } from "../qemu/qemu-driver.ts";
+import { ensureZeroMemory } from "../qemu/zero-memory.ts";
+import type { DriverHarness } from "./contract-suite.ts";
+import { makeTestInitramfs } from "./test-guest.ts";
 
 /** uids for test VMs: far from the host agent's own range, and one for each VM of a run. */
 const firstUid = 1_990_000_000;
@@ -33,6 +36,31 @@ export async function createQemuHarness(
   const cgroupParent = `roost-test-${process.pid}`;
   const specs: VmSpec[] = [];
 
+  const base = join(folder, "base.raw");
+  const agentDisk = join(folder, "agent.squashfs");
+  for (const path of [base, agentDisk]) await writeFile(path, Buffer.alloc(MiB, "base"), { mode: 0o444 });
+
+  /** A disk folder as the host agent has them, with these layers of another's and an empty one on top. */
+  async function makeDisks(spec: VmSpec, lower: readonly { readonly name: string; readonly path: string }[]): Promise<VmDisks> {
+    const disk = join(folder, `${spec.sandboxId}-disk`);
+    await mkdir(disk);
+    await chown(disk, 0, spec.gid);
+    await chmod(disk, 0o710);
+    for (const { name, path } of lower) {
+      await freezeLayer(path);
+      await link(path, join(disk, name));
+    }
+    const root = { base, folder: disk, sizeMib: 8 };
+    const top = await makeLayer(root.folder, spec);
+    return { root: { ...root, layers: [...lower.map(({ name }) => name), top] }, agentDisk };
+  }
+
+  async function makeLayer(disk: string, spec: VmSpec): Promise<string> {
+    const name = `t${randomBytes(8).toString("hex")}.qcow2`;
+    await createLayer({ path: join(disk, name), sizeMib: 8, uid: spec.uid, gid: spec.gid });
+    return name;
+  }
+
   async function createSpec(behaviour = "idle"): Promise<VmSpec> {
     specCount += 1;
     const sandboxId = `itest${process.pid}n${specCount}`;
@@ -44,9 +72,7 @@ export async function createQemuHarness(
       folder: vmFolder,
       vcpus: 1,
       memoryMib: 192,
-      kernel: guest.kernel,
-      initramfs,
-      kernelArguments: [`test=${behaviour}`],
+      begin: { kind: "boot", kernel: guest.kernel, initramfs, kernelArguments: [`test=${behaviour}`] },
       disks: null,
       network: null,
       uid,
@@ -55,7 +81,7 @@ export async function createQemuHarness(
       accelerator: "tcg",
     };
     specs.push(spec);
-    return spec;
+    return behaviour.startsWith("count") ? { ...spec, disks: await makeDisks(spec, []) } : spec;
   }
 
   return {
@@ -66,13 +92,27 @@ export async function createQemuHarness(
     crash: async (record) => {
       if (await isAlive(record.vmm)) process.kill(record.vmm.pid, "SIGKILL");
     },
-    arrangeFailure: async (spec) => ({ ...spec, kernel: join(folder, "initramfs/init") }),
+    arrangeFailure: async (spec) => ({
+      ...spec,
+      begin: { kind: "boot", kernel: join(folder, "initramfs/init"), initramfs, kernelArguments: [] },
+    }),
     leftovers: async () => [
       ...(await processesNaming(folder)),
       ...(await processesOf(specs.map((spec) => spec.uid))),
       ...(await mountsBelow(folder)),
       ...(await cgroupsNamed(cgroupParent)),
     ],
+    zeroMemory: (memoryMib) => ensureZeroMemory(memoryFolder, memoryMib),
+    newLayer: (spec) => makeLayer(spec.disks?.root.folder ?? "", spec),
+    shareLayers: (from, layers, to) =>
+      makeDisks(
+        { ...to, sandboxId: `${to.sandboxId}s` }, // beside the one it was made with
+        layers.map((name) => ({ name, path: join(from.disks?.root.folder ?? "", name) })),
+      ),
+    renameFolder: async (spec) => {
+      await rename(spec.folder, `${spec.folder}-moved`);
+      return `${spec.folder}-moved`;
+    },
     close: () => rm(folder, { recursive: true, force: true }),
   };
 }

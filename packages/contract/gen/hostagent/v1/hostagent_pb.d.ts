@@ -30,6 +30,8 @@ export declare type SandboxSpec = Message<"hostagent.v1.SandboxSpec"> & {
   template: string;
 
   /**
+   * 0 = as the template says, else the default; never 0 in what a host describes.
+   *
    * @generated from field: uint32 vcpus = 3;
    */
   vcpus: number;
@@ -40,12 +42,14 @@ export declare type SandboxSpec = Message<"hostagent.v1.SandboxSpec"> & {
   memoryMib: number;
 
   /**
+   * 0 = as the template says.
+   *
    * @generated from field: uint32 disk_size_mib = 5;
    */
   diskSizeMib: number;
 
   /**
-   * Inactivity after which the host ends the sandbox in `s`; 0 = never.
+   * Inactivity after which the host pauses the sandbox in `s`; 0 = never.
    *
    * @generated from field: uint32 timeout_sec = 6;
    */
@@ -64,6 +68,13 @@ export declare type SandboxSpec = Message<"hostagent.v1.SandboxSpec"> & {
    * @generated from field: string access_token = 8;
    */
   accessToken: string;
+
+  /**
+   * Time between checkpoints while it runs in `s`; 0 = none.
+   *
+   * @generated from field: uint32 checkpoint_interval_sec = 9;
+   */
+  checkpointIntervalSec: number;
 };
 
 /**
@@ -162,11 +173,47 @@ export declare type Sandbox = Message<"hostagent.v1.Sandbox"> & {
   versions: { [key: string]: string };
 
   /**
-   * Why a sandbox that is stopping or stopped ended: `deleted`, `timeout`, `shutdown`.
+   * Why a sandbox that is stopping or stopped ended: `deleted`, `shutdown`.
    *
    * @generated from field: optional string stop_reason = 10;
    */
   stopReason?: string | undefined;
+
+  /**
+   * What served its last start: `pool`, `restore` or `boot`; empty before the first.
+   *
+   * @generated from field: string start_path = 11;
+   */
+  startPath: string;
+
+  /**
+   * Number of the generation that a resume or a lost VM goes back to; 0 = none.
+   *
+   * @generated from field: uint32 current_generation = 12;
+   */
+  currentGeneration: number;
+
+  /**
+   * Whether that generation has memory.
+   *
+   * @generated from field: bool has_memory = 13;
+   */
+  hasMemory: boolean;
+
+  /**
+   * Since when it has been paused; absent in every other state but a snapshot or fork of a paused one.
+   *
+   * @generated from field: optional int64 time_paused_ms = 14;
+   */
+  timePausedMs?: bigint | undefined;
+
+  /**
+   * For users, while it matters: such as `the VM ended at …; it is back at generation 3`, `pausing failed and is tried again at …`,
+   * `its memory can no longer be restored here: resume with memory=false`.
+   *
+   * @generated from field: optional string notice = 15;
+   */
+  notice?: string | undefined;
 };
 
 /**
@@ -174,6 +221,57 @@ export declare type Sandbox = Message<"hostagent.v1.Sandbox"> & {
  * Use `create(SandboxSchema)` to create a new message.
  */
 export declare const SandboxSchema: GenMessage<Sandbox>;
+
+/**
+ * One committed pause or checkpoint of a sandbox.
+ *
+ * @generated from message hostagent.v1.Generation
+ */
+export declare type Generation = Message<"hostagent.v1.Generation"> & {
+  /**
+   * @generated from field: uint32 number = 1;
+   */
+  number: number;
+
+  /**
+   * What it was made for: `pause`, `checkpoint`, `snapshot`, `fork`, or `start` for what the sandbox began from.
+   *
+   * @generated from field: string kind = 2;
+   */
+  kind: string;
+
+  /**
+   * @generated from field: int64 time_created_ms = 3;
+   */
+  timeCreatedMs: bigint;
+
+  /**
+   * False: disk only.
+   *
+   * @generated from field: bool has_memory = 4;
+   */
+  hasMemory: boolean;
+
+  /**
+   * What its files occupy on the host's disk; files shared with other generations count in each.
+   *
+   * @generated from field: uint64 size_bytes = 5;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * The one that a resume uses.
+   *
+   * @generated from field: bool is_current = 6;
+   */
+  isCurrent: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.Generation.
+ * Use `create(GenerationSchema)` to create a new message.
+ */
+export declare const GenerationSchema: GenMessage<Generation>;
 
 /**
  * @generated from message hostagent.v1.Template
@@ -185,6 +283,8 @@ export declare type Template = Message<"hostagent.v1.Template"> & {
   name: string;
 
   /**
+   * Of a base template: its image's digest. Of a snapshot: its manifest's.
+   *
    * @generated from field: string digest = 2;
    */
   digest: string;
@@ -193,6 +293,51 @@ export declare type Template = Message<"hostagent.v1.Template"> & {
    * @generated from field: uint32 disk_size_mib = 3;
    */
   diskSizeMib: number;
+
+  /**
+   * @generated from field: int64 time_created_ms = 4;
+   */
+  timeCreatedMs: bigint;
+
+  /**
+   * Sandbox that a snapshot was made from; empty for a base template.
+   *
+   * @generated from field: string source_sandbox_id = 5;
+   */
+  sourceSandboxId: string;
+
+  /**
+   * Sandboxes of it start from memory, in the sizes it was made with.
+   *
+   * @generated from field: bool has_memory = 6;
+   */
+  hasMemory: boolean;
+
+  /**
+   * Sizes that its sandboxes have; 0 = any.
+   *
+   * @generated from field: uint32 vcpus = 7;
+   */
+  vcpus: number;
+
+  /**
+   * @generated from field: uint32 memory_mib = 8;
+   */
+  memoryMib: number;
+
+  /**
+   * What its files occupy on the host's disk.
+   *
+   * @generated from field: uint64 size_bytes = 9;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * `base` or `snapshot`.
+   *
+   * @generated from field: string kind = 10;
+   */
+  kind: string;
 };
 
 /**
@@ -200,6 +345,64 @@ export declare type Template = Message<"hostagent.v1.Template"> & {
  * Use `create(TemplateSchema)` to create a new message.
  */
 export declare const TemplateSchema: GenMessage<Template>;
+
+/**
+ * Something that happened and that somebody may want to know later.
+ *
+ * @generated from message hostagent.v1.Event
+ */
+export declare type Event = Message<"hostagent.v1.Event"> & {
+  /**
+   * Random; a reader that was sent the same event twice knows it by this.
+   *
+   * @generated from field: string event_id = 1;
+   */
+  eventId: string;
+
+  /**
+   * @generated from field: int64 time_ms = 2;
+   */
+  timeMs: bigint;
+
+  /**
+   * From the contract's closed list, such as `sandbox.paused`.
+   *
+   * @generated from field: string kind = 3;
+   */
+  kind: string;
+
+  /**
+   * Empty where it concerns no sandbox; likewise template.
+   *
+   * @generated from field: string sandbox_id = 4;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string template = 5;
+   */
+  template: string;
+
+  /**
+   * A sentence for people.
+   *
+   * @generated from field: string message = 6;
+   */
+  message: string;
+
+  /**
+   * Values for programs.
+   *
+   * @generated from field: map<string, string> detail = 7;
+   */
+  detail: { [key: string]: string };
+};
+
+/**
+ * Describes the message hostagent.v1.Event.
+ * Use `create(EventSchema)` to create a new message.
+ */
+export declare const EventSchema: GenMessage<Event>;
 
 /**
  * @generated from message hostagent.v1.GetHostRequest
@@ -469,6 +672,14 @@ export declare type WatchSandboxesResponse = Message<"hostagent.v1.WatchSandboxe
      */
     value: string;
     case: "removedSandboxId";
+  } | {
+    /**
+     * The newest events of this host agent come before `synced`, so that none is missed while nobody watched; then each as it happens.
+     *
+     * @generated from field: hostagent.v1.Event happened = 5;
+     */
+    value: Event;
+    case: "happened";
   } | { case: undefined; value?: undefined };
 };
 
@@ -501,6 +712,500 @@ export declare type WatchSandboxesResponse_KeepAlive = Message<"hostagent.v1.Wat
  * Use `create(WatchSandboxesResponse_KeepAliveSchema)` to create a new message.
  */
 export declare const WatchSandboxesResponse_KeepAliveSchema: GenMessage<WatchSandboxesResponse_KeepAlive>;
+
+/**
+ * @generated from message hostagent.v1.PauseSandboxRequest
+ */
+export declare type PauseSandboxRequest = Message<"hostagent.v1.PauseSandboxRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * Default true. False saves the disk only: the guest's file systems are synced, and a resume boots.
+   *
+   * @generated from field: optional bool memory = 2;
+   */
+  memory?: boolean | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.PauseSandboxRequest.
+ * Use `create(PauseSandboxRequestSchema)` to create a new message.
+ */
+export declare const PauseSandboxRequestSchema: GenMessage<PauseSandboxRequest>;
+
+/**
+ * @generated from message hostagent.v1.PauseSandboxResponse
+ */
+export declare type PauseSandboxResponse = Message<"hostagent.v1.PauseSandboxResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.PauseSandboxResponse.
+ * Use `create(PauseSandboxResponseSchema)` to create a new message.
+ */
+export declare const PauseSandboxResponseSchema: GenMessage<PauseSandboxResponse>;
+
+/**
+ * @generated from message hostagent.v1.ResumeSandboxRequest
+ */
+export declare type ResumeSandboxRequest = Message<"hostagent.v1.ResumeSandboxRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * Default true: with memory where its current generation has it. False boots from the disk.
+   *
+   * @generated from field: optional bool memory = 2;
+   */
+  memory?: boolean | undefined;
+
+  /**
+   * A new inactivity timeout.
+   *
+   * @generated from field: optional uint32 timeout_sec = 3;
+   */
+  timeoutSec?: number | undefined;
+
+  /**
+   * Asked because a request needed the guest, not by a user: the event is then `sandbox.auto_resumed`.
+   *
+   * @generated from field: bool automatic = 4;
+   */
+  automatic: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.ResumeSandboxRequest.
+ * Use `create(ResumeSandboxRequestSchema)` to create a new message.
+ */
+export declare const ResumeSandboxRequestSchema: GenMessage<ResumeSandboxRequest>;
+
+/**
+ * @generated from message hostagent.v1.ResumeSandboxResponse
+ */
+export declare type ResumeSandboxResponse = Message<"hostagent.v1.ResumeSandboxResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.ResumeSandboxResponse.
+ * Use `create(ResumeSandboxResponseSchema)` to create a new message.
+ */
+export declare const ResumeSandboxResponseSchema: GenMessage<ResumeSandboxResponse>;
+
+/**
+ * @generated from message hostagent.v1.CheckpointSandboxRequest
+ */
+export declare type CheckpointSandboxRequest = Message<"hostagent.v1.CheckpointSandboxRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+};
+
+/**
+ * Describes the message hostagent.v1.CheckpointSandboxRequest.
+ * Use `create(CheckpointSandboxRequestSchema)` to create a new message.
+ */
+export declare const CheckpointSandboxRequestSchema: GenMessage<CheckpointSandboxRequest>;
+
+/**
+ * @generated from message hostagent.v1.CheckpointSandboxResponse
+ */
+export declare type CheckpointSandboxResponse = Message<"hostagent.v1.CheckpointSandboxResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+
+  /**
+   * @generated from field: hostagent.v1.Generation generation = 2;
+   */
+  generation?: Generation | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.CheckpointSandboxResponse.
+ * Use `create(CheckpointSandboxResponseSchema)` to create a new message.
+ */
+export declare const CheckpointSandboxResponseSchema: GenMessage<CheckpointSandboxResponse>;
+
+/**
+ * @generated from message hostagent.v1.RollbackSandboxRequest
+ */
+export declare type RollbackSandboxRequest = Message<"hostagent.v1.RollbackSandboxRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: uint32 generation = 2;
+   */
+  generation: number;
+};
+
+/**
+ * Describes the message hostagent.v1.RollbackSandboxRequest.
+ * Use `create(RollbackSandboxRequestSchema)` to create a new message.
+ */
+export declare const RollbackSandboxRequestSchema: GenMessage<RollbackSandboxRequest>;
+
+/**
+ * @generated from message hostagent.v1.RollbackSandboxResponse
+ */
+export declare type RollbackSandboxResponse = Message<"hostagent.v1.RollbackSandboxResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.RollbackSandboxResponse.
+ * Use `create(RollbackSandboxResponseSchema)` to create a new message.
+ */
+export declare const RollbackSandboxResponseSchema: GenMessage<RollbackSandboxResponse>;
+
+/**
+ * @generated from message hostagent.v1.ListGenerationsRequest
+ */
+export declare type ListGenerationsRequest = Message<"hostagent.v1.ListGenerationsRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+};
+
+/**
+ * Describes the message hostagent.v1.ListGenerationsRequest.
+ * Use `create(ListGenerationsRequestSchema)` to create a new message.
+ */
+export declare const ListGenerationsRequestSchema: GenMessage<ListGenerationsRequest>;
+
+/**
+ * @generated from message hostagent.v1.ListGenerationsResponse
+ */
+export declare type ListGenerationsResponse = Message<"hostagent.v1.ListGenerationsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated hostagent.v1.Generation generations = 1;
+   */
+  generations: Generation[];
+};
+
+/**
+ * Describes the message hostagent.v1.ListGenerationsResponse.
+ * Use `create(ListGenerationsResponseSchema)` to create a new message.
+ */
+export declare const ListGenerationsResponseSchema: GenMessage<ListGenerationsResponse>;
+
+/**
+ * Why one of several failed.
+ *
+ * @generated from message hostagent.v1.Failure
+ */
+export declare type Failure = Message<"hostagent.v1.Failure"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * From the error catalogue.
+   *
+   * @generated from field: string code = 2;
+   */
+  code: string;
+
+  /**
+   * @generated from field: string message = 3;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message hostagent.v1.Failure.
+ * Use `create(FailureSchema)` to create a new message.
+ */
+export declare const FailureSchema: GenMessage<Failure>;
+
+/**
+ * @generated from message hostagent.v1.ForkSandboxRequest
+ */
+export declare type ForkSandboxRequest = Message<"hostagent.v1.ForkSandboxRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * Template, sizes, timeout and checkpoint interval are the parent's.
+   *
+   * @generated from field: repeated hostagent.v1.ForkSandboxRequest.Child children = 2;
+   */
+  children: ForkSandboxRequest_Child[];
+};
+
+/**
+ * Describes the message hostagent.v1.ForkSandboxRequest.
+ * Use `create(ForkSandboxRequestSchema)` to create a new message.
+ */
+export declare const ForkSandboxRequestSchema: GenMessage<ForkSandboxRequest>;
+
+/**
+ * @generated from message hostagent.v1.ForkSandboxRequest.Child
+ */
+export declare type ForkSandboxRequest_Child = Message<"hostagent.v1.ForkSandboxRequest.Child"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string access_token = 2;
+   */
+  accessToken: string;
+
+  /**
+   * Added to the parent's.
+   *
+   * @generated from field: map<string, string> envs = 3;
+   */
+  envs: { [key: string]: string };
+};
+
+/**
+ * Describes the message hostagent.v1.ForkSandboxRequest.Child.
+ * Use `create(ForkSandboxRequest_ChildSchema)` to create a new message.
+ */
+export declare const ForkSandboxRequest_ChildSchema: GenMessage<ForkSandboxRequest_Child>;
+
+/**
+ * @generated from message hostagent.v1.ForkSandboxResponse
+ */
+export declare type ForkSandboxResponse = Message<"hostagent.v1.ForkSandboxResponse"> & {
+  /**
+   * One per child, in the order asked.
+   *
+   * @generated from field: repeated hostagent.v1.ForkSandboxResponse.Outcome outcomes = 1;
+   */
+  outcomes: ForkSandboxResponse_Outcome[];
+};
+
+/**
+ * Describes the message hostagent.v1.ForkSandboxResponse.
+ * Use `create(ForkSandboxResponseSchema)` to create a new message.
+ */
+export declare const ForkSandboxResponseSchema: GenMessage<ForkSandboxResponse>;
+
+/**
+ * @generated from message hostagent.v1.ForkSandboxResponse.Outcome
+ */
+export declare type ForkSandboxResponse_Outcome = Message<"hostagent.v1.ForkSandboxResponse.Outcome"> & {
+  /**
+   * @generated from oneof hostagent.v1.ForkSandboxResponse.Outcome.outcome
+   */
+  outcome: {
+    /**
+     * @generated from field: hostagent.v1.Sandbox sandbox = 1;
+     */
+    value: Sandbox;
+    case: "sandbox";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.Failure failure = 2;
+     */
+    value: Failure;
+    case: "failure";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message hostagent.v1.ForkSandboxResponse.Outcome.
+ * Use `create(ForkSandboxResponse_OutcomeSchema)` to create a new message.
+ */
+export declare const ForkSandboxResponse_OutcomeSchema: GenMessage<ForkSandboxResponse_Outcome>;
+
+/**
+ * @generated from message hostagent.v1.PauseAllRequest
+ */
+export declare type PauseAllRequest = Message<"hostagent.v1.PauseAllRequest"> & {
+};
+
+/**
+ * Describes the message hostagent.v1.PauseAllRequest.
+ * Use `create(PauseAllRequestSchema)` to create a new message.
+ */
+export declare const PauseAllRequestSchema: GenMessage<PauseAllRequest>;
+
+/**
+ * @generated from message hostagent.v1.PauseAllResponse
+ */
+export declare type PauseAllResponse = Message<"hostagent.v1.PauseAllResponse"> & {
+  /**
+   * @generated from field: repeated string paused_sandbox_ids = 1;
+   */
+  pausedSandboxIds: string[];
+
+  /**
+   * @generated from field: repeated hostagent.v1.Failure failed = 2;
+   */
+  failed: Failure[];
+};
+
+/**
+ * Describes the message hostagent.v1.PauseAllResponse.
+ * Use `create(PauseAllResponseSchema)` to create a new message.
+ */
+export declare const PauseAllResponseSchema: GenMessage<PauseAllResponse>;
+
+/**
+ * @generated from message hostagent.v1.CreateTemplateRequest
+ */
+export declare type CreateTemplateRequest = Message<"hostagent.v1.CreateTemplateRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * Default true. False publishes the disk alone.
+   *
+   * @generated from field: optional bool memory = 3;
+   */
+  memory?: boolean | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.CreateTemplateRequest.
+ * Use `create(CreateTemplateRequestSchema)` to create a new message.
+ */
+export declare const CreateTemplateRequestSchema: GenMessage<CreateTemplateRequest>;
+
+/**
+ * @generated from message hostagent.v1.CreateTemplateResponse
+ */
+export declare type CreateTemplateResponse = Message<"hostagent.v1.CreateTemplateResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Template template = 1;
+   */
+  template?: Template | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.CreateTemplateResponse.
+ * Use `create(CreateTemplateResponseSchema)` to create a new message.
+ */
+export declare const CreateTemplateResponseSchema: GenMessage<CreateTemplateResponse>;
+
+/**
+ * @generated from message hostagent.v1.ListTemplatesRequest
+ */
+export declare type ListTemplatesRequest = Message<"hostagent.v1.ListTemplatesRequest"> & {
+};
+
+/**
+ * Describes the message hostagent.v1.ListTemplatesRequest.
+ * Use `create(ListTemplatesRequestSchema)` to create a new message.
+ */
+export declare const ListTemplatesRequestSchema: GenMessage<ListTemplatesRequest>;
+
+/**
+ * @generated from message hostagent.v1.ListTemplatesResponse
+ */
+export declare type ListTemplatesResponse = Message<"hostagent.v1.ListTemplatesResponse"> & {
+  /**
+   * By name.
+   *
+   * @generated from field: repeated hostagent.v1.Template templates = 1;
+   */
+  templates: Template[];
+};
+
+/**
+ * Describes the message hostagent.v1.ListTemplatesResponse.
+ * Use `create(ListTemplatesResponseSchema)` to create a new message.
+ */
+export declare const ListTemplatesResponseSchema: GenMessage<ListTemplatesResponse>;
+
+/**
+ * @generated from message hostagent.v1.GetTemplateRequest
+ */
+export declare type GetTemplateRequest = Message<"hostagent.v1.GetTemplateRequest"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message hostagent.v1.GetTemplateRequest.
+ * Use `create(GetTemplateRequestSchema)` to create a new message.
+ */
+export declare const GetTemplateRequestSchema: GenMessage<GetTemplateRequest>;
+
+/**
+ * @generated from message hostagent.v1.GetTemplateResponse
+ */
+export declare type GetTemplateResponse = Message<"hostagent.v1.GetTemplateResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Template template = 1;
+   */
+  template?: Template | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.GetTemplateResponse.
+ * Use `create(GetTemplateResponseSchema)` to create a new message.
+ */
+export declare const GetTemplateResponseSchema: GenMessage<GetTemplateResponse>;
+
+/**
+ * @generated from message hostagent.v1.DeleteTemplateRequest
+ */
+export declare type DeleteTemplateRequest = Message<"hostagent.v1.DeleteTemplateRequest"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message hostagent.v1.DeleteTemplateRequest.
+ * Use `create(DeleteTemplateRequestSchema)` to create a new message.
+ */
+export declare const DeleteTemplateRequestSchema: GenMessage<DeleteTemplateRequest>;
+
+/**
+ * @generated from message hostagent.v1.DeleteTemplateResponse
+ */
+export declare type DeleteTemplateResponse = Message<"hostagent.v1.DeleteTemplateResponse"> & {
+};
+
+/**
+ * Describes the message hostagent.v1.DeleteTemplateResponse.
+ * Use `create(DeleteTemplateResponseSchema)` to create a new message.
+ */
+export declare const DeleteTemplateResponseSchema: GenMessage<DeleteTemplateResponse>;
 
 /**
  * @generated from message hostagent.v1.PingSandboxRequest
@@ -812,6 +1517,112 @@ export declare const HostAgentService: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchSandboxesRequestSchema;
     output: typeof WatchSandboxesResponseSchema;
+  },
+  /**
+   * Saves a sandbox and frees what it held. Answers when the new generation is durable and the VM has ended; when it could
+   * not be saved the sandbox goes on. Pausing a paused one succeeds; a pause in flight is joined.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.PauseSandbox
+   */
+  pauseSandbox: {
+    methodKind: "unary";
+    input: typeof PauseSandboxRequestSchema;
+    output: typeof PauseSandboxResponseSchema;
+  },
+  /**
+   * Starts it again where it was. Answers when its guest agent answered. Resuming a running one succeeds; a resume in flight is joined.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.ResumeSandbox
+   */
+  resumeSandbox: {
+    methodKind: "unary";
+    input: typeof ResumeSandboxRequestSchema;
+    output: typeof ResumeSandboxResponseSchema;
+  },
+  /**
+   * A new generation of a running sandbox, which goes on.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.CheckpointSandbox
+   */
+  checkpointSandbox: {
+    methodKind: "unary";
+    input: typeof CheckpointSandboxRequestSchema;
+    output: typeof CheckpointSandboxResponseSchema;
+  },
+  /**
+   * Back to a kept generation: what happened since is gone. Answers when it runs.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.RollbackSandbox
+   */
+  rollbackSandbox: {
+    methodKind: "unary";
+    input: typeof RollbackSandboxRequestSchema;
+    output: typeof RollbackSandboxResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ListGenerations
+   */
+  listGenerations: {
+    methodKind: "unary";
+    input: typeof ListGenerationsRequestSchema;
+    output: typeof ListGenerationsResponseSchema;
+  },
+  /**
+   * New sandboxes from one that runs or is paused. Each child succeeds or fails by itself; the call fails only when none was tried.
+   * A child's id that exists already as a child of this very call is answered as it is.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.ForkSandbox
+   */
+  forkSandbox: {
+    methodKind: "unary";
+    input: typeof ForkSandboxRequestSchema;
+    output: typeof ForkSandboxResponseSchema;
+  },
+  /**
+   * Pauses all that run, a few at a time; those that cannot be paused go on.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.PauseAll
+   */
+  pauseAll: {
+    methodKind: "unary";
+    input: typeof PauseAllRequestSchema;
+    output: typeof PauseAllResponseSchema;
+  },
+  /**
+   * A template from a sandbox that runs (it goes on) or is paused (it stays so). Public word: snapshot.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.CreateTemplate
+   */
+  createTemplate: {
+    methodKind: "unary";
+    input: typeof CreateTemplateRequestSchema;
+    output: typeof CreateTemplateResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.ListTemplates
+   */
+  listTemplates: {
+    methodKind: "unary";
+    input: typeof ListTemplatesRequestSchema;
+    output: typeof ListTemplatesResponseSchema;
+  },
+  /**
+   * @generated from rpc hostagent.v1.HostAgentService.GetTemplate
+   */
+  getTemplate: {
+    methodKind: "unary";
+    input: typeof GetTemplateRequestSchema;
+    output: typeof GetTemplateResponseSchema;
+  },
+  /**
+   * Refused while sandboxes of it exist, and for base templates.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.DeleteTemplate
+   */
+  deleteTemplate: {
+    methodKind: "unary";
+    input: typeof DeleteTemplateRequestSchema;
+    output: typeof DeleteTemplateResponseSchema;
   },
   /**
    * Counts as activity: the inactivity timer starts anew.

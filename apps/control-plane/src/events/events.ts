@@ -1,0 +1,51 @@
+import type { Event, EventList, ListEventsQuery } from "@roost/contract";
+import type { Logger } from "@roost/kit";
+
+import type { Db } from "../db/database.ts";
+import { insertEvent, listEvents, type EventRow, type NewEvent } from "../db/events.ts";
+import { decodeEventCursor, encodeEventCursor } from "./event-cursor.ts";
+
+/** What happened, as the hosts told it. */
+export class Events {
+  readonly #db: Db;
+  readonly #log: Logger;
+
+  constructor(db: Db, log: Logger) {
+    this.#db = db;
+    this.#log = log;
+  }
+
+  /** Remembers an event; one that was told before is not remembered twice. */
+  async record(event: NewEvent): Promise<void> {
+    if (!(await insertEvent(this.#db, event))) return;
+    const { kind, hostId, sandboxId, template, message } = event;
+    this.#log.debug({ event: kind, hostId, sandboxId, template }, message);
+  }
+
+  async list(query: ListEventsQuery): Promise<EventList> {
+    const rows = await listEvents(this.#db, {
+      ...(query.sandbox_id === undefined ? {} : { sandboxId: query.sandbox_id }),
+      ...(query.cursor === undefined ? {} : { after: decodeEventCursor(query.cursor) }),
+      limit: query.limit + 1,
+    });
+    const page = rows.slice(0, query.limit);
+    const last = page.at(-1);
+    const hasMore = rows.length > query.limit && last !== undefined;
+    return {
+      events: page.map(viewEvent),
+      next_cursor: hasMore ? encodeEventCursor({ timeCreated: last.time_created, number: last.number }) : null,
+    };
+  }
+}
+
+function viewEvent(row: EventRow): Event {
+  return {
+    id: row.id,
+    time: row.time_created.toISOString(),
+    kind: row.kind,
+    sandbox_id: row.sandbox_id,
+    template: row.template,
+    message: row.message,
+    detail: row.detail,
+  };
+}

@@ -1,0 +1,259 @@
+import {
+  memoryMibDefault,
+  newSandboxId,
+  newToken,
+  PlatformError,
+  vcpusDefault,
+  type CreateSandboxBody,
+  type ErrorCode,
+  type ForkSandboxBody,
+} from "@roost/contract";
+import type { ForkSandboxResponse_Outcome } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import type { Logger } from "@roost/kit";
+
+import type { Database } from "../db/database.ts";
+import {
+  forgetSandbox,
+  insertSandbox,
+  insertSandboxes,
+  markCreateFailed,
+  markStopped,
+  requestDelete,
+  type SandboxRow,
+} from "../db/sandboxes.ts";
+import { failureFrom } from "../hosts/from-connect-error.ts";
+import { createTimeoutMs, type HostLink } from "../hosts/host-link.ts";
+import { observedFrom } from "../hosts/observed.ts";
+import type { Hosts } from "../hosts/hosts.ts";
+import type { SandboxRecords } from "./records.ts";
+import { requireNotEnded } from "./require-state.ts";
+
+/** Failures of a create after which the host is known to keep nothing of the sandbox. */
+const nothingRemains: ReadonlySet<ErrorCode> = new Set([
+  "template_not_found",
+  "template_size_fixed",
+  "capacity_exhausted",
+  "shutting_down",
+  "request_invalid",
+  "sandbox_busy",
+  "rate_limited",
+]);
+/** Failures of a call after which nobody knows what the host made of it. */
+const outcomeUnknown: ReadonlySet<ErrorCode> = new Set(["host_unreachable", "internal"]);
+
+export type ForkedChild = { readonly row: SandboxRow } | { readonly error: PlatformError };
+
+export interface CreatesDependencies {
+  readonly database: Database;
+  readonly records: SandboxRecords;
+  readonly hosts: Hosts;
+  readonly log: Logger;
+}
+
+/** New sandboxes, from templates and from other sandboxes: the record comes first, then the host acts. */
+export class Creates {
+  readonly #deps: CreatesDependencies;
+  /** Creates this process waits for. */
+  readonly #inFlight = new Set<string>();
+  #isDraining = false;
+
+  constructor(deps: CreatesDependencies) {
+    this.#deps = deps;
+  }
+
+  isInFlight(sandboxId: string): boolean {
+    return this.#inFlight.has(sandboxId);
+  }
+
+  /** Takes no new sandboxes from now on. */
+  drain(): void {
+    this.#isDraining = true;
+  }
+
+  /**
+   * Creates a sandbox and answers when its first command can run. When `signal` aborts (the caller is gone, so nobody
+   * would learn the id) the create is undone.
+   */
+  async create(body: CreateSandboxBody, signal: AbortSignal): Promise<SandboxRow> {
+    this.#refuseWhileDraining();
+    const { records } = this.#deps;
+    const { host, template } = await this.#deps.hosts.place(body.template);
+    const id = newSandboxId();
+    const accessToken = newToken();
+    const log = this.#deps.log.child({ sandboxId: id, hostId: host.id });
+    const inFlight = this.#begin([id], signal, log);
+    try {
+      await insertSandbox(this.#deps.database.db, {
+        id,
+        hostId: host.id,
+        template: body.template,
+        // What the host will decide, as far as it is known; its answer replaces it
+        vcpus: body.vcpus ?? (template.vcpus || vcpusDefault),
+        memoryMib: body.memory_mb ?? (template.memory_mib || memoryMibDefault),
+        diskSizeMib: template.disk_size_mib,
+        timeoutSec: body.timeout_sec,
+        checkpointIntervalSec: body.checkpoint_interval_sec,
+        accessToken,
+        metadata: body.metadata,
+        autoResume: body.auto_resume,
+        timeCreated: new Date(),
+      });
+      inFlight.recorded();
+      const spec = {
+        sandboxId: id,
+        template: body.template,
+        vcpus: body.vcpus ?? 0,
+        memoryMib: body.memory_mb ?? 0,
+        diskSizeMib: template.disk_size_mib,
+        timeoutSec: body.timeout_sec,
+        checkpointIntervalSec: body.checkpoint_interval_sec,
+        envs: body.envs,
+        accessToken,
+      };
+      const answer = await host.call(() => host.client.createSandbox({ spec }, { timeoutMs: createTimeoutMs }));
+      await records.observe(observedFrom(answer.sandbox, host.id));
+    } catch (error) {
+      await this.#failed(id, host, error, { saysAll: false }, log);
+      throw error;
+    } finally {
+      inFlight.end();
+    }
+    const row = await this.#unlessDeleted(id, host);
+    if (template.kind === "snapshot") records.resumed(row);
+    return row;
+  }
+
+  /** New sandboxes that go on where this one is. Throws only when none was tried; undone like a create when `signal` aborts. */
+  async fork(parentId: string, body: ForkSandboxBody, signal: AbortSignal): Promise<ForkedChild[]> {
+    this.#refuseWhileDraining();
+    const parent = await this.#deps.records.get(parentId);
+    requireNotEnded(parent, { kind: "fork" });
+    const host = this.#deps.hosts.get(parent.host_id);
+    const log = this.#deps.log.child({ parentId, hostId: host.id });
+    const children = Array.from({ length: body.count }, () => ({ sandboxId: newSandboxId(), accessToken: newToken() }));
+    const ids = children.map((child) => child.sandboxId);
+    const inFlight = this.#begin(ids, signal, log);
+    try {
+      const timeCreated = new Date();
+      await insertSandboxes(
+        this.#deps.database.db,
+        children.map(({ sandboxId, accessToken }) => ({
+          id: sandboxId,
+          hostId: host.id,
+          template: parent.template,
+          vcpus: parent.vcpus,
+          memoryMib: parent.memory_mib,
+          diskSizeMib: parent.disk_size_mib,
+          timeoutSec: parent.timeout_sec,
+          checkpointIntervalSec: parent.checkpoint_interval_sec,
+          accessToken,
+          metadata: body.metadata ?? parent.metadata,
+          autoResume: parent.auto_resume,
+          timeCreated,
+        })),
+      );
+      inFlight.recorded();
+      let outcomes: readonly ForkSandboxResponse_Outcome[];
+      try {
+        const answer = await host.call(() => host.client.forkSandbox({ sandboxId: parentId, children }, { timeoutMs: createTimeoutMs }));
+        outcomes = answer.outcomes;
+      } catch (error) {
+        const saysAll = error instanceof PlatformError && !outcomeUnknown.has(error.code);
+        for (const id of ids) await this.#failed(id, host, error, { saysAll }, log);
+        throw error;
+      }
+      return await Promise.all(ids.map(async (id, index) => this.#adoptChild(id, host, outcomes[index], log)));
+    } finally {
+      inFlight.end();
+    }
+  }
+
+  async #adoptChild(id: string, host: HostLink, outcome: ForkSandboxResponse_Outcome | undefined, log: Logger): Promise<ForkedChild> {
+    const said = outcome?.outcome;
+    try {
+      if (said?.case === "failure") throw failureFrom(said.value);
+      const observed = observedFrom(said?.case === "sandbox" ? said.value : undefined, host.id);
+      if (observed.id !== id) {
+        throw new PlatformError("internal", "the sandbox's host answered for another child", { detail: `${observed.id} for ${id}` });
+      }
+      await this.#deps.records.observe(observed);
+    } catch (error) {
+      await this.#failed(id, host, error, { saysAll: said?.case === "failure" }, log);
+      return { error: asPlatformError(error) };
+    }
+    try {
+      const row = await this.#unlessDeleted(id, host);
+      this.#deps.records.resumed(row);
+      return { row };
+    } catch (error) {
+      return { error: asPlatformError(error) };
+    }
+  }
+
+  #refuseWhileDraining(): void {
+    if (this.#isDraining) throw new PlatformError("shutting_down", "the platform is shutting down", { retryAfterSec: 5 });
+  }
+
+  /** Undoes creates whose caller goes away; but not before `recorded`, because until then there is nothing to undo. */
+  #begin(ids: readonly string[], signal: AbortSignal, log: Logger): { recorded(): void; end(): void } {
+    for (const id of ids) this.#inFlight.add(id);
+    const undo = () => {
+      log.info("the caller of create is gone; undoing it");
+      for (const id of ids) {
+        this.#delete(id).catch((error: unknown) => log.warn({ err: error, sandboxId: id }, "could not undo a create; the reconciler will"));
+      }
+    };
+    return {
+      recorded: () => {
+        signal.addEventListener("abort", undo, { once: true });
+        if (signal.aborted) undo();
+      },
+      end: () => {
+        signal.removeEventListener("abort", undo);
+        for (const id of ids) this.#inFlight.delete(id);
+      },
+    };
+  }
+
+  async #delete(id: string): Promise<void> {
+    const row = await requestDelete(this.#deps.database.db, id, new Date());
+    if (row !== undefined && row.state !== "stopped") await this.#deps.records.endOnHost(id, this.#deps.hosts.get(row.host_id));
+  }
+
+  /** The delete of a sandbox may have reached the host before its create did, and found nothing to end. */
+  async #unlessDeleted(id: string, host: HostLink): Promise<SandboxRow> {
+    const row = await this.#deps.records.get(id);
+    if (row.time_delete_requested === null) return row;
+    await this.#deps.records.endOnHost(id, host);
+    throw new PlatformError("create_aborted", `sandbox ${id} was deleted while it was being created`);
+  }
+
+  /** Leaves the record of a failed create as the host knows it. `saysAll`: the host said that nothing came of it. */
+  async #failed(id: string, host: HostLink, error: unknown, { saysAll }: { readonly saysAll: boolean }, log: Logger): Promise<void> {
+    if (!(error instanceof PlatformError)) return;
+    log[error.status >= 500 ? "warn" : "info"]({ err: error, sandboxId: id }, "create failed");
+    const { db } = this.#deps.database;
+    const now = new Date();
+    if (error.code === "create_aborted") {
+      await markStopped(db, id, "deleted", now);
+      return;
+    }
+    if (nothingRemains.has(error.code)) return forgetSandbox(db, id);
+    try {
+      const known = await host.getSandbox(id);
+      if (known !== undefined) await this.#deps.records.observe(known);
+      else if (saysAll) return await forgetSandbox(db, id);
+      // Whether the host got the request at all may be unknown: what it makes of it after all is ended by the reconciler.
+      if (known?.state !== "failed") await requestDelete(db, id, now);
+    } catch {
+      await requestDelete(db, id, now);
+    }
+    await markCreateFailed(db, id, error.message, now);
+  }
+}
+
+function asPlatformError(error: unknown): PlatformError {
+  return error instanceof PlatformError
+    ? error
+    : new PlatformError("internal", "the control plane failed; its log says why", { cause: error });
+}

@@ -1,0 +1,102 @@
+import { PlatformError, type SandboxState } from "@roost/contract";
+import type { Logger } from "@roost/kit";
+
+import type { Database } from "../db/database.ts";
+import { applyObserved, findSandbox, markStopped, type ObservedSandbox, type SandboxRow } from "../db/sandboxes.ts";
+import { destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
+
+/** States in which the guest that was talked to is still there. While a sandbox is saved its guest only stands still. */
+const guestStays: ReadonlySet<SandboxState> = new Set(["creating", "running", "snapshotting", "pausing"]);
+
+const isSaved: ReadonlySet<SandboxState> = new Set(["paused", "resuming"]);
+
+export interface SandboxRecordsDependencies {
+  readonly database: Database;
+  readonly log: Logger;
+  /** A sandbox has no VM any more, or another one */
+  readonly onEnded: (sandboxId: string) => void;
+  /** A sandbox runs again with what ran in it before */
+  readonly onResumed?: (row: SandboxRow) => void;
+}
+
+/**
+ * The records of sandboxes. A state is written only as a host reported it (or when a host turned out to know nothing), and
+ * whoever depends on a change is told of it after it was written.
+ */
+export class SandboxRecords {
+  readonly #deps: SandboxRecordsDependencies;
+  readonly #waiting = new Map<string, Set<() => void>>();
+
+  constructor(deps: SandboxRecordsDependencies) {
+    this.#deps = deps;
+  }
+
+  get #db() {
+    return this.#deps.database.db;
+  }
+
+  async get(id: string): Promise<SandboxRow> {
+    const row = await findSandbox(this.#db, id);
+    if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
+    return row;
+  }
+
+  /** Records what a host said; ends what depended on a VM that is no longer running. */
+  async observe(observed: ObservedSandbox): Promise<void> {
+    const before = observed.state === "running" ? await findSandbox(this.#db, observed.id) : undefined;
+    const applied = await applyObserved(this.#db, observed, new Date());
+    if (applied === "stale") return;
+    const { id, state, generation } = observed;
+    this.#deps.log.info({ sandboxId: id, state, generation, applied }, "sandbox state");
+    if (!guestStays.has(state)) this.#deps.onEnded(id);
+    if (before !== undefined && isSaved.has(before.state)) this.resumed(await this.get(id));
+    this.#wake(id);
+  }
+
+  /** A host no longer has this sandbox, after it ended. */
+  async observeRemoved(id: string): Promise<void> {
+    await this.#markStopped(id);
+  }
+
+  /** Ends a sandbox on its host, and its record. */
+  async endOnHost(id: string, host: HostLink): Promise<void> {
+    await host.call(() => host.client.destroySandbox({ sandboxId: id }, { timeoutMs: destroyTimeoutMs }));
+    await this.#markStopped(id);
+  }
+
+  /** What ran in a sandbox before, runs in this one: it was resumed, or started from another's memory. May be said more than once. */
+  resumed(row: SandboxRow): void {
+    if (row.state === "running" && row.start_path !== "boot") this.#deps.onResumed?.(row);
+  }
+
+  /** The sandbox has another VM now, which the watch may not have said yet. */
+  vmReplaced(id: string): void {
+    this.#deps.onEnded(id);
+  }
+
+  /** Resolves when the record changes, or after `timeoutMs`. */
+  async changed(id: string, timeoutMs: number): Promise<void> {
+    const waiting = this.#waiting.get(id) ?? new Set();
+    this.#waiting.set(id, waiting);
+    await new Promise<void>((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        waiting.delete(done);
+        if (waiting.size === 0 && this.#waiting.get(id) === waiting) this.#waiting.delete(id);
+        resolve();
+      };
+      const timer = setTimeout(done, timeoutMs);
+      waiting.add(done);
+    });
+  }
+
+  async #markStopped(id: string): Promise<void> {
+    if (await markStopped(this.#db, id, "deleted", new Date())) this.#deps.log.info({ sandboxId: id, state: "stopped" }, "sandbox state");
+    this.#deps.onEnded(id);
+    this.#wake(id);
+  }
+
+  #wake(id: string): void {
+    for (const done of this.#waiting.get(id) ?? []) done();
+  }
+}

@@ -1,0 +1,132 @@
+import { PlatformError, type CreateSnapshotBody, type Snapshot } from "@roost/contract";
+import type { Template } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import type { Logger } from "@roost/kit";
+
+import { callTimeoutMs, saveTimeoutMs, type HostLink } from "../hosts/host-link.ts";
+import { observedFrom } from "../hosts/observed.ts";
+import type { Hosts } from "../hosts/hosts.ts";
+import type { SandboxRecords } from "../sandboxes/records.ts";
+import { requireNotEnded } from "../sandboxes/require-state.ts";
+
+/** Time a host has to delete a snapshot in `ms`: gigabytes on a slow disk */
+const deleteTimeoutMs = 60_000;
+
+export interface SnapshotsDependencies {
+  readonly records: SandboxRecords;
+  readonly hosts: Hosts;
+  readonly log: Logger;
+}
+
+/** Templates that were made from sandboxes. They are their hosts': nothing of them is recorded here. */
+export class Snapshots {
+  readonly #deps: SnapshotsDependencies;
+
+  constructor(deps: SnapshotsDependencies) {
+    this.#deps = deps;
+  }
+
+  async create(body: CreateSnapshotBody): Promise<Snapshot> {
+    const { hosts, records, log } = this.#deps;
+    const row = await records.get(body.sandbox_id);
+    requireNotEnded(row, { kind: "snapshot" });
+    // A name means one thing on all hosts; of its own names the sandbox's host makes sure itself
+    const described = await hosts.describe(0);
+    const taken = described.flatMap(({ description }) => description.templates).find((template) => template.name === body.name);
+    if (taken !== undefined) throw new PlatformError("snapshot_exists", nameTaken(body.name, taken.kind));
+    const host = hosts.get(row.host_id);
+    const { sandbox_id: sandboxId, name, memory } = body;
+    const answer = await host.call(() => host.client.createTemplate({ sandboxId, name, memory }, { timeoutMs: saveTimeoutMs }));
+    host.forgetDescription();
+    log.info({ sandboxId, template: name, hostId: host.id }, "snapshot created");
+    await this.#refresh(sandboxId, host);
+    return viewSnapshot(answer.template, host.id);
+  }
+
+  /** By name. A host that does not answer is left out, but not when none does. */
+  async list(): Promise<Snapshot[]> {
+    const found = (await this.#ask()).flatMap(({ host, templates }) =>
+      templates.filter(isSnapshot).map((template) => viewSnapshot(template, host.id)),
+    );
+    return [...new Map(found.map((snapshot) => [snapshot.name, snapshot])).values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  async get(name: string): Promise<Snapshot> {
+    const [first] = await this.#holders(name);
+    if (first === undefined) throw notFound(name);
+    return viewSnapshot(first.template, first.host.id);
+  }
+
+  async delete(name: string): Promise<void> {
+    const holders = await this.#holders(name);
+    if (holders.length === 0) throw notFound(name);
+    for (const { host } of holders) {
+      await host.call(() => host.client.deleteTemplate({ name }, { timeoutMs: deleteTimeoutMs }));
+      host.forgetDescription();
+      this.#deps.log.info({ template: name, hostId: host.id }, "snapshot deleted");
+    }
+  }
+
+  async #holders(name: string): Promise<{ readonly host: HostLink; readonly template: Template }[]> {
+    const all = (await this.#ask()).flatMap(({ host, templates }) => templates.map((template) => ({ host, template })));
+    const named = all.filter(({ template }) => template.name === name);
+    if (named.length > 0 && !named.some(({ template }) => isSnapshot(template))) {
+      throw new PlatformError("snapshot_not_found", `"${name}" is a base template, not a snapshot`);
+    }
+    return named.filter(({ template }) => isSnapshot(template));
+  }
+
+  async #ask(): Promise<{ readonly host: HostLink; readonly templates: readonly Template[] }[]> {
+    const asked = await Promise.allSettled(
+      this.#deps.hosts.links.map(async (host) => {
+        const answer = await host.call(() => host.client.listTemplates({}, { timeoutMs: callTimeoutMs }));
+        return { host, templates: answer.templates };
+      }),
+    );
+    const answered = asked.filter((outcome) => outcome.status === "fulfilled").map((outcome) => outcome.value);
+    if (answered.length === 0) throw new PlatformError("host_unreachable", "no host can be reached right now", { retryAfterSec: 5 });
+    return answered;
+  }
+
+  /** The snapshot made a generation of its sandbox; the watch will say so too. */
+  async #refresh(sandboxId: string, host: HostLink): Promise<void> {
+    try {
+      const answer = await host.client.getSandbox({ sandboxId }, { timeoutMs: callTimeoutMs });
+      await this.#deps.records.observe(observedFrom(answer.sandbox, host.id));
+    } catch (error) {
+      this.#deps.log.debug({ err: error, sandboxId }, "the record follows with the watch");
+    }
+  }
+}
+
+function isSnapshot(template: Template): boolean {
+  return template.kind === "snapshot";
+}
+
+function notFound(name: string): PlatformError {
+  return new PlatformError("snapshot_not_found", `there is no snapshot "${name}"`);
+}
+
+function nameTaken(name: string, kind: "base" | "snapshot"): string {
+  return kind === "base"
+    ? `"${name}" is the name of a base template; take another`
+    : `there is a snapshot "${name}" already; take another name, or delete it first`;
+}
+
+function viewSnapshot(template: Template | undefined, hostId: string): Snapshot {
+  if (template === undefined || template.name === "") {
+    throw new PlatformError("internal", "the host sent an answer that makes no sense", {
+      detail: `host ${hostId} described a snapshot without a name`,
+    });
+  }
+  return {
+    name: template.name,
+    created_at: new Date(Number(template.timeCreatedMs)).toISOString(),
+    source_sandbox_id: template.sourceSandboxId === "" ? null : template.sourceSandboxId,
+    has_memory: template.hasMemory,
+    vcpus: template.vcpus === 0 ? null : template.vcpus,
+    memory_mb: template.memoryMib === 0 ? null : template.memoryMib,
+    disk_mb: template.diskSizeMib,
+    size_bytes: Number(template.sizeBytes),
+    digest: template.digest,
+  };
+}

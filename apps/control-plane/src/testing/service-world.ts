@@ -1,0 +1,72 @@
+import { createSandboxBodySchema, type CreateSandboxInput } from "@roost/contract";
+import { poll, silentLogger } from "@roost/kit";
+
+import type { Database } from "../db/database.ts";
+import type { NewEvent } from "../db/events.ts";
+import type { SandboxRow } from "../db/sandboxes.ts";
+import { HostLink } from "../hosts/host-link.ts";
+import { Hosts } from "../hosts/hosts.ts";
+import { Sandboxes } from "../sandboxes/sandboxes.ts";
+import { FakeHost } from "./fake-host.ts";
+
+/** The sandbox services over a database, with a fake host that is being watched; no HTTP. */
+export class ServiceWorld implements AsyncDisposable {
+  readonly host = new FakeHost("host-1", () => 1);
+  readonly link = new HostLink(this.host, silentLogger);
+  readonly hosts = new Hosts([this.link]);
+  readonly ended: string[] = [];
+  readonly resumed: string[] = [];
+  readonly told: NewEvent[] = [];
+  readonly sandboxes: Sandboxes;
+  readonly #abort = new AbortController();
+  #watching: Promise<void> = Promise.resolve();
+
+  private constructor(database: Database) {
+    this.sandboxes = new Sandboxes({
+      database,
+      hosts: this.hosts,
+      log: silentLogger,
+      onEnded: (id) => this.ended.push(id),
+      onResumed: (row) => this.resumed.push(row.id),
+    });
+  }
+
+  /** On an emptied database. */
+  static async start(database: Database): Promise<ServiceWorld> {
+    await database.db.deleteFrom("sandbox").execute();
+    const world = new ServiceWorld(database);
+    world.#watching = world.link.run(world.#abort.signal, {
+      observed: (sandbox) => world.sandboxes.observe(sandbox),
+      removed: (id) => world.sandboxes.observeRemoved(id),
+      happened: async (event) => void world.told.push(event),
+      synced: async () => undefined,
+    });
+    await poll({ what: "the watch", timeoutMs: 5_000, intervalMs: 2 }, () => (world.link.isWatching ? true : undefined));
+    return world;
+  }
+
+  async create(input: CreateSandboxInput = {}): Promise<SandboxRow> {
+    return this.sandboxes.create(createSandboxBodySchema.parse(input), new AbortController().signal);
+  }
+
+  async isState(id: string, state: string): Promise<void> {
+    await poll({ what: `state ${state}`, timeoutMs: 5_000, intervalMs: 2 }, async () =>
+      (await this.sandboxes.get(id)).state === state ? true : undefined,
+    );
+  }
+
+  /** Holds calls of an RPC on the host until the returned function is called. */
+  hold(rpc: Parameters<FakeHost["images"]["gates"]["set"]>[0]): () => void {
+    let release = () => {};
+    this.host.images.gates.set(rpc, new Promise((resolve) => (release = resolve)));
+    return () => {
+      this.host.images.gates.delete(rpc);
+      release();
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#abort.abort();
+    await this.#watching;
+  }
+}

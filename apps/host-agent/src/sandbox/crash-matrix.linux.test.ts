@@ -1,0 +1,125 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { newSandboxId } from "@roost/contract";
+import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import { SeededRandom } from "@roost/testing";
+import { describe, expect, test } from "vitest";
+
+import {
+  crashOperations,
+  crashSettings,
+  crashTemplate,
+  crashToken,
+  fakeCrashHost,
+  knownAfter,
+  type CrashOperation,
+} from "../testing/crash-scenarios.ts";
+import { aSpec, FakeHost } from "../testing/fake-host.ts";
+
+/**
+ * Each operation on a sandbox, cut off by kill -9 at each of its steps: the next host agent finds the sandbox at its old or its new generation, whole, and
+ * nothing else is left. With fake VMs, which die with the process; `crash.vm.test.ts` does the same with real ones, which live on.
+ */
+
+async function runChild(order: Record<string, unknown>): Promise<void> {
+  const child = spawn(
+    process.execPath,
+    ["--conditions=@roost/source", "--import", "tsx", join(import.meta.dirname, "..", "testing", "crash-child.ts"), JSON.stringify(order)],
+    { stdio: ["ignore", "inherit", "inherit"] },
+  );
+  const [code, signal] = (await once(child, "exit")) as [number | null, string | null];
+  expect({ code, signal }, "the child ends by its own kill -9").toEqual({ code: null, signal: "SIGKILL" });
+}
+
+async function crash(operation: CrashOperation, killAt: number | null): Promise<string[]> {
+  const folder = await mkdtemp(join(tmpdir(), "roost-crash-"));
+  const stepsFile = `${folder}.steps.json`;
+  const order = {
+    driver: "fake",
+    folder,
+    operation,
+    sandboxId: newSandboxId(),
+    children: [newSandboxId(), newSandboxId()],
+    killAt,
+    alsoVmm: false,
+    stepsFile,
+  };
+  await runChild(order);
+  {
+    await using host = await FakeHost.start({ folder, settings: crashSettings(operation, "fake") });
+    await lookAfterwards(host, operation, order);
+  }
+  const steps = killAt === null ? (JSON.parse(await readFile(stepsFile, "utf8")) as string[]) : [];
+  await rm(stepsFile, { force: true });
+  return steps;
+}
+
+async function lookAfterwards(
+  host: FakeHost,
+  operation: CrashOperation,
+  order: { sandboxId: string; children: readonly string[] },
+): Promise<void> {
+  const { client } = host;
+  const { sandboxId } = order;
+  const known = fakeCrashHost(host);
+  const { sandboxes } = await client.listSandboxes({});
+  const found = sandboxes.find((sandbox) => sandbox.spec?.sandboxId === sandboxId);
+  if (operation !== "delete") expect(found?.state, "a sandbox that lost its VM is back at a generation").toBe(SandboxState.PAUSED);
+  if (found !== undefined) {
+    const { generations } = await client.listGenerations({ sandboxId });
+    expect(generations.filter((generation) => generation.isCurrent)).toHaveLength(1);
+    await client.resumeSandbox({ sandboxId });
+    expect(knownAfter[operation]).toContain((await known.ask(sandboxId)).memory);
+    // And it goes on from there
+    await client.checkpointSandbox({ sandboxId });
+    await client.pauseSandbox({ sandboxId });
+    await client.resumeSandbox({ sandboxId });
+    expect(knownAfter[operation]).toContain((await known.ask(sandboxId)).memory);
+  }
+  for (const child of order.children) {
+    const state = sandboxes.find((sandbox) => sandbox.spec?.sandboxId === child)?.state;
+    expect([undefined, SandboxState.FAILED, SandboxState.PAUSED]).toContain(state);
+    if (state !== SandboxState.PAUSED) continue;
+    await client.resumeSandbox({ sandboxId: child });
+    expect((await known.ask(child)).memory).toBe(3);
+  }
+  const { templates } = await client.listTemplates({});
+  if (templates.some(({ name }) => name === crashTemplate)) {
+    const spec = aSpec({ template: crashTemplate, vcpus: 0, memoryMib: 0, accessToken: crashToken("child") });
+    expect((await client.createSandbox({ spec })).sandbox?.startPath).toBe("restore");
+    expect((await known.ask(spec.sandboxId)).memory).toBe(3);
+    await client.destroySandbox({ sandboxId: spec.sandboxId });
+  }
+  for (const { spec } of sandboxes) await client.destroySandbox({ sandboxId: spec?.sandboxId ?? "" });
+  if (templates.some(({ name }) => name === crashTemplate)) await client.deleteTemplate({ name: crashTemplate });
+  expect(await host.leftovers()).toEqual([]);
+  for (const place of ["templates", "pool", "builds"]) {
+    expect(await readdir(join(host.folder, "state", place)).catch(() => []), `left in ${place}`).toEqual([]);
+  }
+}
+
+/** Steps tried of each operation; the soak tries all. */
+const stepsTried = process.env["CRASH_STEPS"] === "all" ? Number.POSITIVE_INFINITY : 3;
+
+describe.each(crashOperations)("%s", (operation) => {
+  test("is whole after kill -9 at any step", async () => {
+    const random = new SeededRandom();
+    const steps = await crash(operation, null);
+    expect(steps.length, "the operation has steps").toBeGreaterThan(0);
+    // Each step by name, where it comes first and where it comes last: others of the name are of the same kind
+    const indices = [...new Set(steps.flatMap((step) => [steps.indexOf(step), steps.lastIndexOf(step)]))];
+    console.log(
+      `crash ${operation}: SEED=${random.seed}, ${Math.min(stepsTried, indices.length)} of ${indices.length} steps: ${steps.join(" → ")}`,
+    );
+    while (indices.length > stepsTried) indices.splice(random.integer(indices.length), 1);
+    for (const index of indices) {
+      await crash(operation, index).catch((error: unknown) => {
+        throw new Error(`killed at step ${index} (${steps[index]}) of ${steps.join(" → ")}`, { cause: error });
+      });
+    }
+  }, 600_000);
+});

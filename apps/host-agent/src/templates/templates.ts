@@ -1,0 +1,326 @@
+import { memoryMibDefault, PlatformError, vcpusDefault } from "@roost/contract";
+import { sleep, type Logger } from "@roost/kit";
+
+import type { HeldImage } from "../images/held-images.ts";
+import type { BaseTemplate } from "../images/image-catalog.ts";
+import type { DamagedGeneration, Generation, ImageFolder } from "../memory/image-folder.ts";
+import { needsRebase, rebase } from "../memory/rebase.ts";
+import { bootSource } from "../sandbox/boot-source.ts";
+import type { SandboxContext } from "../sandbox/context.ts";
+import { whyStale, type Mismatch } from "../sandbox/restorable.ts";
+import type { SandboxRecord } from "../sandbox/sandbox-record.ts";
+import { savedDisk, type StartSource } from "../sandbox/start-vm.ts";
+import { BackgroundJobs } from "./background-jobs.ts";
+import { buildMemoryImage } from "./image-builder.ts";
+import type { MemoryImageCache } from "./memory-image-cache.ts";
+import { existsError, type Template, type TemplateRecord, type TemplateStore } from "./template-store.ts";
+
+export interface Sizes {
+  readonly vcpus: number;
+  readonly memoryMib: number;
+}
+
+/** A template that sandboxes can be made of, built from packages or from a sandbox. */
+export type ResolvedTemplate =
+  | { readonly kind: "base"; readonly name: string; readonly diskSizeMib: number; readonly sizes: null; readonly base: BaseTemplate }
+  | {
+      readonly kind: "snapshot";
+      readonly name: string;
+      readonly diskSizeMib: number;
+      readonly sizes: Sizes | null;
+      readonly template: Template;
+    };
+
+/** How a sandbox of a template starts, when its image folder is filled. */
+export interface Beginning {
+  readonly source: StartSource;
+  /** What its record says of where it comes from */
+  readonly origin: Partial<SandboxRecord>;
+  /** Token that the guest in its memory obeys; null: none */
+  readonly guestToken: string | null;
+}
+
+export interface TemplatesParts {
+  readonly context: SandboxContext;
+  readonly store: TemplateStore;
+  readonly cache: MemoryImageCache;
+  /** Folder for VMs that only make images */
+  readonly buildsFolder: string;
+  /** Whether memory images of base templates are made, in the background, and used; and those of others kept small and up to date */
+  readonly buildsImages: boolean;
+  readonly log: Logger;
+}
+
+/** What sandboxes start from on this host, and how: memory where there is some that fits, else a boot, and then memory for the next one. */
+export class Templates {
+  readonly #parts: TemplatesParts;
+  readonly #jobs: BackgroundJobs;
+  /** Called when a template is no longer what it was: removed, or with other images */
+  onReplaced: (name: string) => void = () => undefined;
+  /** Called when a template can be started from memory that could not before */
+  onReady: (name: string) => void = () => undefined;
+
+  constructor(parts: TemplatesParts) {
+    this.#parts = parts;
+    this.#jobs = new BackgroundJobs(parts.log);
+  }
+
+  async recover(): Promise<void> {
+    await this.#parts.store.recover();
+    for (const template of this.#parts.store.list()) this.#tidy(template);
+  }
+
+  async bases(): Promise<BaseTemplate[]> {
+    return this.#parts.context.images.bases();
+  }
+
+  /** Templates that were made of sandboxes, by name. */
+  snapshots(): Template[] {
+    return this.#parts.store.list();
+  }
+
+  /** Throws `snapshot_not_found`. */
+  snapshot(name: string): Template {
+    const template = this.#parts.store.get(name);
+    if (template === undefined) throw new PlatformError("snapshot_not_found", `there is no snapshot '${name.slice(0, 64)}'`);
+    return template;
+  }
+
+  /** Rejects with `template_not_found`. */
+  async resolve(name: string): Promise<ResolvedTemplate> {
+    const base = await this.#parts.context.images.base(name);
+    if (base !== undefined) return { kind: "base", name, diskSizeMib: base.diskSizeMib, sizes: null, base };
+    const template = this.#parts.store.get(name);
+    if (template !== undefined) {
+      const { diskSizeMib, sizes } = template.record;
+      return { kind: "snapshot", name, diskSizeMib, sizes, template };
+    }
+    const bases = (await this.#parts.context.images.bases()).map((each) => each.name);
+    const known = [...bases, ...this.#parts.store.list().map((each) => each.record.name)].sort();
+    throw new PlatformError(
+      "template_not_found",
+      `there is no template '${name}'; this host has ${known.slice(0, 20).join(", ") || "none"}`,
+    );
+  }
+
+  /** What a sandbox of this template gets. Rejects with `template_size_fixed` when it asks for something else than its memory has. */
+  sizesFor(template: ResolvedTemplate, asked: Sizes): Sizes {
+    const { sizes } = template;
+    if (sizes === null) return { vcpus: asked.vcpus || vcpusDefault, memoryMib: asked.memoryMib || memoryMibDefault };
+    const isOther = (asked.vcpus !== 0 && asked.vcpus !== sizes.vcpus) || (asked.memoryMib !== 0 && asked.memoryMib !== sizes.memoryMib);
+    if (!isOther) return sizes;
+    throw new PlatformError(
+      "template_size_fixed",
+      `template '${template.name}' was saved with its memory, so its sandboxes have vcpus ${sizes.vcpus} and memory_mb ${sizes.memoryMib}; ` +
+        "leave both out, or make the snapshot with memory=false",
+    );
+  }
+
+  /**
+   * Fills the empty image folder of a new sandbox. Where the template has no memory that fits this host the sandbox boots, and memory for the
+   * next one is made in the background.
+   */
+  async begin(
+    template: ResolvedTemplate,
+    sizes: Sizes,
+    images: ImageFolder,
+    sandboxId: string | null,
+    diskSizeMib: number,
+  ): Promise<Beginning> {
+    if (template.kind === "snapshot") return this.#beginSnapshot(template.template, sizes, images, sandboxId);
+    const { context, cache } = this.#parts;
+    const { base } = template;
+    const disk = { base: base.path, baseDigest: base.digest, sizeMib: diskSizeMib };
+    const isUsual = diskSizeMib === base.diskSizeMib; // the guest in a memory image knows how large its disk is
+    if (isUsual && this.#parts.buildsImages) {
+      const inputs = await this.#inputs(base, sizes);
+      const key = cache.keyOf(inputs);
+      const generation = await this.#link(await cache.find(key), images, sandboxId, () => cache.forget(key));
+      if (generation !== undefined) return { source: { kind: "restore", generation }, origin: { disk }, guestToken: null };
+      void this.ensureBase(base.name, sizes);
+    }
+    const source = await bootSource(context, sizes, { ...disk, layers: [] });
+    return { source, origin: { disk }, guestToken: null };
+  }
+
+  /** Makes the memory image of a base template in the background, unless it is there. Resolves when it is, or could not be made. */
+  async ensureBase(name: string, sizes: Sizes): Promise<void> {
+    if (!this.#parts.buildsImages) return;
+    const base = await this.#parts.context.images.base(name);
+    if (base === undefined) return;
+    const key = this.#parts.cache.keyOf(await this.#inputs(base, sizes));
+    if ((await this.#parts.cache.find(key)) !== undefined) return;
+    await this.#jobs.run(key, async (signal) => {
+      const { context, cache, buildsFolder, log } = this.#parts;
+      const startedMs = performance.now();
+      const disk = { base: base.path, baseDigest: base.digest, layers: [], sizeMib: base.diskSizeMib };
+      await cache.make(key, async (images) => {
+        await buildMemoryImage({ images, disk, vcpus: sizes.vcpus, memoryMib: sizes.memoryMib, signal }, context, buildsFolder);
+      });
+      log.info({ template: name, key, ms: Math.round(performance.now() - startedMs) }, "made the memory image of a template");
+      this.onReady(name);
+    });
+  }
+
+  /** Images of the cache that the templates depend on. */
+  async neededImages(): Promise<HeldImage[]> {
+    const generations = await Promise.all(this.#parts.store.list().map(async ({ images }) => images.list()));
+    return generations.flat().flatMap(neededBy);
+  }
+
+  /** Whether a sandbox of this base template would be restored. */
+  async hasMemory(name: string, sizes: Sizes): Promise<boolean> {
+    const template = await this.resolve(name);
+    if (template.kind === "snapshot") return template.sizes !== null;
+    return (await this.#parts.cache.find(this.#parts.cache.keyOf(await this.#inputs(template.base, sizes)))) !== undefined;
+  }
+
+  /** Makes a template of a generation of a sandbox. Rejects with `snapshot_exists`. */
+  async create(record: TemplateRecord, from: ImageFolder, generation: Generation): Promise<Template> {
+    await this.refuseName(record.name);
+    const template = await this.#parts.store.create(record, (images) =>
+      from.linkInto(images, generation.number, { kind: "template", sandboxId: null }),
+    );
+    this.#parts.context.events.emit("template.created", {
+      template: record.name,
+      message: `template '${record.name}' was made of ${record.sourceSandboxId}`,
+    });
+    this.#tidy(template);
+    this.onReady(record.name);
+    return template;
+  }
+
+  /** Rejects with `snapshot_exists` when a template has the name. */
+  async refuseName(name: string): Promise<void> {
+    if ((await this.#parts.context.images.base(name)) !== undefined || this.#parts.store.get(name) !== undefined) throw existsError(name);
+  }
+
+  /** Removes a template that was made of a sandbox. Rejects with `snapshot_not_found`. */
+  async remove(name: string): Promise<void> {
+    if (!(await this.#parts.store.remove(name))) {
+      const isBase = (await this.#parts.context.images.base(name)) !== undefined;
+      throw isBase
+        ? new PlatformError(
+            "snapshot_not_found",
+            `'${name}' is a base template: it belongs to the host's images and cannot be deleted here`,
+          )
+        : new PlatformError("snapshot_not_found", `there is no snapshot '${name}'`);
+    }
+    this.#parts.context.events.emit("template.deleted", { template: name, message: `template '${name}' was deleted` });
+    this.onReplaced(name);
+  }
+
+  async close(): Promise<void> {
+    await this.#jobs.close();
+  }
+
+  async #beginSnapshot(template: Template, sizes: Sizes, images: ImageFolder, sandboxId: string | null): Promise<Beginning> {
+    const { context } = this.#parts;
+    const { record } = template;
+    const generation = await this.#link(template.images, images, sandboxId);
+    if (generation === undefined) {
+      throw new PlatformError("image_damaged", `template '${record.name}' is damaged; delete it and make the snapshot again`);
+    }
+    const { layers, ...disk } = savedDisk(generation);
+    const origin = { disk };
+    if (generation.manifest.memory !== null) {
+      const mismatch = await whyStale(generation.manifest, context);
+      if (mismatch === undefined) return { source: { kind: "restore", generation }, origin, guestToken: record.guestToken };
+      this.#reimage(template, mismatch);
+    }
+    return { source: await bootSource(context, sizes, { ...disk, layers }), origin, guestToken: null };
+  }
+
+  /** Links the present generation of `from`, verified; undefined when there is none or it is damaged. */
+  async #link(
+    from: ImageFolder | undefined,
+    images: ImageFolder,
+    sandboxId: string | null,
+    onDamaged?: () => Promise<void>,
+  ): Promise<Generation | undefined> {
+    // A rebase may replace the files between the look and the link: then the second look finds the new ones
+    if (from === undefined) return undefined;
+    for (let triesLeft = 4; ; triesLeft -= 1) {
+      try {
+        const generation = await from.current();
+        if (generation === null) throw new MissingImage();
+        await from.verify(generation, { deep: false });
+        return await from.linkInto(images, generation.number, { kind: "template", sandboxId });
+      } catch (error) {
+        const isMissing = error instanceof MissingImage || (error as NodeJS.ErrnoException).code === "ENOENT";
+        if (isMissing && triesLeft > 1) {
+          await sleep(linkPauseMs);
+          continue;
+        }
+        if (error instanceof MissingImage) return undefined;
+        if (!(error instanceof PlatformError) || error.code !== "image_damaged") throw error;
+        this.#parts.log.error({ err: error, folder: from.folder }, "a template's memory image is damaged");
+        await onDamaged?.();
+        return undefined;
+      }
+    }
+  }
+
+  /** The template boots from its disk until its memory was made anew. */
+  #reimage(template: Template, mismatch: Mismatch): void {
+    const { context, store, buildsFolder, buildsImages } = this.#parts;
+    const { record } = template;
+    if (!buildsImages || record.sizes === null || this.#jobs.has(`template ${record.name}`)) return;
+    const sizes = record.sizes;
+    const why = `its ${mismatch.what} is '${mismatch.image}' and this host has '${mismatch.host}'`;
+    context.events.emit("template.reimaged", {
+      template: record.name,
+      message: `the memory image of template '${record.name}' does not fit this host (${why}): its sandboxes boot from its disk while a new one is made`,
+    });
+    void this.#jobs.run(`template ${record.name}`, async (signal) => {
+      await store.replace({ ...record, guestToken: null }, async (images) => {
+        const old = await template.images.linkInto(images, (await this.#currentOf(template)).number, { kind: "template", sandboxId: null });
+        return buildMemoryImage({ images, disk: savedDisk(old), ...sizes, signal }, context, buildsFolder);
+      });
+      this.onReplaced(record.name);
+    });
+  }
+
+  async #currentOf(template: Template): Promise<Generation> {
+    const generation = await template.images.current();
+    if (generation === null) throw new PlatformError("image_damaged", `template '${template.record.name}' is damaged`);
+    return generation;
+  }
+
+  /** In the background: the pages that the template's sandbox had changed go into a base file, so that its own sandboxes need not be filled with them. */
+  #tidy(template: Template): void {
+    if (!this.#parts.buildsImages) return;
+    void this.#jobs.run(`template ${template.record.name}`, async (signal) => {
+      const generation = await template.images.current();
+      if (generation !== null && needsRebase(generation, { diffBytes: templateDiffBytesMax })) {
+        await rebase(template.images, generation.number, { signal });
+      }
+      await template.images.prune({ keepCheckpoints: 0, inUse: { layers: [], bases: [] } });
+    });
+  }
+
+  async #inputs(template: BaseTemplate, sizes: Sizes) {
+    const { context } = this.#parts;
+    return {
+      template,
+      images: await context.images.boot(),
+      fingerprint: await context.driver.fingerprint(context.accelerator),
+      dnsServers: context.network.guestDnsServers,
+      vcpus: sizes.vcpus,
+      memoryMib: sizes.memoryMib,
+    };
+  }
+}
+
+/** Images of the cache that a generation depends on. */
+export function neededBy(generation: Generation | DamagedGeneration): HeldImage[] {
+  return "manifest" in generation ? [generation.manifest.disk.base, generation.manifest.vm.agentDisk] : [];
+}
+
+/** No generation where one should be: it is being replaced, or there is none. */
+class MissingImage extends Error {}
+/** Wait before another look for files that a replacement took away, in `ms` */
+const linkPauseMs = 20;
+
+/** Diff of a template in `bytes` above which it gets a base file of its own: each sandbox is filled with it, and none shares it. */
+const templateDiffBytesMax = 1024 * 1024;
