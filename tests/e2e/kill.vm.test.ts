@@ -76,7 +76,7 @@ describe("kill -9", () => {
     const sandbox = await platform().sandbox();
     await sandbox.exec("sh", { args: ["-c", "echo last words | sudo tee /dev/ttyS0 >/dev/null"] });
     const stream = await sandbox.execStream("sleep", { args: ["600"] });
-    const pid = await poll({ what: "the VMM's pid", timeoutMs: 5_000 }, () => findVmm(platform().folder, sandbox.id));
+    const pid = await poll({ what: "the VMM's pid", timeoutMs: 30_000 }, () => findVmm(platform().folder, sandbox.id));
     process.kill(pid, "SIGKILL");
 
     await expect(stream.exit()).rejects.toBeInstanceOf(RoostError);
@@ -96,7 +96,7 @@ describe("kill -9", () => {
 
   test("of the VMM while the platform is down: the next start tells how it ended", async () => {
     const sandbox = await platform().sandbox();
-    const pid = await poll({ what: "the VMM's pid", timeoutMs: 5_000 }, () => findVmm(platform().folder, sandbox.id));
+    const pid = await poll({ what: "the VMM's pid", timeoutMs: 30_000 }, () => findVmm(platform().folder, sandbox.id));
     await platform().killHard();
     process.kill(pid, "SIGKILL");
     await platform().up();

@@ -38,7 +38,7 @@ describe.skipIf(why !== undefined)(`with the real guest agent${why === undefined
   const open = (path: string): Promise<TestSocket> => world.socket(`/v1/sandboxes/${id}/${path}`).open();
   const list = async () => processListSchema.parse(await (await world.request("GET", `/v1/sandboxes/${id}/processes`)).json()).processes;
   const nothingRuns = () =>
-    poll({ what: "the end of all processes", timeoutMs: 15_000 }, async () => ((await list()).length === 0 ? true : undefined));
+    poll({ what: "the end of all processes", timeoutMs: 30_000 }, async () => ((await list()).length === 0 ? true : undefined));
 
   test("commands: output, exit code, signal, environment, folder, user, input", async () => {
     expect((await sh("echo out; echo err >&2; exit 7")).body).toMatchObject({ stdout: "out\n", stderr: "err\n", exit_code: 7 });

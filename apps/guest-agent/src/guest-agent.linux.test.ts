@@ -30,7 +30,7 @@ test("after kill -9 the next agent is initialized and closed, knows no process o
     const launcher = launcherOf(agent.pid);
     agent = await agent.crashAndRestart();
     await expect(stream.next()).rejects.toThrow(/canceled|aborted|unavailable|unknown/);
-    await poll({ what: "the former launcher gone", timeoutMs: 5_000 }, () => (alive(launcher) ? undefined : true));
+    await poll({ what: "the former launcher gone", timeoutMs: 30_000 }, () => (alive(launcher) ? undefined : true));
     expect(alive(orphan)).toBe(true);
     await expect(agent.processes.list({})).rejects.toThrow(/unauthenticated/);
     expect((await agent.processes.list({}, withToken)).processes).toEqual([]);
@@ -48,7 +48,7 @@ test("after kill -9 the next agent is initialized and closed, knows no process o
 test("without its launcher the agent says so and ends with 1, to be started afresh", async () => {
   await using agent = await startAgentChild();
   process.kill(launcherOf(agent.pid), "SIGKILL");
-  expect(await poll({ what: "the agent's end", timeoutMs: 5_000 }, agent.exitCode)).toBe(1);
+  expect(await poll({ what: "the agent's end", timeoutMs: 30_000 }, agent.exitCode)).toBe(1);
   expect(agent.log()).toContain("the guest agent failed and ends");
 });
 
@@ -57,7 +57,7 @@ test("SIGTERM ends it with 0", async () => {
   const stream = events(agent.processes.start({ process: { cmd: "cat" } }));
   await until(stream, "start");
   process.kill(agent.pid, "SIGTERM");
-  expect(await poll({ what: "the agent's end", timeoutMs: 5_000 }, agent.exitCode)).toBe(0);
+  expect(await poll({ what: "the agent's end", timeoutMs: 30_000 }, agent.exitCode)).toBe(0);
 });
 
 test("a setting that is wrong is named, with exit code 2", () => {

@@ -33,7 +33,7 @@ const eventOf = (index: number, more: Partial<NewEvent> = {}): NewEvent => ({
   ...more,
 });
 const told = (count: number) =>
-  poll({ what: `${count} events`, timeoutMs: 5_000, intervalMs: 2 }, () => (world.told.length >= count ? world.told : undefined));
+  poll({ what: `${count} events`, timeoutMs: 30_000, intervalMs: 2 }, () => (world.told.length >= count ? world.told : undefined));
 
 test("what a host tells arrives as it is", async () => {
   world.host.happen({ kind: "sandbox.vm_lost", sandboxId: "i1", message: "the VM ended\0!", detail: { generation: "3" } });

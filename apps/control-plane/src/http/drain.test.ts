@@ -15,7 +15,7 @@ test("a shutdown finishes what runs, refuses what is new, and tells sockets why"
     release = resolve;
   });
   const kept = world.request("POST", "/v1/sandboxes");
-  await poll({ what: "the create", timeoutMs: 5_000, intervalMs: 2 }, () => (world.host.sandboxes.size === 2 ? true : undefined));
+  await poll({ what: "the create", timeoutMs: 30_000, intervalMs: 2 }, () => (world.host.sandboxes.size === 2 ? true : undefined));
   const draining = world.controlPlane.drain();
   expect(world.controlPlane.drain()).toBe(draining);
   expect(await socket.ended).toEqual({ code: 1001 });
@@ -31,7 +31,7 @@ test("a request that does not end is cut off at the deadline", { timeout: 60_000
   world.host.createGate = new Promise(() => undefined);
   const stuck = world.request("POST", "/v1/sandboxes");
   stuck.catch(() => undefined);
-  await poll({ what: "the create", timeoutMs: 5_000, intervalMs: 2 }, () => (world.host.sandboxes.size === 1 ? true : undefined));
+  await poll({ what: "the create", timeoutMs: 30_000, intervalMs: 2 }, () => (world.host.sandboxes.size === 1 ? true : undefined));
   await world.controlPlane.close();
   await expect(stuck).rejects.toThrow("fetch failed");
 });

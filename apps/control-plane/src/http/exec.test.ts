@@ -15,7 +15,7 @@ afterAll(async () => world[Symbol.asyncDispose]());
 
 const sh = (script: string, more: object = {}) => world.exec(id, { cmd: "sh", args: ["-c", script], ...more });
 const nothingRuns = () =>
-  poll({ what: "the end of all processes", timeoutMs: 10_000, intervalMs: 5 }, () =>
+  poll({ what: "the end of all processes", timeoutMs: 30_000, intervalMs: 5 }, () =>
     world.guest.runningPids.length === 0 ? true : undefined,
   );
 
@@ -85,7 +85,7 @@ test("when the caller hangs up the command is killed", async () => {
     signal: gone.signal,
   });
   asking.catch(() => undefined);
-  await poll({ what: "the command", timeoutMs: 5_000, intervalMs: 5 }, () => world.guest.runningPids[0]);
+  await poll({ what: "the command", timeoutMs: 30_000, intervalMs: 5 }, () => world.guest.runningPids[0]);
   gone.abort();
   await nothingRuns();
 });
@@ -172,7 +172,7 @@ test.each<[string, () => AsyncIterable<object>, string]>([
 test("the end of the VM ends what runs in it", async () => {
   const other = await world.createSandbox();
   const running = world.exec(other.id, { cmd: "sleep", args: ["60"] });
-  await poll({ what: "the command", timeoutMs: 5_000, intervalMs: 5 }, () => world.guest.runningPids[0]);
+  await poll({ what: "the command", timeoutMs: 30_000, intervalMs: 5 }, () => world.guest.runningPids[0]);
   world.host.change(other.id, SandboxState.FAILED, { failureReason: "the VM ended" });
   expect(await running).toMatchObject({ status: 502, body: { error: { code: "guest_unreachable" } } });
   world.guest.killAll();

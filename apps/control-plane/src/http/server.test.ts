@@ -170,11 +170,11 @@ test("a caller who hangs up during a create gets no sandbox", async () => {
   const gone = new AbortController();
   const asking = fetch(`${world.url}/v1/sandboxes`, { method: "POST", headers: { "x-api-key": world.key }, signal: gone.signal });
   asking.catch(() => undefined);
-  const id = await poll({ what: "the create", timeoutMs: 5_000, intervalMs: 2 }, () =>
+  const id = await poll({ what: "the create", timeoutMs: 30_000, intervalMs: 2 }, () =>
     [...world.host.sandboxes.keys()].find((key) => !before.has(key)),
   );
   gone.abort();
-  await poll({ what: "its end", timeoutMs: 5_000, intervalMs: 2 }, () => (world.host.sandboxes.has(id) ? undefined : true));
+  await poll({ what: "its end", timeoutMs: 30_000, intervalMs: 2 }, () => (world.host.sandboxes.has(id) ? undefined : true));
   release();
   world.host.createGate = undefined;
   await expect

@@ -110,7 +110,7 @@ test("events are listed for all and for one, page after page", async () => {
     world.host.happen({ kind, sandboxId: id, message: `${kind}!`, detail: { generation: "1" } });
   }
   world.host.happen({ kind: "template.reimaged", template: "base", message: "made anew" });
-  const all = await poll({ what: "the events", timeoutMs: 5_000, intervalMs: 5 }, async () => {
+  const all = await poll({ what: "the events", timeoutMs: 30_000, intervalMs: 5 }, async () => {
     const { events } = eventListSchema.parse(await ask("GET", "/events", 200));
     return events.length >= 4 ? events : undefined;
   });

@@ -79,7 +79,7 @@ test("a reader who stops holds the guest back", async () => {
     Number(/roost_file_bytes_total\{direction="down"\} (\d+)/.exec(await (await world.request("GET", "/metrics")).text())?.[1]);
   answer.pause();
   let last = -1;
-  await poll({ what: "a stand-still", timeoutMs: 10_000, intervalMs: 300 }, async () => {
+  await poll({ what: "a stand-still", timeoutMs: 30_000, intervalMs: 300 }, async () => {
     const now = await sent();
     const isStill = now === last;
     last = now;

@@ -57,7 +57,7 @@ test("metadata can be other than the parent's", async () => {
 test("children are on record before the host has made anything, and what the host shows of them is theirs", async () => {
   const release = world.hold("forkSandbox");
   const forking = world.sandboxes.fork(parent.id, { count: 2 }, never);
-  await poll({ what: "the fork on the host", timeoutMs: 5_000, intervalMs: 2 }, () => world.host.images.calls.get("forkSandbox"));
+  await poll({ what: "the fork on the host", timeoutMs: 30_000, intervalMs: 2 }, () => world.host.images.calls.get("forkSandbox"));
   const children = (await listed()).filter((row) => row.id !== parent.id);
   expect(children.map((row) => row.state)).toEqual(["creating", "creating"]);
   for (const row of children) expect(world.sandboxes.isCreating(row.id)).toBe(true);
@@ -86,7 +86,7 @@ test("a child that its host keeps as failed is on record as that", async () => {
   world.host.images.failingChildren.set(0, { code: "sandbox_start_failed", message: "did not start" });
   const release = world.hold("forkSandbox");
   const forking = world.sandboxes.fork(parent.id, { count: 1 }, never);
-  const child = await poll({ what: "the child's record", timeoutMs: 5_000, intervalMs: 2 }, async () =>
+  const child = await poll({ what: "the child's record", timeoutMs: 30_000, intervalMs: 2 }, async () =>
     (await listed()).find((row) => row.id !== parent.id),
   );
   const kept = world.host.add({ sandboxId: child.id }, SandboxState.FAILED);
@@ -124,7 +124,7 @@ test("a fork whose outcome is unknown fails its children, and the reconciler end
 test("a child that is deleted while it is made is gone", async () => {
   const release = world.hold("forkSandbox");
   const forking = world.sandboxes.fork(parent.id, { count: 2 }, never);
-  const child = await poll({ what: "the child's record", timeoutMs: 5_000, intervalMs: 2 }, async () =>
+  const child = await poll({ what: "the child's record", timeoutMs: 30_000, intervalMs: 2 }, async () =>
     (await listed()).find((row) => row.id !== parent.id),
   );
   await world.sandboxes.delete(child.id);
@@ -138,9 +138,9 @@ test("a caller who goes away undoes the fork, and leaves the parent alone", asyn
   const gone = new AbortController();
   const release = world.hold("forkSandbox");
   const forking = world.sandboxes.fork(parent.id, { count: 3 }, gone.signal);
-  await poll({ what: "the fork on the host", timeoutMs: 5_000, intervalMs: 2 }, () => world.host.images.calls.get("forkSandbox"));
+  await poll({ what: "the fork on the host", timeoutMs: 30_000, intervalMs: 2 }, () => world.host.images.calls.get("forkSandbox"));
   gone.abort();
-  await poll({ what: "the end of the children", timeoutMs: 5_000, intervalMs: 2 }, async () =>
+  await poll({ what: "the end of the children", timeoutMs: 30_000, intervalMs: 2 }, async () =>
     (await listed()).length === 1 ? true : undefined,
   );
   release();

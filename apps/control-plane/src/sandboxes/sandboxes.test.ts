@@ -49,7 +49,7 @@ beforeEach(async () => {
     happened: async () => undefined,
     synced: async () => undefined,
   });
-  await poll({ what: "the watch", timeoutMs: 5_000, intervalMs: 2 }, () => (link.isWatching ? true : undefined));
+  await poll({ what: "the watch", timeoutMs: 30_000, intervalMs: 2 }, () => (link.isWatching ? true : undefined));
 });
 afterEach(async () => {
   abort.abort();
@@ -61,7 +61,7 @@ const never = new AbortController().signal;
 const create = () => sandboxes.create(body, new AbortController().signal);
 const list = async () => (await sandboxes.list({ limit: 100 })).sandboxes;
 const isState = (id: string, state: string) =>
-  poll({ what: `state ${state}`, timeoutMs: 5_000, intervalMs: 2 }, async () =>
+  poll({ what: `state ${state}`, timeoutMs: 30_000, intervalMs: 2 }, async () =>
     (await sandboxes.get(id)).state === state ? true : undefined,
   );
 
@@ -80,7 +80,7 @@ async function createHeld(
   const release = holdCreates();
   const creating = sandboxes.create(body, signal);
   creating.catch(() => undefined);
-  const id = await poll({ what: "the create on the host", timeoutMs: 5_000, intervalMs: 2 }, () => [...host.sandboxes.keys()][0]);
+  const id = await poll({ what: "the create on the host", timeoutMs: 30_000, intervalMs: 2 }, () => [...host.sandboxes.keys()][0]);
   return { creating, id, release };
 }
 
@@ -166,7 +166,7 @@ test("a delete that reached the host before its create did is not forgotten", as
   };
   const creating = create();
   creating.catch(() => undefined);
-  await poll({ what: "the create", timeoutMs: 5_000, intervalMs: 2 }, () => (id === "" ? undefined : id));
+  await poll({ what: "the create", timeoutMs: 30_000, intervalMs: 2 }, () => (id === "" ? undefined : id));
   // The host answers the destroy as if it had never heard of the sandbox.
   const sandbox = host.sandboxes.get(id);
   host.sandboxes.delete(id);

@@ -41,7 +41,7 @@ export class ServiceWorld implements AsyncDisposable {
       happened: async (event) => void world.told.push(event),
       synced: async () => undefined,
     });
-    await poll({ what: "the watch", timeoutMs: 5_000, intervalMs: 2 }, () => (world.link.isWatching ? true : undefined));
+    await poll({ what: "the watch", timeoutMs: 30_000, intervalMs: 2 }, () => (world.link.isWatching ? true : undefined));
     return world;
   }
 
@@ -50,7 +50,7 @@ export class ServiceWorld implements AsyncDisposable {
   }
 
   async isState(id: string, state: string): Promise<void> {
-    await poll({ what: `state ${state}`, timeoutMs: 5_000, intervalMs: 2 }, async () =>
+    await poll({ what: `state ${state}`, timeoutMs: 30_000, intervalMs: 2 }, async () =>
       (await this.sandboxes.get(id)).state === state ? true : undefined,
     );
   }

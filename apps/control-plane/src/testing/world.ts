@@ -50,7 +50,7 @@ export class World implements AsyncDisposable {
     cleanup.defer("close the control plane", () => controlPlane.close());
     const { url } = await controlPlane.listen();
     const { key } = await controlPlane.apiKeys.create("test");
-    await poll({ what: "the watch of the host", timeoutMs: 5_000, intervalMs: 5 }, async () =>
+    await poll({ what: "the watch of the host", timeoutMs: 30_000, intervalMs: 5 }, async () =>
       (await fetch(`${url}/health`)).ok ? true : undefined,
     );
     return new World({ host, guest, database, controlPlane, url, key }, cleanup);

@@ -71,7 +71,7 @@ test("what a process does in a watched tree is told, and a browser's form is one
   form.append("file", new Blob(["content"]), join(folder, "uploaded"));
   expect((await fetch(`${agent.url}/files`, { method: "POST", body: form })).status).toBe(200);
   const seen: string[] = [];
-  await poll({ what: "the events", timeoutMs: 5_000 }, async () => {
+  await poll({ what: "the events", timeoutMs: 30_000 }, async () => {
     seen.push(...(await files.getWatcherEvents({ watcherId })).events.map((event) => event.name));
     return seen.includes("uploaded") ? true : undefined;
   });
@@ -98,7 +98,7 @@ test("an agent that is killed in the middle of an upload leaves no file behind, 
     });
     upload.on("error", () => undefined);
     upload.write(Buffer.alloc(5_000_000, 1));
-    await poll({ what: "the upload under way", timeoutMs: 10_000 }, async () =>
+    await poll({ what: "the upload under way", timeoutMs: 30_000 }, async () =>
       (await namelessSize(child.pid ?? 0)) > 1_000_000 ? true : undefined,
     );
     child.kill("SIGKILL");

@@ -292,16 +292,16 @@ describe("cut off", () => {
 
   test("an upload that breaks off leaves neither file nor folder, and the old file as it was", async () => {
     const request = begin(1_500_000, 2_000_000);
-    await poll({ what: "the folder of the upload", timeoutMs: 5_000 }, async () => ((await left()).length > 0 ? true : undefined));
+    await poll({ what: "the folder of the upload", timeoutMs: 30_000 }, async () => ((await left()).length > 0 ? true : undefined));
     expect(await left()).toEqual(["folder"]); // the file has no name yet
     request.destroy();
-    await poll({ what: "the end of the broken upload", timeoutMs: 5_000 }, async () => ((await left()).length === 0 ? true : undefined));
+    await poll({ what: "the end of the broken upload", timeoutMs: 30_000 }, async () => ((await left()).length === 0 ? true : undefined));
     await mkdir(at("folder"));
     await writeFile(at("folder/f"), "old");
     const second = begin(1_500_000, 2_000_000);
     await wait(100);
     second.destroy();
-    await poll({ what: "descriptors closed", timeoutMs: 5_000 }, async () => ((await openNameless()).length === 0 ? true : undefined));
+    await poll({ what: "descriptors closed", timeoutMs: 30_000 }, async () => ((await openNameless()).length === 0 ? true : undefined));
     expect(await left()).toEqual(["folder", "folder/f"]);
     expect(await readFile(at("folder/f"), "utf8")).toBe("old");
   });
@@ -354,7 +354,7 @@ test("nothing stays open after a hundred uploads, good and bad", async () => {
     await put("warm/below", Buffer.alloc(2_000_000)); // refused early: its connection ends when all was sent
     await post([{ name: "file", filename: "warm/below", content: "x" }]);
   }
-  await poll({ what: "descriptors closed", timeoutMs: 5_000 }, async () => ((await count()) <= before + 2 ? true : undefined));
+  await poll({ what: "descriptors closed", timeoutMs: 30_000 }, async () => ((await count()) <= before + 2 ? true : undefined));
 });
 
 describe("compose", () => {

@@ -17,7 +17,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   for (const stream of streams.splice(0)) stream.abort();
-  await poll({ what: "watches released", timeoutMs: 5_000 }, () => {
+  await poll({ what: "watches released", timeoutMs: 30_000 }, () => {
     agent.watchers.close();
     return agent.watchers.size === 0 ? true : undefined;
   });
@@ -48,10 +48,10 @@ async function watch(options: { path?: string; recursive?: boolean; includeEntry
       state.end = Code[ConnectError.from(error).code] ?? "?";
     }
   })(stream);
-  await poll({ what: "the start of the watch", timeoutMs: 5_000 }, () => (state.started || state.end !== undefined ? true : undefined));
+  await poll({ what: "the start of the watch", timeoutMs: 30_000 }, () => (state.started || state.end !== undefined ? true : undefined));
   /** All texts, once the last of them is `last`; what happened before has then been told, as events keep their order. */
   const until = async (last: string) => {
-    await poll({ what: `the event "${last}"`, timeoutMs: 5_000, intervalMs: 5 }, () => {
+    await poll({ what: `the event "${last}"`, timeoutMs: 30_000, intervalMs: 5 }, () => {
       if (events.some((event) => text(event) === last)) return true;
       throw new Error(events.map(text).join(", "));
     });
@@ -192,7 +192,7 @@ describe("refused", () => {
     const { abort } = await watch();
     expect(agent.watchers.size).toBe(1);
     abort.abort();
-    await poll({ what: "the watch released", timeoutMs: 5_000 }, () => (agent.watchers.size === 0 ? true : undefined));
+    await poll({ what: "the watch released", timeoutMs: 30_000 }, () => (agent.watchers.size === 0 ? true : undefined));
   });
 });
 
@@ -355,7 +355,7 @@ describe("polled", () => {
     await mkdir(at("sub"));
     await writeFile(at("sub/f"), "x");
     const seen: string[] = [];
-    await poll({ what: "events", timeoutMs: 5_000 }, async () => {
+    await poll({ what: "events", timeoutMs: 30_000 }, async () => {
       seen.push(...(await agent.client.getWatcherEvents({ watcherId })).events.map(text));
       return seen.includes("WRITE sub/f") ? true : undefined;
     });
@@ -390,7 +390,7 @@ describe("polled", () => {
     for (let index = 0; index < 60; index += 1) await writeFile(join(small.home, String(index)), "");
     const poller = async () => codeOf(small.client.getWatcherEvents({ watcherId }));
     await new Promise((resolve) => setTimeout(resolve, 50)); // the events are on their way while nobody polls
-    await poll({ what: "the loss", timeoutMs: 5_000 }, async () => ((await poller()) === "ResourceExhausted" ? true : undefined));
+    await poll({ what: "the loss", timeoutMs: 30_000 }, async () => ((await poller()) === "ResourceExhausted" ? true : undefined));
     expect(await poller()).toBe("ResourceExhausted");
     const error = await small.client.getWatcherEvents({ watcherId }).catch((reason: unknown) => ConnectError.from(reason));
     expect(error).toMatchObject({ code: Code.ResourceExhausted, rawMessage: expect.stringContaining("events were lost") });
@@ -413,6 +413,6 @@ describe("polled", () => {
       for (;;) if ((await stream.next()).done === true) return "end";
     })().catch((error: unknown) => Code[ConnectError.from(error).code]);
     expect(failure).toBe("ResourceExhausted");
-    await poll({ what: "the watch released", timeoutMs: 5_000 }, () => (small.watchers.size === 0 ? true : undefined));
+    await poll({ what: "the watch released", timeoutMs: 30_000 }, () => (small.watchers.size === 0 ? true : undefined));
   });
 });

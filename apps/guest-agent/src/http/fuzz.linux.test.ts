@@ -37,7 +37,7 @@ afterAll(async () => {
     expect(agent.residentBytes(), hint).toBeLessThan(residentBytesMax);
     expect(agent.log(), hint).not.toContain('"level":"error"');
     // Connections kept alive by these tests' own client are still open; nothing else may be.
-    await poll({ what: `descriptors back to ${descriptorsBefore} (${hint})`, timeoutMs: 15_000, intervalMs: 100 }, () =>
+    await poll({ what: `descriptors back to ${descriptorsBefore} (${hint})`, timeoutMs: 30_000, intervalMs: 100 }, () =>
       agent.descriptors() <= descriptorsBefore + 8 ? true : undefined,
     );
   } finally {
@@ -262,7 +262,7 @@ describe("HTTP", () => {
     const head = `POST /process.Process/Start HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+json\r\nContent-Length: ${body.length + 5}\r\n\r\n`;
     const bytes = Buffer.concat([Buffer.from(head), envelope(0, body.length, body)]);
     for (let round = 0; round < 10; round += 1) await Promise.all(Array.from({ length: 10 }, async () => raw(bytes, true)));
-    await poll({ what: "their processes over", timeoutMs: 15_000, intervalMs: 50 }, async () =>
+    await poll({ what: "their processes over", timeoutMs: 30_000, intervalMs: 50 }, async () =>
       (await agent.processes.list({})).processes.length === 0 ? true : undefined,
     );
   });

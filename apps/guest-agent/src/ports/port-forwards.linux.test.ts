@@ -41,11 +41,11 @@ describe("with an agent that looks for listeners", () => {
     await using agent = await startTestAgent({ scanIntervalMs: "50" });
     for (const host of ["127.0.0.1", "::1"]) {
       const port = await echoServer(host);
-      await poll({ what: `the forward of ${host}`, timeoutMs: 10_000 }, async () => (await echo(port, "hello")) === "hello" || undefined);
+      await poll({ what: `the forward of ${host}`, timeoutMs: 30_000 }, async () => (await echo(port, "hello")) === "hello" || undefined);
       const long = "0123456789".repeat(50_000);
       expect(await echo(port, long)).toBe(long);
       await new Promise((resolve) => servers.pop()?.close(resolve));
-      await poll({ what: "the forward gone", timeoutMs: 10_000 }, async () =>
+      await poll({ what: "the forward gone", timeoutMs: 30_000 }, async () =>
         echo(port, "x").then(
           () => undefined,
           () => true,
@@ -60,7 +60,7 @@ describe("with an agent that looks for listeners", () => {
     await new Promise((resolve) => servers.pop()?.close(resolve));
     await using agent = await startTestAgent({ scanIntervalMs: "50", port: String(port) });
     const other = await echoServer("127.0.0.1");
-    await poll({ what: "another forward", timeoutMs: 10_000 }, async () => (await echo(other, "x")) === "x" || undefined);
+    await poll({ what: "another forward", timeoutMs: 30_000 }, async () => (await echo(other, "x")) === "x" || undefined);
     await expect(echo(agent.port, "x")).rejects.toThrow("ECONNREFUSED");
   });
 });
@@ -72,7 +72,7 @@ describe("forwards", () => {
     const forwards = create();
     const port = await echoServer("127.0.0.1");
     forwards.onListener(port, { ipv4: true, ipv6: false });
-    expect(await poll({ what: "the forward", timeoutMs: 5_000 }, async () => echo(port, "half"))).toBe("half");
+    expect(await poll({ what: "the forward", timeoutMs: 30_000 }, async () => echo(port, "half"))).toBe("half");
     forwards.close();
   });
 
@@ -80,7 +80,7 @@ describe("forwards", () => {
     const port = await echoServer(outerAddress);
     const forwards = create();
     forwards.onListener(port, { ipv4: true, ipv6: false });
-    await poll({ what: "the forward given up", timeoutMs: 5_000 }, () => (forwards.ports.length === 0 ? true : undefined));
+    await poll({ what: "the forward given up", timeoutMs: 30_000 }, () => (forwards.ports.length === 0 ? true : undefined));
     expect(await echo(port, "direct")).toBe("direct");
     forwards.close();
   });
@@ -97,7 +97,7 @@ describe("forwards", () => {
     const port = await echoServer("127.0.0.1");
     const forwards = create();
     forwards.onListener(port, { ipv4: true, ipv6: false });
-    await poll({ what: "the forward", timeoutMs: 5_000 }, async () => (await echo(port, "x")) === "x" || undefined);
+    await poll({ what: "the forward", timeoutMs: 30_000 }, async () => (await echo(port, "x")) === "x" || undefined);
     await new Promise((resolve) => servers.pop()?.close(resolve));
     await expect(echo(port, "x")).rejects.toThrow("ECONNRESET");
     forwards.close();

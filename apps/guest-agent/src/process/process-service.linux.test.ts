@@ -151,7 +151,7 @@ describe("Start", () => {
     const before = open();
     for (let round = 0; round < 20; round += 1) await runShell(agent, "echo x; cat");
     for (let round = 0; round < 10; round += 1) await runShell(agent, "echo x", { pty: {} });
-    await poll({ what: "descriptors back", timeoutMs: 5_000 }, () => (open() <= before + 1 ? true : undefined));
+    await poll({ what: "descriptors back", timeoutMs: 30_000 }, () => (open() <= before + 1 ? true : undefined));
   });
 
   test("a background child that holds the pipes does not hold up the end, and survives it", async () => {
@@ -159,7 +159,7 @@ describe("Start", () => {
     const child = Number(outcome.stdout.split("\n")[0]);
     expect(outcome.end.exitCode).toBe(3);
     expect(existsSync(`/proc/${child}`)).toBe(true);
-    await poll({ what: "the child past its late output", timeoutMs: 10_000 }, () =>
+    await poll({ what: "the child past its late output", timeoutMs: 30_000 }, () =>
       existsSync(`/proc/${child}/task/${child}/children`) && readFileSync(`/proc/${child}/task/${child}/children`, "utf8").trim() !== ""
         ? true
         : undefined,
@@ -309,12 +309,12 @@ describe("Connect and List", () => {
     await expect(stream.next()).rejects.toMatchObject({ code: Code.Canceled });
     const selector = { process: { selector: { case: "pid", value: pid } } } as const;
     // The agent hears of the disconnect soon, not at once: until then the first listener still gets the output.
-    await poll({ what: "the connection gone", timeoutMs: 5_000 }, async () => {
+    await poll({ what: "the connection gone", timeoutMs: 30_000 }, async () => {
       const { value } = await events(agent.processes.connect(selector)).next();
       return value?.event?.event.case === "start" ? true : undefined;
     });
     await agent.processes.sendInput({ ...selector, input: { input: { case: "stdin", value: Buffer.from("hello\n") } } });
-    await poll({ what: "its end", timeoutMs: 5_000 }, async () =>
+    await poll({ what: "its end", timeoutMs: 30_000 }, async () =>
       (await agent.processes.list({})).processes.length === 0 ? true : undefined,
     );
     const outcome = await collect(agent.processes.connect({ process: { selector: { case: "tag", value: "left" } } }));
@@ -447,12 +447,12 @@ describe("signals and deadlines", () => {
   test("a signal goes to the whole group", async () => {
     const stream = events(agent.processes.start({ process: { cmd: "/bin/sh", args: ["-c", "sleep 60 & sleep 61 & wait"] }, stdin: false }));
     const pid = pidOf(await until(stream, "start"));
-    await poll({ what: "children", timeoutMs: 5_000 }, () =>
+    await poll({ what: "children", timeoutMs: 30_000 }, () =>
       readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ").length === 2 ? true : undefined,
     );
     await agent.processes.sendSignal({ process: { selector: { case: "pid", value: pid } }, signal: Signal.SIGKILL });
     expect(await until(stream, "end")).toMatchObject({ value: { status: "signal: killed" } });
-    await poll({ what: "the group gone", timeoutMs: 5_000 }, () => (aliveInGroup(pid) ? undefined : true));
+    await poll({ what: "the group gone", timeoutMs: 30_000 }, () => (aliveInGroup(pid) ? undefined : true));
   });
 
   test("SIGTERM can be handled", async () => {
@@ -485,8 +485,8 @@ describe("signals and deadlines", () => {
     const text = await response.text();
     expect(text).toContain("deadline_exceeded");
     const pid = Number(/"pid":(?<pid>\d+)/.exec(text)?.groups?.["pid"]);
-    await poll({ what: "the group gone", timeoutMs: 5_000 }, () => (aliveInGroup(pid) ? undefined : true));
-    await poll({ what: "an empty list", timeoutMs: 5_000 }, async () =>
+    await poll({ what: "the group gone", timeoutMs: 30_000 }, () => (aliveInGroup(pid) ? undefined : true));
+    await poll({ what: "an empty list", timeoutMs: 30_000 }, async () =>
       (await agent.processes.list({})).processes.length === 0 ? true : undefined,
     );
   });
@@ -500,8 +500,8 @@ describe("signals and deadlines", () => {
     leaving.abort();
     await expect(stream.next()).rejects.toThrow(/canceled|aborted|unavailable|unknown/);
     expect(aliveInGroup(pid)).toBe(true);
-    await poll({ what: "the group gone", timeoutMs: 10_000 }, () => (aliveInGroup(pid) ? undefined : true));
-    await poll({ what: "an empty list", timeoutMs: 5_000 }, async () =>
+    await poll({ what: "the group gone", timeoutMs: 30_000 }, () => (aliveInGroup(pid) ? undefined : true));
+    await poll({ what: "an empty list", timeoutMs: 30_000 }, async () =>
       (await agent.processes.list({})).processes.length === 0 ? true : undefined,
     );
   });

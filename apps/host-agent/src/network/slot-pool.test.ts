@@ -46,7 +46,7 @@ test("slots are prepared ahead, and no more than asked for", async () => {
   const kernel = new FakeKernel();
   const pool = aPool(kernel);
   pool.refill();
-  await poll({ what: "prepared slots", timeoutMs: 5_000, intervalMs: 1 }, () => (pool.preparedCount === 2 ? true : undefined));
+  await poll({ what: "prepared slots", timeoutMs: 30_000, intervalMs: 1 }, () => (pool.preparedCount === 2 ? true : undefined));
   expect(kernel.existing.size).toBe(2);
   expect(await pool.acquire()).toBe(0);
   await pool.close({ removeLent: false });

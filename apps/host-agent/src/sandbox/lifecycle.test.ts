@@ -79,7 +79,7 @@ test("checkpoints are kept and gone back to; the newest is where a lost VM goes 
   expect(await failureOf(host.client.rollbackSandbox({ sandboxId, generation: 9 }))).toMatchObject({ code: "generation_not_found" });
 
   await host.driver.end(sandboxId, { signal: "SIGKILL" });
-  await poll({ what: "the loss of the VM", timeoutMs: 5_000 }, async () => {
+  await poll({ what: "the loss of the VM", timeoutMs: 30_000 }, async () => {
     const { sandbox } = await host.client.getSandbox({ sandboxId });
     return sandbox?.state === SandboxState.PAUSED ? true : undefined;
   });
@@ -92,7 +92,7 @@ test("a lost VM without a generation has failed, and its disk can be booted", as
   await using host = await FakeHost.start();
   const sandboxId = await running(host);
   await host.driver.end(sandboxId, { signal: "SIGKILL" });
-  await poll({ what: "the loss of the VM", timeoutMs: 5_000 }, async () => {
+  await poll({ what: "the loss of the VM", timeoutMs: 30_000 }, async () => {
     const { sandbox } = await host.client.getSandbox({ sandboxId });
     return sandbox?.state === SandboxState.FAILED ? true : undefined;
   });
@@ -181,23 +181,23 @@ test("base templates start from memory once their image is made, and others that
     return sandbox?.startPath;
   };
   for (const memoryMib of [512, 300]) {
-    await poll({ what: "a restore", timeoutMs: 10_000 }, async () => ((await startPath(memoryMib)) === "restore" ? true : undefined));
+    await poll({ what: "a restore", timeoutMs: 30_000 }, async () => ((await startPath(memoryMib)) === "restore" ? true : undefined));
   }
   // What does not fit this host any more boots, and is made anew
   host.driver.fingerprintChanges = { vmmVersion: "fake 2" };
   expect(await startPath(512)).toBe("boot");
-  await poll({ what: "a restore", timeoutMs: 10_000 }, async () => ((await startPath(512)) === "restore" ? true : undefined));
+  await poll({ what: "a restore", timeoutMs: 30_000 }, async () => ((await startPath(512)) === "restore" ? true : undefined));
 });
 
 test("waiting VMs are handed out once, filled up again, and have no identity before", async () => {
   await using host = await FakeHost.start({ settings: { memoryImages: "true", poolSizes: "base=2" } });
   const waiting = () => host.driver.stopped.length;
-  await poll({ what: "the warm pool", timeoutMs: 10_000 }, async () => (waiting() === 2 ? true : undefined));
+  await poll({ what: "the warm pool", timeoutMs: 30_000 }, async () => (waiting() === 2 ? true : undefined));
   const specs = [1, 2, 3, 4].map(() => aSpec({ vcpus: 0, memoryMib: 0, diskSizeMib: 1_024 })); // the template's, as a control plane says it
   const created = await Promise.all(specs.map(async (spec) => (await host.client.createSandbox({ spec })).sandbox));
   expect(created.map((sandbox) => sandbox?.startPath).toSorted()).toEqual(["pool", "pool", "restore", "restore"]);
   expect(new Set(created.map((sandbox) => sandbox?.spec?.sandboxId)).size).toBe(4);
-  await poll({ what: "the warm pool", timeoutMs: 10_000 }, async () => (waiting() === 2 ? true : undefined));
+  await poll({ what: "the warm pool", timeoutMs: 30_000 }, async () => (waiting() === 2 ? true : undefined));
   for (const { sandboxId } of specs) {
     await host.client.pauseSandbox({ sandboxId });
     await host.client.resumeSandbox({ sandboxId });
@@ -227,13 +227,13 @@ test("nobody uses a sandbox: it is paused; when that fails it runs on and is tri
   await using host = await FakeHost.start();
   host.driver.failNext("save");
   const sandboxId = await running(host, { timeoutSec: 1 });
-  await poll({ what: "the failure", timeoutMs: 10_000 }, async () => {
+  await poll({ what: "the failure", timeoutMs: 30_000 }, async () => {
     const { sandbox } = await host.client.getSandbox({ sandboxId });
     return sandbox?.notice?.includes("tried again") === true ? true : undefined;
   });
   expect((await host.client.getSandbox({ sandboxId })).sandbox?.state).toBe(SandboxState.RUNNING);
   const other = await running(host, { timeoutSec: 1 });
-  await poll({ what: "the pause", timeoutMs: 10_000 }, async () => {
+  await poll({ what: "the pause", timeoutMs: 30_000 }, async () => {
     const { sandbox } = await host.client.getSandbox({ sandboxId: other });
     return sandbox?.state === SandboxState.PAUSED ? true : undefined;
   });
@@ -242,11 +242,11 @@ test("nobody uses a sandbox: it is paused; when that fails it runs on and is tri
 test("checkpoints are made at intervals, and the newest are kept", async () => {
   await using host = await FakeHost.start({ settings: { checkpointsKept: 1 } });
   const sandboxId = await running(host, { checkpointIntervalSec: 1 });
-  await poll({ what: "the third checkpoint", timeoutMs: 15_000 }, async () => {
+  await poll({ what: "the third checkpoint", timeoutMs: 30_000 }, async () => {
     const { sandbox } = await host.client.getSandbox({ sandboxId });
     return (sandbox?.currentGeneration ?? 0) >= 3 && sandbox?.state === SandboxState.RUNNING ? true : undefined;
   });
-  await poll({ what: "upkeep", timeoutMs: 5_000 }, async () => {
+  await poll({ what: "upkeep", timeoutMs: 30_000 }, async () => {
     const { generations } = await host.client.listGenerations({ sandboxId });
     return generations.length === 2 ? true : undefined; // the current one, and one more
   });
@@ -259,12 +259,12 @@ test("merging layers after a lost VM keeps what its disk held at the end", async
   await host.client.checkpointSandbox({ sandboxId });
   const [, newest] = host.driver.layersOf(sandboxId);
   await host.driver.end(sandboxId, { signal: "SIGKILL" });
-  await poll({ what: "the loss of the VM", timeoutMs: 5_000 }, async () => {
+  await poll({ what: "the loss of the VM", timeoutMs: 30_000 }, async () => {
     const { sandbox } = await host.client.getSandbox({ sandboxId });
     return sandbox?.state === SandboxState.PAUSED ? true : undefined;
   });
   await host.client.createTemplate({ sandboxId, name: "one" }); // begins the upkeep of a paused sandbox
-  await poll({ what: "the merge", timeoutMs: 5_000 }, async () => (await host.mergeCount()) > 0 || undefined);
+  await poll({ what: "the merge", timeoutMs: 30_000 }, async () => (await host.mergeCount()) > 0 || undefined);
   await host.client.resumeSandbox({ sandboxId, memory: false });
   expect(host.driver.layersOf(sandboxId)).toContain(newest);
 });

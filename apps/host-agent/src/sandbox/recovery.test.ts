@@ -95,7 +95,7 @@ test("a create in flight is rolled back by an orderly end, and its caller told t
   host.driver.hangNextStart();
   const spec = aSpec();
   const creating = host.client.createSandbox({ spec }).catch((error: unknown) => String(error));
-  await poll({ what: "the hanging start", timeoutMs: 5_000, intervalMs: 2 }, () => (host.driver.startsHanging === 1 ? true : undefined));
+  await poll({ what: "the hanging start", timeoutMs: 30_000, intervalMs: 2 }, () => (host.driver.startsHanging === 1 ? true : undefined));
   await host.endAgent();
   expect(await creating).toContain("shutting down");
   await host.startAgent();
@@ -126,7 +126,7 @@ test("the inactivity timer continues after a restart, with some grace", async ()
   await patchRecord(host, spec.sandboxId, { timeLastActiveMs: longAgo });
   await writeFile(join(host.folder, "state", "sandboxes", spec.sandboxId, "last-active"), String(longAgo));
   await host.startAgent();
-  await poll({ what: "the pause", timeoutMs: 5_000, intervalMs: 10 }, async () => {
+  await poll({ what: "the pause", timeoutMs: 30_000, intervalMs: 10 }, async () => {
     const { sandbox } = await host.client.getSandbox({ sandboxId: spec.sandboxId });
     return sandbox?.state === SandboxState.PAUSED ? true : undefined;
   });

@@ -13,7 +13,7 @@ import { requestsWaitingMax } from "./sandbox.ts";
 import { startsAtOnce } from "./start-gate.ts";
 
 async function untilState(host: FakeHost, sandboxId: string, state: SandboxState) {
-  return poll({ what: `state ${SandboxState[state]}`, timeoutMs: 5_000, intervalMs: 2 }, async () => {
+  return poll({ what: `state ${SandboxState[state]}`, timeoutMs: 30_000, intervalMs: 2 }, async () => {
     const { sandbox } = await host.client.getSandbox({ sandboxId });
     return sandbox?.state === state ? sandbox : undefined;
   });
@@ -114,7 +114,7 @@ test("a VMM that does not start fails the create; one that hangs is ended by a d
   host.driver.hangNextStart();
   const spec = aSpec();
   const creating = failureOf(host.client.createSandbox({ spec }));
-  await poll({ what: "the hanging start", timeoutMs: 5_000, intervalMs: 2 }, () => (host.driver.startsHanging === 1 ? true : undefined));
+  await poll({ what: "the hanging start", timeoutMs: 30_000, intervalMs: 2 }, () => (host.driver.startsHanging === 1 ? true : undefined));
   await host.client.destroySandbox({ sandboxId: spec.sandboxId });
   expect(await creating).toMatchObject({ code: "create_aborted" });
   expect(host.driver.startsHanging).toBe(0);
@@ -127,7 +127,7 @@ test("a VM that ends while its guest boots fails the create with how it ended", 
     guest.health = undefined;
   };
   const creating = failureOf(host.client.createSandbox({ spec }));
-  await poll({ what: "the VM", timeoutMs: 5_000, intervalMs: 2 }, () => host.driver.specOf(spec.sandboxId));
+  await poll({ what: "the VM", timeoutMs: 30_000, intervalMs: 2 }, () => host.driver.specOf(spec.sandboxId));
   host.driver.writeConsole(spec.sandboxId, "Kernel panic - not syncing\n");
   await host.driver.end(spec.sandboxId, { exitCode: 3 });
   expect(await creating).toMatchObject({
@@ -179,7 +179,7 @@ test("a dead VM makes its sandbox failed, with signal, console and nothing held"
     failureReason: "the VM ended: its VMM was ended by SIGKILL",
     vmExit: { signal: "SIGKILL", consoleTail: expect.arrayContaining(["last words"]) as string[] },
   });
-  await poll({ what: "release of what it held", timeoutMs: 5_000, intervalMs: 2 }, async () =>
+  await poll({ what: "release of what it held", timeoutMs: 30_000, intervalMs: 2 }, async () =>
     host.network.lent.size === 0 ? true : undefined,
   );
   const { data } = await host.client.getConsole({ sandboxId: spec.sandboxId });
@@ -238,7 +238,7 @@ test("a guest agent that died is waited for and told again who it is; the sandbo
     return resolvePort(slot, port);
   };
   const connecting = host.agent.tunnels.connect(spec.sandboxId, guestAgentPort);
-  await poll({ what: "the second try", timeoutMs: 5_000, intervalMs: 2 }, () => (dials >= 2 ? true : undefined));
+  await poll({ what: "the second try", timeoutMs: 30_000, intervalMs: 2 }, () => (dials >= 2 ? true : undefined));
   await guest?.comeBack();
   const tunnel = await connecting;
   tunnel.destroy();
@@ -345,13 +345,13 @@ test("creates beyond what the host starts at once wait for their turn, and can b
       (error: unknown) => (error as ConnectError).metadata.get(errorCodeHeader),
     );
   const aborted = hanging.map(outcomeOf);
-  await poll({ what: "the hanging starts", timeoutMs: 5_000, intervalMs: 2 }, () =>
+  await poll({ what: "the hanging starts", timeoutMs: 30_000, intervalMs: 2 }, () =>
     host.driver.startsHanging === atOnce ? true : undefined,
   );
   const outcomes = waiting.map(outcomeOf);
   for (const spec of waiting) {
     await poll(
-      { what: "its record", timeoutMs: 5_000, intervalMs: 2 },
+      { what: "its record", timeoutMs: 30_000, intervalMs: 2 },
       async () => (await host.hasFile("sandboxes", spec.sandboxId, "sandbox.json")) || undefined,
     );
   }

@@ -20,7 +20,7 @@ beforeEach(() => {
 const open = (path: string, options = {}) => world.socket(`/v1/sandboxes/${id}/${path}`, options).open();
 const shell = (script: string, more: object = {}) => ({ type: "start", cmd: "sh", args: ["-c", script], ...more });
 const nothingRuns = () =>
-  poll({ what: "the end of all processes", timeoutMs: 15_000, intervalMs: 5 }, () =>
+  poll({ what: "the end of all processes", timeoutMs: 30_000, intervalMs: 5 }, () =>
     world.guest.runningPids.length === 0 ? true : undefined,
   );
 

@@ -32,7 +32,7 @@ beforeEach(async () => {
   await mkdir(layout.runFolder);
   const script = 'cd "$0"; sleep 1000 & echo $! >vmm.pid; wait $!; echo $? >exit';
   supervisor = spawn("/bin/sh", ["-c", script, layout.runFolder], { detached: true, stdio: "ignore" });
-  const pid = await poll({ what: "the pid", timeoutMs: 5_000 }, async () => {
+  const pid = await poll({ what: "the pid", timeoutMs: 30_000 }, async () => {
     const text = (await readFileTail(layout.pidFile, 16)).toString();
     return text.endsWith("\n") ? Number(text) : undefined;
   });
@@ -67,7 +67,7 @@ afterEach(async () => {
   for (const socket of sockets) socket.destroy();
   await new Promise<void>((resolve) => server.close(() => resolve()));
   if (await isAlive(record.vmm)) process.kill(record.vmm.pid, "SIGKILL");
-  await poll({ what: "the end of the supervisor", timeoutMs: 5_000 }, () =>
+  await poll({ what: "the end of the supervisor", timeoutMs: 30_000 }, () =>
     (supervisor.exitCode ?? supervisor.signalCode) === null ? undefined : true,
   );
   await rm(folder, { recursive: true, force: true });
@@ -88,8 +88,8 @@ test("a VMM that sends garbage is ended: something else speaks for it", async ()
 test("a control connection that breaks is made again, and the VM is left in peace", async () => {
   const vm = await createVm();
   sockets[0]?.destroy();
-  await poll({ what: "the next connection", timeoutMs: 5_000 }, () => (sockets.length === 2 ? true : undefined));
-  await poll({ what: "an answer on it", timeoutMs: 5_000 }, async () =>
+  await poll({ what: "the next connection", timeoutMs: 30_000 }, () => (sockets.length === 2 ? true : undefined));
+  await poll({ what: "an answer on it", timeoutMs: 30_000 }, async () =>
     (await vm.qmp.execute("query-status")) === undefined ? undefined : true,
   );
   expect(await isAlive(record.vmm)).toBe(true);
@@ -111,7 +111,7 @@ test("a control socket that was exchanged for another VM's is not spoken to: the
 test("the end of the process is the end of the VM, even when its socket is kept open by another", async () => {
   const vm = await createVm();
   process.kill(record.vmm.pid, "SIGTERM");
-  await poll({ what: "the end of the process", timeoutMs: 5_000 }, async () => ((await isAlive(record.vmm)) ? undefined : true));
+  await poll({ what: "the end of the process", timeoutMs: 30_000 }, async () => ((await isAlive(record.vmm)) ? undefined : true));
   sockets[0]?.destroy();
   expect(await vm.exited).toMatchObject({ exitCode: null, signal: "SIGTERM" });
 });
@@ -131,7 +131,7 @@ test("a VMM that ignores both the power button and quit is killed", async () => 
 test("one who released the VM neither ends it nor hears of its end", async () => {
   const vm = await createVm();
   vm.release();
-  await poll({ what: "the end of the connection", timeoutMs: 5_000 }, () => (sockets[0]?.destroyed === true ? true : undefined));
+  await poll({ what: "the end of the connection", timeoutMs: 30_000 }, () => (sockets[0]?.destroyed === true ? true : undefined));
   expect(await isAlive(record.vmm)).toBe(true);
   expect(sockets.length).toBe(1);
 });
