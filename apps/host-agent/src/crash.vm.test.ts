@@ -1,8 +1,5 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 
 import { createClient, createRouterTransport } from "@connectrpc/connect";
@@ -14,6 +11,7 @@ import { describe, expect, test } from "vitest";
 
 import { createHostAgent } from "./host-agent.ts";
 import { hostAgentOptions, imagesFolder } from "./options.ts";
+import { runCrash, type CrashOrder } from "./testing/crash-run.ts";
 import {
   crashOperations,
   crashSettings,
@@ -40,45 +38,11 @@ if (!hasImages) console.warn(`skipped: no images in ${imagesFolder(options)} (np
 const stepsTried = process.env["CRASH_STEPS"] === "all" ? Number.POSITIVE_INFINITY : 1;
 const operations = crashOperations.filter((operation) => operation !== "compaction" && operation !== "rebase"); // of a paused sandbox: no VM is there
 
-interface Order {
-  readonly driver: "qemu";
-  readonly folder: string;
-  readonly operation: CrashOperation;
-  readonly sandboxId: string;
-  readonly children: readonly string[];
-  readonly killAt: number | null;
-  readonly alsoVmm: boolean;
-  readonly stepsFile: string;
-}
-
 async function crash(operation: CrashOperation, killAt: number | null, alsoVmm: boolean): Promise<string[]> {
-  const folder = await mkdtemp(join(tmpdir(), "roost-crash-"));
-  const stepsFile = `${folder}.steps.json`;
-  const order: Order = {
-    driver: "qemu",
-    folder,
-    operation,
-    sandboxId: newSandboxId(),
-    children: [newSandboxId(), newSandboxId()],
-    killAt,
-    alsoVmm,
-    stepsFile,
-  };
-  const child = spawn(
-    process.execPath,
-    ["--conditions=@roost/source", "--import", "tsx", join(import.meta.dirname, "testing", "crash-child.ts"), JSON.stringify(order)],
-    { stdio: ["ignore", "inherit", "inherit"], env: environment },
-  );
-  const [code, signal] = (await once(child, "exit")) as [number | null, string | null];
-  expect({ code, signal }, "the child ends by its own kill -9").toEqual({ code: null, signal: "SIGKILL" });
-  await lookAfterwards(order);
-  const steps = killAt === null ? (JSON.parse(await readFile(stepsFile, "utf8")) as string[]) : [];
-  await rm(stepsFile, { force: true });
-  await rm(folder, { recursive: true, force: true });
-  return steps;
+  return runCrash({ driver: "qemu", operation, killAt, alsoVmm }, lookAfterwards);
 }
 
-async function lookAfterwards(order: Order): Promise<void> {
+async function lookAfterwards(order: CrashOrder): Promise<void> {
   const { operation, sandboxId, folder } = order;
   const settings = hostAgentOptions.read(environment, { dir: folder, ...crashSettings(operation, "qemu") });
   const agent = await createHostAgent(settings, { log: silentLogger });
@@ -121,7 +85,7 @@ async function lookAfterwards(order: Order): Promise<void> {
 }
 
 /** Memory and disk are of one instant, the right one; and it can be saved and resumed from there. */
-async function goOn(host: CrashHost, { operation, sandboxId, alsoVmm }: Order, state: SandboxState): Promise<void> {
+async function goOn(host: CrashHost, { operation, sandboxId, alsoVmm }: CrashOrder, state: SandboxState): Promise<void> {
   // A VM that lived on lost nothing: what was cut off is as if it had not been asked for, or as if it had been answered
   const lived = state === SandboxState.RUNNING;
   const expected = lived ? (operation === "rollback" ? [1, 3] : [3]) : knownAfter[operation];

@@ -1,14 +1,11 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 
-import { newSandboxId } from "@roost/contract";
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { SeededRandom } from "@roost/testing";
 import { describe, expect, test } from "vitest";
 
+import { runCrash, type CrashOrder } from "../testing/crash-run.ts";
 import {
   crashOperations,
   crashSettings,
@@ -25,46 +22,13 @@ import { aSpec, FakeHost } from "../testing/fake-host.ts";
  * nothing else is left. With fake VMs, which die with the process; `crash.vm.test.ts` does the same with real ones, which live on.
  */
 
-async function runChild(order: Record<string, unknown>): Promise<void> {
-  const child = spawn(
-    process.execPath,
-    ["--conditions=@roost/source", "--import", "tsx", join(import.meta.dirname, "..", "testing", "crash-child.ts"), JSON.stringify(order)],
-    { stdio: ["ignore", "inherit", "inherit"] },
-  );
-  const [code, signal] = (await once(child, "exit")) as [number | null, string | null];
-  expect({ code, signal }, "the child ends by its own kill -9").toEqual({ code: null, signal: "SIGKILL" });
-}
-
 async function crash(operation: CrashOperation, killAt: number | null): Promise<string[]> {
-  const folder = await mkdtemp(join(tmpdir(), "roost-crash-"));
-  const stepsFile = `${folder}.steps.json`;
-  const order = {
-    driver: "fake",
-    folder,
-    operation,
-    sandboxId: newSandboxId(),
-    children: [newSandboxId(), newSandboxId()],
-    killAt,
-    alsoVmm: false,
-    stepsFile,
-  };
-  await runChild(order);
-  {
-    await using host = await FakeHost.start({ folder, settings: crashSettings(operation, "fake") });
-    await lookAfterwards(host, operation, order);
-  }
-  const steps = killAt === null ? (JSON.parse(await readFile(stepsFile, "utf8")) as string[]) : [];
-  await rm(stepsFile, { force: true });
-  return steps;
+  return runCrash({ driver: "fake", operation, killAt, alsoVmm: false }, lookAfterwards);
 }
 
-async function lookAfterwards(
-  host: FakeHost,
-  operation: CrashOperation,
-  order: { sandboxId: string; children: readonly string[] },
-): Promise<void> {
+async function lookAfterwards({ folder, operation, sandboxId, children }: CrashOrder): Promise<void> {
+  await using host = await FakeHost.start({ folder, settings: crashSettings(operation, "fake") });
   const { client } = host;
-  const { sandboxId } = order;
   const known = fakeCrashHost(host);
   const { sandboxes } = await client.listSandboxes({});
   const found = sandboxes.find((sandbox) => sandbox.spec?.sandboxId === sandboxId);
@@ -80,7 +44,7 @@ async function lookAfterwards(
     await client.resumeSandbox({ sandboxId });
     expect(knownAfter[operation]).toContain((await known.ask(sandboxId)).memory);
   }
-  for (const child of order.children) {
+  for (const child of children) {
     const state = sandboxes.find((sandbox) => sandbox.spec?.sandboxId === child)?.state;
     expect([undefined, SandboxState.FAILED, SandboxState.PAUSED]).toContain(state);
     if (state !== SandboxState.PAUSED) continue;

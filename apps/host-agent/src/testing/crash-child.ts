@@ -7,32 +7,13 @@ import { silentLogger, sleep } from "@roost/kit";
 
 import { createHostAgent } from "../host-agent.ts";
 import { hostAgentOptions } from "../options.ts";
-import {
-  crashSettings,
-  fakeCrashHost,
-  performCrash,
-  prepareCrash,
-  realCrashHost,
-  type CrashHost,
-  type CrashOperation,
-} from "./crash-scenarios.ts";
+import type { CrashOrder } from "./crash-run.ts";
+import { crashSettings, fakeCrashHost, performCrash, prepareCrash, realCrashHost, type CrashHost } from "./crash-scenarios.ts";
 import { FakeHost } from "./fake-host.ts";
 
 // A host agent that is killed at one step of an operation: `crash-child.ts '{…}'`. Without `killAt` it does all of the operation and
 // writes the steps it came through to `stepsFile`.
-interface Order {
-  readonly driver: "fake" | "qemu";
-  /** Of the fake host, or the state folder of a real one */
-  readonly folder: string;
-  readonly operation: CrashOperation;
-  readonly sandboxId: string;
-  readonly children: readonly string[];
-  readonly killAt: number | null;
-  /** Pid to kill with it: the sandbox's VMM */
-  readonly alsoVmm: boolean;
-  readonly stepsFile: string;
-}
-const order = JSON.parse(process.argv[2] ?? "{}") as Order;
+const order = JSON.parse(process.argv[2] ?? "{}") as CrashOrder;
 
 /** Background work counts as done when no step came for so long, in `ms`. */
 const quietMs = 700;
