@@ -10,7 +10,7 @@ import type { SandboxContext } from "./context.ts";
 import type { SandboxManager } from "./sandbox-manager.ts";
 import { lostVmNotice } from "./lost-vm.ts";
 import { pausedAt } from "./sandbox-life.ts";
-import type { SandboxRecord } from "./sandbox-record.ts";
+import { noVm, type SandboxRecord } from "./sandbox-record.ts";
 import { describeExit } from "./start-vm.ts";
 
 export interface RecoveryOptions {
@@ -140,7 +140,7 @@ async function settle(record: SandboxRecord, exit: VmExit | undefined, context: 
 
 function nextRecord(record: SandboxRecord, exit: VmExit | undefined): SandboxRecord {
   const nowMs = Date.now();
-  const without = { ...record, slot: null, vm: null, baseMemory: null };
+  const without = { ...record, ...noVm };
   const ended = { ...without, timeEndedMs: record.timeEndedMs ?? nowMs, revision: record.revision + 1 };
   switch (record.state) {
     // Seen by users as before: only what it held is gone
@@ -169,7 +169,7 @@ function nextRecord(record: SandboxRecord, exit: VmExit | undefined): SandboxRec
 /** Its VM ended while nobody watched. */
 function lostVm(record: SandboxRecord, exit: VmExit | undefined): SandboxRecord {
   const nowMs = Date.now();
-  const without = { ...record, slot: null, vm: null, baseMemory: null, revision: record.revision + 1 };
+  const without = { ...record, ...noVm, revision: record.revision + 1 };
   const how = exit === undefined ? "nobody saw how" : describeExit(exit);
   const failureReason = `the VM ended while the host agent was away: ${how}`;
   if (!record.hasOwnGeneration) return { ...without, timeEndedMs: nowMs, state: "failed", failureReason, vmExit: exit ?? null };

@@ -13,7 +13,7 @@ import type { RecordKeeper } from "./record-keeper.ts";
 import { asPlatformError, failureCode, failureText, type FailureCode } from "./life-failures.ts";
 import { lostVmNotice } from "./lost-vm.ts";
 import { RunningVm } from "./running-vm.ts";
-import type { SandboxRecord, StartPath } from "./sandbox-record.ts";
+import { noVm, type SandboxRecord, type StartPath } from "./sandbox-record.ts";
 import { startVm, type StartedVm, type StartSource } from "./start-vm.ts";
 import { Upkeep } from "./upkeep.ts";
 import { wrongState } from "./wrong-state.ts";
@@ -130,9 +130,7 @@ export class SandboxLife {
     await keeper.saveAnyway({
       ...pausedAt(captured.generation),
       state: must(advance("pausing", { kind: "completed" }), "a state after pausing"),
-      slot: null,
-      vm: null,
-      baseMemory: null,
+      ...noVm,
       timePausedMs: Date.now(),
       notice: null,
     });
@@ -220,7 +218,7 @@ export class SandboxLife {
         await this.#endVm();
         await this.#step("rollback:vm-ended");
       }
-      await keeper.saveAnyway({ slot: null, vm: null, baseMemory: null }, { visible: false });
+      await keeper.saveAnyway(noVm, { visible: false });
       this.#parts.context.capacity.release(keeper.current.spec.sandboxId);
       const source = await this.#sourceOf(generation);
       await this.#start(source, source.kind, { to: "paused", isBegun: true });
@@ -239,7 +237,7 @@ export class SandboxLife {
     await keeper.saveAnyway({
       state: must(advance("resuming", { kind: "rolled-back", to }), "a state to go back to"),
       ...(to === "paused"
-        ? { slot: null, vm: null, baseMemory: null, timePausedMs: nowMs }
+        ? { ...noVm, timePausedMs: nowMs }
         : { failureReason: `its VM could not be ended: ${String(error)}`, timeEndedMs: nowMs }),
     });
     if (to === "paused") context.capacity.release(keeper.current.spec.sandboxId);
@@ -268,7 +266,7 @@ export class SandboxLife {
           }),
     });
     await this.tearDown(next);
-    await keeper.saveAnyway({ slot: null, vm: null, baseMemory: null }, { visible: false });
+    await keeper.saveAnyway(noVm, { visible: false });
     context.events.emit("sandbox.vm_lost", { sandboxId: keeper.current.spec.sandboxId, message: failureReason });
     return next;
   }
@@ -427,9 +425,7 @@ export class SandboxLife {
       if (record.state === "resuming") {
         await keeper.saveAnyway({
           state: must(advance("resuming", { kind: "rolled-back", to: options.to }), "a state to go back to"),
-          slot: null,
-          vm: null,
-          baseMemory: null,
+          ...noVm,
           layers: layersBefore,
           ...(options.to === "failed" ? { failureReason: record.failureReason ?? "the sandbox could not be resumed" } : {}),
         });

@@ -104,18 +104,19 @@ export const sandboxRecordSchema = z
   .refine((record) => record.state !== "failed" || record.failureReason !== null, "what has failed says why");
 export type SandboxRecord = z.infer<typeof sandboxRecordSchema>;
 
+/** What the record of a sandbox without VM says of it. */
+export const noVm = { slot: null, vm: null, baseMemory: null } satisfies Partial<SandboxRecord>;
+
 export function newRecord(spec: SandboxSpec, nowMs: number): SandboxRecord {
   return {
     formatVersion: 2,
     spec,
     state: "creating",
     revision: 1,
-    slot: null,
-    vm: null,
+    ...noVm,
     disk: null,
     layers: [],
     machine: null,
-    baseMemory: null,
     currentGeneration: null,
     hasMemory: false,
     hasOwnGeneration: false,

@@ -12,7 +12,7 @@ import { beginCreate, type CreatedVm, type CreateInFlight, type StartCall } from
 import { RecordKeeper } from "./record-keeper.ts";
 import type { RunningVm } from "./running-vm.ts";
 import { SandboxLife } from "./sandbox-life.ts";
-import type { SandboxRecord, StopReason } from "./sandbox-record.ts";
+import { noVm, type SandboxRecord, type StopReason } from "./sandbox-record.ts";
 import { asStartFailure, describeExit, type StartFailure, type StartedVm } from "./start-vm.ts";
 import { goneError, wrongState } from "./wrong-state.ts";
 
@@ -354,9 +354,7 @@ export class Sandbox {
       state: must(advance("creating", { kind: "rolled-back" }), "a state after a failed create"),
       failureReason: failure.error.message,
       vmExit: failure.vmExit ?? null,
-      vm: null,
-      slot: null,
-      baseMemory: null,
+      ...noVm,
       timeEndedMs: Date.now(),
     });
     this.#log.warn({ err: failure.error, detail: failure.error.detail }, "a create failed and was rolled back");
@@ -426,9 +424,7 @@ export class Sandbox {
       await this.#context.onStep?.("delete:vm-ended", this.id);
       const stopped: Partial<SandboxRecord> = {
         state: must(advance("stopping", { kind: "completed" }), "a state after stopping"),
-        slot: null,
-        vm: null,
-        baseMemory: null,
+        ...noVm,
         currentGeneration: null,
         hasMemory: false,
         hasOwnGeneration: false,
