@@ -8,7 +8,7 @@ import { ServiceLoop, type Logger } from "@roost/kit";
 import type { Generation } from "../memory/image-folder.ts";
 import type { SandboxContext } from "../sandbox/context.ts";
 import type { SandboxRecord } from "../sandbox/sandbox-record.ts";
-import { startVm, type StartedVm } from "../sandbox/start-vm.ts";
+import { endStarted, startVm, type StartedVm } from "../sandbox/start-vm.ts";
 import type { Sizes, Templates } from "../templates/templates.ts";
 
 /** A VM that has answered and stands still, without identity. */
@@ -108,8 +108,7 @@ export class WarmPool {
     const { context, log } = this.#parts;
     context.capacity.release(member.id);
     try {
-      await member.started.vm.kill();
-      await context.network.release(member.started.slot);
+      await endStarted(member.started, context);
     } catch (error) {
       log.error({ err: error, id: member.id }, "a waiting VM could not be ended; the next start of the host agent sweeps it");
     }
@@ -215,10 +214,7 @@ export class WarmPool {
       };
     } catch (error) {
       context.capacity.release(id);
-      if (started !== undefined) {
-        await started.vm.kill();
-        await context.network.release(started.slot);
-      }
+      if (started !== undefined) await endStarted(started, context);
       await rm(folder, { recursive: true, force: true });
       throw error;
     }

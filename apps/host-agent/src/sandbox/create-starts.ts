@@ -10,7 +10,7 @@ import { GuestClient } from "../guest/guest-client.ts";
 import type { SandboxRecord, SandboxSpec } from "./sandbox-record.ts";
 import type { CreatedVm, StartCall } from "./create-in-flight.ts";
 import { pausedAt } from "./sandbox-life.ts";
-import { savedDisk, startVm, type StartSource } from "./start-vm.ts";
+import { endStarted, savedDisk, startVm, type StartSource } from "./start-vm.ts";
 
 /** The ways in which a sandbox comes to its first VM. Each undoes what it did when it fails. */
 
@@ -56,8 +56,7 @@ export function fromPool(parts: StartParts, member: PoolMember, otherwise: (call
       return { started: member.started, startPath: "pool", origin: { ...member.origin, ...pausedAt(member.generation) } };
     } catch (error) {
       log.warn({ err: error }, "a VM from the warm pool did not take its identity; starting another one");
-      await vm.kill();
-      await context.network.release(slot);
+      await endStarted(member.started, context);
       await rm(context.store.vmFolder(spec.sandboxId), { recursive: true, force: true });
       await context.store.removeImages(spec.sandboxId);
       call.signal.throwIfAborted();

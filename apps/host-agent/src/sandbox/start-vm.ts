@@ -203,6 +203,12 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
   }
 }
 
+/** Ends a VM that is not wanted after all. Its slot stays taken unless the VMM is gone: it must not go to another VM before. */
+export async function endStarted({ vm, slot }: StartedVm, context: SandboxContext): Promise<void> {
+  await vm.kill();
+  await context.network.release(slot);
+}
+
 function diskOf(source: StartSource): StartDisk {
   if (source.kind === "boot") return source.disk;
   return savedDisk(source.generation);
