@@ -55,21 +55,19 @@ export class RecordStore {
   async create(record: SandboxRecord): Promise<void> {
     const folder = this.folder(record.spec.sandboxId);
     await mkdir(folder, { mode: 0o711 }); // others may pass through to what is theirs, and list nothing
-    await this.write(record);
+    await this.#write(folder, record);
     await syncFolder(this.root);
   }
 
   /** Turns a folder of another place of this file system into that of a sandbox, with its first record. Atomic: it is one or the other. */
   async adopt(folder: string, record: SandboxRecord): Promise<void> {
-    const checked = sandboxRecordSchema.parse(record);
-    await writeFileDurably(join(folder, "sandbox.json"), `${JSON.stringify(checked)}\n`, { mode: 0o600 });
-    await rename(folder, this.folder(checked.spec.sandboxId));
+    await this.#write(folder, record);
+    await rename(folder, this.folder(record.spec.sandboxId));
     await syncFolder(this.root);
   }
 
   async write(record: SandboxRecord): Promise<void> {
-    const checked = sandboxRecordSchema.parse(record);
-    await writeFileDurably(join(this.folder(checked.spec.sandboxId), "sandbox.json"), `${JSON.stringify(checked)}\n`, { mode: 0o600 });
+    await this.#write(this.folder(record.spec.sandboxId), record);
   }
 
   async writeLastActive(sandboxId: string, timeMs: number): Promise<void> {
@@ -112,6 +110,11 @@ export class RecordStore {
       if (record !== undefined) records.push(record);
     }
     return records;
+  }
+
+  async #write(folder: string, record: SandboxRecord): Promise<void> {
+    const text = `${JSON.stringify(sandboxRecordSchema.parse(record))}\n`;
+    await writeFileDurably(join(folder, "sandbox.json"), text, { mode: 0o600 });
   }
 
   async #read(id: string): Promise<SandboxRecord | undefined> {
