@@ -2,17 +2,14 @@ import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { poll } from "@roost/kit";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 
 import { chooseAccelerator } from "./accelerator.ts";
 import { probeGuestWords, probeInitramfs } from "./probe-guest.ts";
 import { createQemuHarness } from "./testing/qemu-harness.ts";
-import { findTestImages } from "./testing/test-guest.ts";
+import { describeOnGuests } from "./testing/test-guest.ts";
 
-const images = await findTestImages();
-const guest = typeof images === "string" ? { kernel: "", initramfs: "" } : { kernel: images.kernel.path, initramfs: images.initramfs.path };
-
-describe.skipIf(typeof images === "string")(`the accelerator of this machine${typeof images === "string" ? ` (${images})` : ""}`, () => {
+describeOnGuests("the accelerator of this machine", (guest) => {
   test("is one that guests boot with, whatever /dev/kvm looks like, and the probe leaves nothing", async () => {
     const harness = await createQemuHarness(guest);
     const stateDir = join(harness.folder, "state");

@@ -3,41 +3,20 @@ import { chmod, lstat, open, readdir, readFile, stat, writeFile } from "node:fs/
 import { join } from "node:path";
 
 import { CommandError, isAlive, MiB, must, poll, run } from "@roost/kit";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 
 import { pageBytes, type Vm, type VmRecord, type VmSpec } from "../driver.ts";
-import { createQemuHarness, type QemuHarness } from "../testing/qemu-harness.ts";
-import { findTestImages } from "../testing/test-guest.ts";
-import type { QemuDriver } from "./qemu-driver.ts";
+import { createQemuHarness } from "../testing/qemu-harness.ts";
+import { describeOnGuests } from "../testing/test-guest.ts";
+import { useDriver } from "../testing/use-driver.ts";
 import type { QemuVm } from "./qemu-vm.ts";
 
 // What VMs share is worth as much as the worst of them leaves of it: base files of memory, frozen layers, base images, the agent disk.
 
-const images = await findTestImages();
-const guest = typeof images === "string" ? { kernel: "", initramfs: "" } : { kernel: images.kernel.path, initramfs: images.initramfs.path };
 const upTimeoutMs = 60_000;
 
-describe.skipIf(typeof images === "string")(`what VMs share${typeof images === "string" ? ` (${images})` : ""}`, () => {
-  let harness: QemuHarness;
-  let driver: QemuDriver;
-  const records: VmRecord[] = [];
-
-  beforeEach(async () => {
-    harness = await createQemuHarness(guest);
-    driver = harness.createDriver();
-  });
-  afterEach(async () => {
-    for (const record of records.splice(0)) await driver.destroy(record);
-    const left = await harness.leftovers();
-    await harness.close();
-    expect(left, "what the VMs of this test left").toEqual([]);
-  });
-
-  async function start(spec: VmSpec): Promise<Vm> {
-    const vm = await driver.start(spec);
-    records.push(vm.record);
-    return vm;
-  }
+describeOnGuests("what VMs share", (guest) => {
+  const { harness, start } = useDriver(() => createQemuHarness(guest));
 
   async function untilSaid(vm: Vm, words: RegExp): Promise<string> {
     return poll({ what: `${words} on the console`, timeoutMs: upTimeoutMs }, async () => {
@@ -48,13 +27,13 @@ describe.skipIf(typeof images === "string")(`what VMs share${typeof images === "
 
   /** A template: a base file made of a guest's memory, its device state, and its frozen layers. */
   async function makeTemplate() {
-    const spec = await harness.createSpec("count-hostile iomem=relaxed");
+    const spec = await harness().createSpec("count-hostile iomem=relaxed");
     const vm = await start(spec);
     await untilSaid(vm, /count 3 /);
     await vm.stop();
-    const deviceState = join(harness.folder, "template.state");
+    const deviceState = join(harness().folder, "template.state");
     await vm.saveDeviceState(deviceState);
-    const baseFile = join(harness.folder, "template.memory");
+    const baseFile = join(harness().folder, "template.memory");
     const memory = await vm.openMemory();
     {
       await using file = await open(baseFile, "w");
@@ -71,8 +50,8 @@ describe.skipIf(typeof images === "string")(`what VMs share${typeof images === "
     await vm.kill();
 
     async function instance(): Promise<VmSpec> {
-      const next = await harness.createSpec("count");
-      const disks = await harness.shareLayers(spec, layers, next);
+      const next = await harness().createSpec("count");
+      const disks = await harness().shareLayers(spec, layers, next);
       return { ...next, disks, begin: { kind: "restore", baseFile, deviceState, fill: async () => undefined } };
     }
     const disks = must(spec.disks ?? undefined, "disks");
@@ -87,7 +66,7 @@ describe.skipIf(typeof images === "string")(`what VMs share${typeof images === "
     await untilSaid(neighbour, /count \d+ disk \d+ memory ok/);
 
     const hostileSpec = await instance();
-    const scribble = join(harness.folder, "scribble.squashfs");
+    const scribble = join(harness().folder, "scribble.squashfs");
     await writeFile(scribble, Buffer.alloc(MiB, "scribble"), { mode: 0o444 });
     const hostile = await start({ ...hostileSpec, disks: { ...must(hostileSpec.disks ?? undefined, "disks"), agentDisk: scribble } });
     await untilSaid(hostile, /scribbling/);
@@ -108,7 +87,7 @@ describe.skipIf(typeof images === "string")(`what VMs share${typeof images === "
   });
 
   test("a guest finds no balloon to give pages back through", async () => {
-    const vm = await start(await harness.createSpec("count"));
+    const vm = await start(await harness().createSpec("count"));
     const { qmp } = vm as QemuVm;
     await expect(qmp.execute("query-balloon")).rejects.toThrow(/[Nn]o balloon device/);
     await expect(qmp.execute("balloon", { value: MiB })).rejects.toThrow(/[Nn]o balloon device/);
@@ -161,25 +140,25 @@ describe.skipIf(typeof images === "string")(`what VMs share${typeof images === "
   });
 
   test("what a VMM puts where its device state belongs is not followed", async () => {
-    const spec = await harness.createSpec("count");
+    const spec = await harness().createSpec("count");
     const vm = await start(spec);
     await untilSaid(vm, /count 1 /);
     await vm.stop();
-    const victim = join(harness.folder, "victim");
+    const victim = join(harness().folder, "victim");
     await writeFile(victim, "untouched");
     await chmod(victim, 0o666);
     const asVmm = (script: string) => enter(vm.record, [`--setuid=${spec.uid}`, `--setgid=${spec.gid}`], script);
     for (const [index, plant] of [`ln -s ${victim} /vm/run/device.state`, "mkfifo /vm/run/device.state"].entries()) {
       await asVmm(plant);
-      const path = join(harness.folder, `state-${index}`);
+      const path = join(harness().folder, `state-${index}`);
       await vm.saveDeviceState(path);
       expect((await lstat(path)).size).toBeGreaterThan(1_000);
       expect((await lstat(path)).mode & 0o7777).toBe(0o444);
     }
     await asVmm("mkdir /vm/run/device.state");
-    await expect(vm.saveDeviceState(join(harness.folder, "state-x"))).rejects.toThrow(/EISDIR|directory/);
+    await expect(vm.saveDeviceState(join(harness().folder, "state-x"))).rejects.toThrow(/EISDIR|directory/);
     await asVmm("rmdir /vm/run/device.state");
-    await vm.saveDeviceState(join(harness.folder, "state-y"));
+    await vm.saveDeviceState(join(harness().folder, "state-y"));
     expect(await readFile(victim, "utf8")).toBe("untouched");
   });
 });

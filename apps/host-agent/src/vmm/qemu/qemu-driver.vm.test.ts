@@ -5,46 +5,25 @@ import { fileURLToPath } from "node:url";
 
 import { CommandError, identifyProcess, KiB, MiB, poll, run } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { z } from "zod";
 
 import { createLayer } from "../../disk/layers.ts";
 import { Cgroups } from "../cgroup.ts";
 import { consoleFileBytesMax } from "../console.ts";
 import { isRunning, vmRecordSchema, type Vm, type VmRecord, type VmSpec } from "../driver.ts";
-import { findTestImages } from "../testing/test-guest.ts";
+import { createQemuHarness } from "../testing/qemu-harness.ts";
+import { describeOnGuests } from "../testing/test-guest.ts";
+import { useDriver } from "../testing/use-driver.ts";
 import { vmLayout } from "./layout.ts";
 import { QemuDriver } from "./qemu-driver.ts";
 import type { QemuVm } from "./qemu-vm.ts";
-import { createQemuHarness, type QemuHarness } from "../testing/qemu-harness.ts";
 
-const images = await findTestImages();
-const guest = typeof images === "string" ? { kernel: "", initramfs: "" } : { kernel: images.kernel.path, initramfs: images.initramfs.path };
 const cgroups = await Cgroups.probe();
 const upTimeoutMs = 60_000;
 
-describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "string" ? ` (${images})` : ""}`, () => {
-  let harness: QemuHarness;
-  let driver: QemuDriver;
-  const records: VmRecord[] = [];
-
-  beforeEach(async () => {
-    harness = await createQemuHarness(guest);
-    driver = harness.createDriver();
-  });
-
-  afterEach(async () => {
-    for (const record of records.splice(0)) await driver.destroy(record);
-    const left = await harness.leftovers();
-    await harness.close();
-    expect(left, "what the VMs of this test left").toEqual([]);
-  });
-
-  async function start(spec: VmSpec): Promise<Vm> {
-    const vm = await driver.start(spec);
-    records.push(vm.record);
-    return vm;
-  }
+describeOnGuests("a QEMU process", (guest) => {
+  const { harness, driver, start, records } = useDriver(() => createQemuHarness(guest));
 
   async function untilSaid(vm: Vm, words: string): Promise<void> {
     await poll({ what: `"${words}" on the console`, timeoutMs: upTimeoutMs }, async () =>
@@ -54,8 +33,8 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
 
   /** Adds disks: a root disk of one layer on a raw image, and an agent disk. */
   async function withDisks(spec: VmSpec, sizeMib: number, parent: string = spec.folder) {
-    const base = join(harness.folder, "base, one.raw");
-    const agentDisk = join(harness.folder, "agent.squashfs");
+    const base = join(harness().folder, "base, one.raw");
+    const agentDisk = join(harness().folder, "agent.squashfs");
     const folder = join(parent, "disk");
     await writeFile(base, Buffer.alloc(MiB, "base"));
     await writeFile(agentDisk, Buffer.alloc(MiB, "agent"));
@@ -68,7 +47,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   }
 
   test("has no privileges and no way to get any", async () => {
-    const spec = await harness.createSpec();
+    const spec = await harness().createSpec();
     const { record } = await start(spec);
     for (const { pid } of [record.vmm, record.supervisor]) {
       const status = await readStatus(pid);
@@ -94,7 +73,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("sees only the files it needs, and can write only its own", async () => {
-    const spec = await harness.createSpec();
+    const spec = await harness().createSpec();
     const { record } = await start(spec);
     const mounts = (await readFile(`/proc/${record.vmm.pid}/mountinfo`, "utf8")).trim().split("\n").map(parseMount);
     expect(mounts.map((mount) => mount.path).toSorted()).toEqual(
@@ -115,7 +94,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test.skipIf(cgroups.controllers.length === 0)(`is limited by its cgroup (${cgroups.controllers.join(", ")})`, async () => {
-    const spec = await harness.createSpec();
+    const spec = await harness().createSpec();
     const { record } = await start(spec);
     const memberships = (await readFile(`/proc/${record.vmm.pid}/cgroup`, "utf8")).split("\n");
     const own = memberships.filter((line) => line.endsWith(`:/${spec.cgroup}`));
@@ -130,7 +109,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("its guest cannot fill the host's disk through the console, and the newest output is kept", async () => {
-    const spec = await harness.createSpec("flood");
+    const spec = await harness().createSpec("flood");
     const vm = await start(spec);
     const { console, consoleOld, runFolder } = vmLayout(spec.folder);
     const firstFull = await poll({ what: "a full console", timeoutMs: upTimeoutMs }, async () => stat(consoleOld));
@@ -152,7 +131,10 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("a kernel panic and a reboot end the VM, and the panic can be read", async () => {
-    const [panicking, rebooting] = await Promise.all([start(await harness.createSpec("panic")), start(await harness.createSpec("reboot"))]);
+    const [panicking, rebooting] = await Promise.all([
+      start(await harness().createSpec("panic")),
+      start(await harness().createSpec("reboot")),
+    ]);
     const [panic, reboot] = await Promise.all([panicking.exited, rebooting.exited]);
     expect(panic).toMatchObject({ exitCode: 0, signal: null });
     expect(panic.consoleTail.join("\n")).toContain("Kernel panic - not syncing");
@@ -161,9 +143,9 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("outlives the process that started it, which is killed, and is adopted", async () => {
-    const spec = await harness.createSpec();
+    const spec = await harness().createSpec();
     const script = fileURLToPath(new URL("../testing/start-vm-child.ts", import.meta.url));
-    const args = ["--import", "tsx", "--conditions", "@roost/source", script, harness.memoryFolder, JSON.stringify(spec)];
+    const args = ["--import", "tsx", "--conditions", "@roost/source", script, harness().memoryFolder, JSON.stringify(spec)];
     const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
     let printed = "";
     child.stdout.on("data", (chunk: Buffer) => (printed += chunk.toString()));
@@ -174,14 +156,14 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
     child.kill("SIGKILL");
     await dead;
 
-    const adopted = await driver.adopt(record);
+    const adopted = await driver().adopt(record);
     if (!isRunning(adopted)) throw new Error(`did not outlive its starter: ${JSON.stringify(adopted)}`);
     await untilSaid(adopted, "guest is up");
     expect(await adopted.kill()).toMatchObject({ signal: "SIGKILL" });
   });
 
   test("an exit that nobody wrote down is an unknown one, not a wrong one", async () => {
-    const vm = await start(await harness.createSpec());
+    const vm = await start(await harness().createSpec());
     await untilSaid(vm, "guest is up");
     process.kill(vm.record.supervisor.pid, "SIGKILL");
     expect(await Promise.race([vm.exited, Promise.resolve("running")])).toBe("running");
@@ -191,29 +173,31 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
 
   test("a VM from before the host's last restart is gone, whoever has its pids now", async () => {
     const record: VmRecord = {
-      ...(await start(await harness.createSpec())).record,
+      ...(await start(await harness().createSpec())).record,
       bootId: "00000000-0000-0000-0000-000000000000",
       vmm: { pid: process.pid, startTicks: (await identifyProcess(process.pid))?.startTicks ?? "" },
     };
-    expect(await driver.adopt(record)).toMatchObject({ exitCode: null, signal: null });
-    await driver.destroy({ ...record, cgroup: null });
+    expect(await driver().adopt(record)).toMatchObject({ exitCode: null, signal: null });
+    await driver().destroy({ ...record, cgroup: null });
     expect(await identifyProcess(process.pid)).toBeDefined();
   });
 
   test("a start that is aborted at any moment leaves nothing", async () => {
     const random = new SeededRandom();
-    await driver.version();
+    await driver().version();
     for (let round = 0; round < 12; round += 1) {
-      const spec = await harness.createSpec();
+      const spec = await harness().createSpec();
       const abort = new AbortController();
       const delayMs = random.integer(120);
       setTimeout(() => abort.abort(new Error("changed our mind")), delayMs);
-      const outcome = await driver.start(spec, abort.signal).catch((error: unknown) => error);
+      const outcome = await driver()
+        .start(spec, abort.signal)
+        .catch((error: unknown) => error);
       const context = `SEED=${random.seed}, round ${round}, aborted after ${delayMs} ms`;
       if (outcome instanceof Error) {
         expect(outcome.message, context).toBe("changed our mind");
         expect(await readdir(spec.folder), context).toEqual([]);
-        expect(await harness.leftovers(), context).toEqual([]);
+        expect(await harness().leftovers(), context).toEqual([]);
       } else {
         await (outcome as Vm).kill(); // it was faster than the abort
       }
@@ -221,7 +205,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("a state folder may have a path longer than a socket's may be, with any characters", async () => {
-    const spec = await harness.createSpec();
+    const spec = await harness().createSpec();
     const folder = join(spec.folder, `it's a "folder" with $(a), ${"long-".repeat(20)}name`);
     await run(["/usr/bin/mkdir", folder]);
     const vm = await start({ ...spec, folder });
@@ -230,7 +214,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("disks: the top layer is the VM's, what it stands on nobody's", async () => {
-    const { spec, base, agentDisk } = await withDisks(await harness.createSpec(), 64);
+    const { spec, base, agentDisk } = await withDisks(await harness().createSpec(), 64);
     const vm = await start(spec);
     const { record } = vm;
 
@@ -255,7 +239,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("boots on the machine for hosts whose TSC is not known", async () => {
-    const vm = await new QemuDriver({ memoryFolder: harness.memoryFolder, tscKhz: null }).start(await harness.createSpec());
+    const vm = await new QemuDriver({ memoryFolder: harness().memoryFolder, tscKhz: null }).start(await harness().createSpec());
     records.push(vm.record);
     await untilSaid(vm, "guest is up");
     expect(await readFile(`/proc/${vm.record.vmm.pid}/cmdline`, "utf8")).toContain("q35");
@@ -263,7 +247,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("a guest that writes to all its disks changes its top layer alone", async () => {
-    const { spec, base, agentDisk } = await withDisks(await harness.createSpec("write-disks"), 8);
+    const { spec, base, agentDisk } = await withDisks(await harness().createSpec("write-disks"), 8);
     const vm = await start(spec);
     expect(await vm.exited).toMatchObject({ exitCode: 0, signal: null });
     const said = (await vm.consoleTail(40)).join("\n");
@@ -272,14 +256,14 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
 
     expect((await readFile(base)).equals(Buffer.alloc(MiB, "base"))).toBe(true);
     expect((await readFile(agentDisk)).equals(Buffer.alloc(MiB, "agent"))).toBe(true);
-    const copy = join(harness.folder, "copy.raw");
+    const copy = join(harness().folder, "copy.raw");
     await run(["/usr/bin/qemu-img", "convert", "-f", "qcow2", "-O", "raw", join(spec.disks?.root.folder ?? "", "top.qcow2"), copy]);
     expect((await readFile(copy)).subarray(0, 9).toString()).toBe("roost was");
   });
 
   test("a guest whose disk cannot grow waits, and goes on by itself when the host has room again", async () => {
-    const plain = await harness.createSpec("fill-disk");
-    const full = join(harness.folder, "full");
+    const plain = await harness().createSpec("fill-disk");
+    const full = join(harness().folder, "full");
     await mkdir(full);
     await run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0755", "tmpfs", full]);
     try {
@@ -289,7 +273,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
       expect(await (vm as QemuVm).qmp.execute("query-status")).toMatchObject({ status: "io-error" });
       vm.release();
       await run(["mount", "-o", "remount,size=32m", full]);
-      const adopted = await driver.adopt(vm.record);
+      const adopted = await driver().adopt(vm.record);
       if (!isRunning(adopted)) throw new Error("it ended");
       await untilSaid(adopted, "filled the disk");
       await adopted.kill();
@@ -299,7 +283,7 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("a tap of its own in another network namespace is its only network", async () => {
-    const plain = await harness.createSpec();
+    const plain = await harness().createSpec();
     const namespace = `roost-test-${process.pid}`;
     await run(["/usr/sbin/ip", "netns", "add", namespace]);
     try {
@@ -312,9 +296,9 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
       expect(await run(["/usr/sbin/ip", "-n", namespace, "link", "show", "tap0"])).toContain("LOWER_UP"); // somebody holds its other end
       await vm.kill();
       // Somebody else's tap is refused: the VMM may not make or take one.
-      const other = await harness.createSpec();
-      await expect(driver.start({ ...other, network })).rejects.toMatchObject({ code: "sandbox_start_failed" });
-      await expect(driver.start({ ...plain, network: { ...network, tapName: "tap1" } })).rejects.toMatchObject({
+      const other = await harness().createSpec();
+      await expect(driver().start({ ...other, network })).rejects.toMatchObject({ code: "sandbox_start_failed" });
+      await expect(driver().start({ ...plain, network: { ...network, tapName: "tap1" } })).rejects.toMatchObject({
         code: "sandbox_start_failed",
       });
     } finally {
@@ -323,9 +307,9 @@ describe.skipIf(typeof images === "string")(`a QEMU process${typeof images === "
   });
 
   test("guest memory is private: the file behind it stays zeros, and is on no disk", async () => {
-    const vm = await start(await harness.createSpec());
+    const vm = await start(await harness().createSpec());
     await untilSaid(vm, "guest is up");
-    const path = join(harness.memoryFolder, "zero-192mib.memory");
+    const path = join(harness().memoryFolder, "zero-192mib.memory");
     const status = await stat(path);
     expect([status.size, status.blocks, status.mode & 0o777, status.uid]).toEqual([192 * 1024 * KiB, 0, 0o444, 0]);
     const maps = (await readFile(`/proc/${vm.record.vmm.pid}/maps`, "utf8")).split("\n").filter((line) => line.endsWith(" /vm/memory"));

@@ -1,5 +1,5 @@
 import { poll } from "@roost/kit";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
 import {
   isRunning,
@@ -13,6 +13,7 @@ import {
   type VmSpec,
 } from "../driver.ts";
 import { describeMemoryImages } from "./memory-image-suite.ts";
+import { useDriver } from "./use-driver.ts";
 
 /** `count` has disks and counts, as `memory-image-suite.ts` tells. */
 export type GuestBehaviour = "idle" | "poweroff" | "count";
@@ -43,27 +44,7 @@ export interface DriverHarness {
 /** What every driver promises; see `VmmDriver`. */
 export function describeVmmDriver(name: string, createHarness: () => Promise<DriverHarness>, upTimeoutMs: number): void {
   describe(`${name} driver`, () => {
-    let harness: DriverHarness;
-    let driver: VmmDriver;
-    const records: VmRecord[] = [];
-
-    beforeEach(async () => {
-      harness = await createHarness();
-      driver = harness.createDriver();
-    });
-
-    afterEach(async () => {
-      for (const record of records.splice(0)) await driver.destroy(record);
-      const left = await harness.leftovers();
-      await harness.close();
-      expect(left, "what the VMs of this test left").toEqual([]);
-    });
-
-    async function start(spec: VmSpec): Promise<Vm> {
-      const vm = await driver.start(spec);
-      records.push(vm.record);
-      return vm;
-    }
+    const { harness, driver, start } = useDriver(createHarness);
 
     /** The guest has run: its init printed something. */
     async function untilUp(vm: Vm): Promise<void> {
@@ -75,21 +56,21 @@ export function describeVmmDriver(name: string, createHarness: () => Promise<Dri
 
     async function adopt(record: VmRecord): Promise<Vm | VmExit> {
       const stored = vmRecordSchema.parse(JSON.parse(JSON.stringify(record)));
-      return harness.createDriver().adopt(stored);
+      return harness().createDriver().adopt(stored);
     }
 
     test("starts a guest, keeps what it prints, and ends it", async () => {
-      expect(await driver.version()).toMatch(/\d/);
-      const spec = await harness.createSpec();
+      expect(await driver().version()).toMatch(/\d/);
+      const spec = await harness().createSpec();
       const vm = await start(spec);
       await untilUp(vm);
       expect((await vm.console(5)).length).toBe(5);
       expect((await vm.consoleTail(1)).length).toBe(1);
       expect(vm.record).toMatchObject({
-        driver: driver.name,
+        driver: driver().name,
         sandboxId: spec.sandboxId,
         folder: spec.folder,
-        vmmVersion: await driver.version(),
+        vmmVersion: await driver().version(),
       });
 
       const exit = await vm.kill();
@@ -102,58 +83,60 @@ export function describeVmmDriver(name: string, createHarness: () => Promise<Dri
     });
 
     test("tells how a VMM died, with its last words", async () => {
-      const vm = await start(await harness.createSpec());
+      const vm = await start(await harness().createSpec());
       await untilUp(vm);
-      await harness.crash(vm.record);
+      await harness().crash(vm.record);
       const exit = await vm.exited;
       expect(exit).toMatchObject({ exitCode: null, signal: "SIGKILL" });
       expect(exit.consoleTail.join("\n")).toContain("guest is up");
     });
 
     test("a guest that powers itself off is an exit with 0", async () => {
-      const vm = await start(await harness.createSpec("poweroff"));
+      const vm = await start(await harness().createSpec("poweroff"));
       expect(await vm.exited).toMatchObject({ exitCode: 0, signal: null });
     });
 
     test("shutdown ends the VMM in order", async () => {
-      const vm = await start(await harness.createSpec());
+      const vm = await start(await harness().createSpec());
       await untilUp(vm);
       expect(await vm.shutdown({ graceMs: 1 })).toMatchObject({ exitCode: 0, signal: null });
     });
 
     test("a start that fails leaves nothing and says why", async () => {
-      const spec = await harness.arrangeFailure(await harness.createSpec());
-      const failure = await driver.start(spec).catch((error: unknown) => error);
+      const spec = await harness().arrangeFailure(await harness().createSpec());
+      const failure = await driver()
+        .start(spec)
+        .catch((error: unknown) => error);
       expect(failure).toMatchObject({ name: "PlatformError", code: "sandbox_start_failed" });
       expect((failure as { detail?: string }).detail).toBeTruthy();
-      expect(await harness.leftovers()).toEqual([]);
+      expect(await harness().leftovers()).toEqual([]);
     });
 
     test("a start whose signal aborted before begins nothing", async () => {
-      const spec = await harness.createSpec();
-      await expect(driver.start(spec, AbortSignal.abort(new Error("too late")))).rejects.toThrow("too late");
-      expect(await harness.leftovers()).toEqual([]);
+      const spec = await harness().createSpec();
+      await expect(driver().start(spec, AbortSignal.abort(new Error("too late")))).rejects.toThrow("too late");
+      expect(await harness().leftovers()).toEqual([]);
     });
 
     test("is adopted by another driver, which then sees its end", async () => {
-      const vm = await start(await harness.createSpec());
+      const vm = await start(await harness().createSpec());
       await untilUp(vm);
       vm.release();
       const adopted = await adopt(vm.record);
       if (!isRunning(adopted)) throw new Error(`not running: ${JSON.stringify(adopted)}`);
       expect(adopted.record).toEqual(vm.record);
       expect((await adopted.consoleTail(20)).join("\n")).toContain("guest is up");
-      await harness.crash(vm.record);
+      await harness().crash(vm.record);
       expect(await adopted.exited).toMatchObject({ exitCode: null, signal: "SIGKILL" });
       // The one who let go hears no more of it.
       expect(await Promise.race([vm.exited, Promise.resolve("pending")])).toBe("pending");
     });
 
     test("how it ended is known when it ended while nobody watched", async () => {
-      const vm = await start(await harness.createSpec());
+      const vm = await start(await harness().createSpec());
       await untilUp(vm);
       vm.release();
-      await harness.crash(vm.record);
+      await harness().crash(vm.record);
       const exit = await poll({ what: "the exit", timeoutMs: upTimeoutMs }, async () => {
         const adopted = await adopt(vm.record);
         return isRunning(adopted) ? (adopted.release(), undefined) : adopted;
@@ -164,19 +147,19 @@ export function describeVmmDriver(name: string, createHarness: () => Promise<Dri
     });
 
     test("is ended through its record alone", async () => {
-      const vm = await start(await harness.createSpec());
+      const vm = await start(await harness().createSpec());
       vm.release();
-      const other = harness.createDriver();
+      const other = harness().createDriver();
       await other.destroy(vm.record);
       await other.destroy(vm.record);
-      expect(await harness.leftovers()).toEqual([]);
+      expect(await harness().leftovers()).toEqual([]);
       expect(isRunning(await adopt(vm.record))).toBe(false);
     });
 
-    describeMemoryImages({ harness: () => harness, driver: () => driver, start, adopt, upTimeoutMs });
+    describeMemoryImages({ harness, driver, start, adopt, upTimeoutMs });
 
     test("two VMs are each other's strangers", async () => {
-      const [one, two] = await Promise.all([start(await harness.createSpec()), start(await harness.createSpec())]);
+      const [one, two] = await Promise.all([start(await harness().createSpec()), start(await harness().createSpec())]);
       await Promise.all([untilUp(one), untilUp(two)]);
       await one.kill();
       expect(await Promise.race([two.exited, Promise.resolve("running")])).toBe("running");

@@ -10,7 +10,7 @@ import type { VmDisks, VmSpec } from "../driver.ts";
 import { QemuDriver } from "../qemu/qemu-driver.ts";
 import { ensureZeroMemory } from "../qemu/zero-memory.ts";
 import type { DriverHarness } from "./contract-suite.ts";
-import { makeTestInitramfs } from "./test-guest.ts";
+import { makeTestInitramfs, type TestGuest } from "./test-guest.ts";
 
 /** uids for test VMs: far from the host agent's own range, and one for each VM of a run. */
 const firstUid = 1_990_000_000;
@@ -26,10 +26,7 @@ export interface QemuHarness extends DriverHarness {
 let specCount = 0;
 
 /** Real VMs of QEMU on the smallest guest, in a folder that goes away. */
-export async function createQemuHarness(
-  guest: { readonly kernel: string; readonly initramfs: string },
-  log?: Logger,
-): Promise<QemuHarness> {
+export async function createQemuHarness(guest: TestGuest, log?: Logger): Promise<QemuHarness> {
   const folder = await mkdtemp(join(tmpdir(), "roost-vmm-"));
   const memoryFolder = join(folder, "memory");
   const initramfs = await makeTestInitramfs(folder, guest.initramfs);

@@ -3,6 +3,7 @@ import { join } from "node:path";
 
 import { imageSetFileName, imageSetSchema, type ImageSet } from "@roost/contract";
 import { run } from "@roost/kit";
+import { describe } from "vitest";
 
 import { pageBytes } from "../driver.ts";
 
@@ -11,7 +12,7 @@ import { pageBytes } from "../driver.ts";
 const cacheFolder = process.env["ROOST_CACHE_DIR"] ?? "/var/cache/roost";
 
 /** What VM tests boot, with absolute paths; a string says why there is nothing to boot. */
-export async function findTestImages(): Promise<ImageSet | string> {
+async function findTestImages(): Promise<ImageSet | string> {
   const folder = join(cacheFolder, "images");
   const path = join(folder, imageSetFileName);
   try {
@@ -21,6 +22,21 @@ export async function findTestImages(): Promise<ImageSet | string> {
   } catch (error) {
     return `no images to boot (${path}: ${error instanceof Error ? error.message.slice(0, 120) : String(error)}); make them with: npm run images`;
   }
+}
+
+export interface TestGuest {
+  readonly kernel: string;
+  readonly initramfs: string;
+}
+
+const images = await findTestImages();
+const guest = typeof images === "string" ? { kernel: "", initramfs: "" } : { kernel: images.kernel.path, initramfs: images.initramfs.path };
+
+/** A suite of tests that boot guests; skipped where there is nothing to boot, and its name says why. */
+export function describeOnGuests(name: string, suite: (guest: TestGuest) => void): void {
+  describe.skipIf(typeof images === "string")(`${name}${typeof images === "string" ? ` (${images})` : ""}`, () => {
+    suite(guest);
+  });
 }
 
 /**
