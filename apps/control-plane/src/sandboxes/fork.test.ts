@@ -1,26 +1,19 @@
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { poll } from "@roost/kit";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 
-import type { Database } from "../db/database.ts";
 import type { SandboxRow } from "../db/sandboxes.ts";
+import { eachServiceWorld } from "../testing/each-service-world.ts";
 import { hostError } from "../testing/fake-host.ts";
-import { ServiceWorld } from "../testing/service-world.ts";
-import { openTestDatabase } from "../testing/test-database.ts";
+import type { ServiceWorld } from "../testing/service-world.ts";
 import type { ForkedChild } from "./creates.ts";
 
-let database: Database;
 let world: ServiceWorld;
 let parent: SandboxRow;
-beforeAll(async () => {
-  database = await openTestDatabase();
-}, 60_000);
-afterAll(async () => database.close());
-beforeEach(async () => {
-  world = await ServiceWorld.start(database);
+eachServiceWorld(async (fresh) => {
+  world = fresh;
   parent = await world.create({ metadata: { purpose: "fork" }, timeout_sec: 77, checkpoint_interval_sec: 60, auto_resume: true });
 });
-afterEach(async () => world[Symbol.asyncDispose]());
 
 const never = new AbortController().signal;
 const rowOf = (child: ForkedChild | undefined) => (child !== undefined && "row" in child ? child.row : undefined);

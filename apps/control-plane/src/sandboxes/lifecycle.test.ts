@@ -1,27 +1,20 @@
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { SeededRandom } from "@roost/testing";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 
-import type { Database } from "../db/database.ts";
+import { eachServiceWorld } from "../testing/each-service-world.ts";
 import { hostError } from "../testing/fake-host.ts";
-import { ServiceWorld } from "../testing/service-world.ts";
-import { openTestDatabase } from "../testing/test-database.ts";
+import type { ServiceWorld } from "../testing/service-world.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 
 /** Pause, resume, checkpoint, roll back; and resuming because somebody needs the guest. */
 
-let database: Database;
 let world: ServiceWorld;
 let lifecycle: Lifecycle;
-beforeAll(async () => {
-  database = await openTestDatabase();
-}, 60_000);
-afterAll(async () => database.close());
-beforeEach(async () => {
-  world = await ServiceWorld.start(database);
+eachServiceWorld((fresh) => {
+  world = fresh;
   ({ lifecycle } = world.sandboxes);
 });
-afterEach(async () => world[Symbol.asyncDispose]());
 
 const withMemory = { memory: true };
 

@@ -1,26 +1,19 @@
 import { silentLogger } from "@roost/kit";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 
-import type { Database } from "../db/database.ts";
 import { HostLink } from "../hosts/host-link.ts";
 import { Hosts } from "../hosts/hosts.ts";
+import { eachServiceWorld } from "../testing/each-service-world.ts";
 import { FakeHost, hostError } from "../testing/fake-host.ts";
-import { ServiceWorld } from "../testing/service-world.ts";
-import { openTestDatabase } from "../testing/test-database.ts";
+import type { ServiceWorld } from "../testing/service-world.ts";
 import { Snapshots } from "./snapshots.ts";
 
-let database: Database;
 let world: ServiceWorld;
 let snapshots: Snapshots;
-beforeAll(async () => {
-  database = await openTestDatabase();
-}, 60_000);
-afterAll(async () => database.close());
-beforeEach(async () => {
-  world = await ServiceWorld.start(database);
+eachServiceWorld((fresh) => {
+  world = fresh;
   snapshots = new Snapshots({ records: world.sandboxes.records, hosts: world.hosts, log: silentLogger });
 });
-afterEach(async () => world[Symbol.asyncDispose]());
 
 const bodyOf = (sandboxId: string, name = "mine", memory = true) => ({ sandbox_id: sandboxId, name, memory });
 
