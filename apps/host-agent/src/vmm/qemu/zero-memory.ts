@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { link, mkdir, open, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 
 import { MiB } from "@roost/kit";
@@ -20,11 +20,15 @@ export async function ensureZeroMemory(folder: string, memoryMib: number): Promi
       await using handle = await open(staging, "wx", 0o444);
       await handle.truncate(size);
       await handle.chmod(0o444); // whatever the umask: the VM's uid reads it
+      await handle.sync();
     }
-    await rename(staging, path); // two starts at once make the same file
+    if (present !== undefined) await rm(path, { force: true }); // cut short by something that is not ours
+    // Never in place of a file that is there: another start, which made it just now, may be about to link it
+    await link(staging, path);
   } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  } finally {
     await rm(staging, { force: true });
-    throw error;
   }
   return path;
 }
