@@ -76,7 +76,7 @@ export async function captureGeneration(options: CaptureOptions): Promise<Captur
       stoppedMs = performance.now() - stopMs;
       await onStep("capture:continued");
     }
-    await freezeTop(options);
+    await freezeLayers(options);
     const memory = diff === null || options.baseMemory === null ? null : { base: options.baseMemory, diff: await diff.finish() };
     const generation = await staged.commit({
       sandboxId: options.sandboxId,
@@ -108,11 +108,13 @@ async function captureMemory(options: CaptureOptions, staged: StagedGeneration) 
   }
 }
 
-/** A guest that is left stopped has its top layer open still, and may have to go on with it: what is open stays open. */
-async function freezeTop(options: CaptureOptions): Promise<void> {
-  const top = options.disk.layers.at(-1);
-  assert(top !== undefined, "a VM has a top layer");
-  await options.disks.freezeLayer(options.images.layerPath(top));
+/**
+ * All of them, not only the top: an earlier capture may have been cut off after it gave the VM a new top and before it froze the one below.
+ * A guest that is left stopped has its top layer open still, and may have to go on with it: what is open stays open.
+ */
+async function freezeLayers({ disks, disk, images }: CaptureOptions): Promise<void> {
+  assert(disk.layers.length > 0, "a VM has a top layer");
+  await Promise.all(disk.layers.map(async (layer) => disks.freezeLayer(images.layerPath(layer))));
 }
 
 /** The guest must not stay stopped for our failure. When even this fails its VMM is gone or broken: its end is noticed elsewhere. */

@@ -88,6 +88,27 @@ test("checkpoints are kept and gone back to; the newest is where a lost VM goes 
   expect(guestOf(host, sandboxId).knowledge).toEqual({ step: 3 });
 });
 
+test("a checkpoint that fails after it gave the VM a new layer is in nobody's way", async () => {
+  let failing: string | undefined;
+  await using host = await FakeHost.start({
+    deps: {
+      onStep: (step) => {
+        if (step === failing) throw new Error("told to fail");
+      },
+    },
+  });
+  const sandboxId = await running(host);
+  for (const step of ["capture:layer-pushed", "capture:continued"]) {
+    failing = step;
+    expect(await failureOf(host.client.checkpointSandbox({ sandboxId }))).toMatchObject({ code: "snapshot_failed" });
+    failing = undefined;
+    guestOf(host, sandboxId).knowledge = { step };
+    await host.client.pauseSandbox({ sandboxId });
+    await host.client.resumeSandbox({ sandboxId });
+    expect(guestOf(host, sandboxId).knowledge).toEqual({ step });
+  }
+});
+
 test("a lost VM without a generation has failed, and its disk can be booted", async () => {
   await using host = await FakeHost.start();
   const sandboxId = await running(host);
