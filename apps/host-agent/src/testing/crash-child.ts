@@ -1,5 +1,4 @@
-import { writeFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { readFileSync, writeFileSync } from "node:fs";
 
 import { createClient, createRouterTransport } from "@connectrpc/connect";
 import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
@@ -20,7 +19,6 @@ const quietMs = 700;
 const steps: string[] = [];
 let isArmed = false;
 let lastStepMs = 0;
-let vmmPid: number | undefined;
 
 function onStep(step: string): void {
   if (!isArmed) return;
@@ -32,9 +30,13 @@ function onStep(step: string): void {
   steps.push(step);
 }
 
+/** The one that the record names now: the operation may have ended the former and started another. */
 function killVmm(): void {
+  const record = JSON.parse(readFileSync(`${order.folder}/sandboxes/${order.sandboxId}/sandbox.json`, "utf8")) as {
+    vm: { vmm: { pid: number } } | null;
+  };
   try {
-    if (vmmPid !== undefined) process.kill(vmmPid, "SIGKILL");
+    if (record.vm !== null) process.kill(record.vm.vmm.pid, "SIGKILL");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error; // the operation has ended it
   }
@@ -42,7 +44,6 @@ function killVmm(): void {
 
 const host = await (order.driver === "fake" ? openFake() : openReal());
 await prepareCrash(host, order.operation, order.sandboxId, order.driver === "fake" ? 256 : 512);
-vmmPid = await host.vmmPid(order.sandboxId);
 await sleep(quietMs); // what the preparations began in the background is over
 isArmed = true;
 lastStepMs = performance.now();
@@ -51,20 +52,17 @@ while (performance.now() - lastStepMs < quietMs) await sleep(20);
 writeFileSync(order.stepsFile, JSON.stringify(steps));
 process.kill(process.pid, "SIGKILL"); // after the last step
 
-interface ChildHost extends CrashHost {
-  vmmPid(sandboxId: string): Promise<number | undefined>;
+async function openFake(): Promise<CrashHost> {
+  return fakeCrashHost(
+    await FakeHost.start({
+      folder: order.folder,
+      settings: crashSettings(order.operation, "fake"),
+      deps: { onStep, onDurableStep: onStep },
+    }),
+  );
 }
 
-async function openFake(): Promise<ChildHost> {
-  const fake = await FakeHost.start({
-    folder: order.folder,
-    settings: crashSettings(order.operation, "fake"),
-    deps: { onStep, onDurableStep: onStep },
-  });
-  return { ...fakeCrashHost(fake), vmmPid: async () => undefined };
-}
-
-async function openReal(): Promise<ChildHost> {
+async function openReal(): Promise<CrashHost> {
   const options = hostAgentOptions.read({ ...process.env }, { dir: order.folder, ...crashSettings(order.operation, "qemu") });
   const agent = await createHostAgent(options, { log: silentLogger, onStep, onDurableStep: onStep });
   await agent.start();
@@ -72,13 +70,5 @@ async function openReal(): Promise<ChildHost> {
     HostAgentService,
     createRouterTransport(({ service }) => service(HostAgentService, agent.service)),
   );
-  return {
-    ...realCrashHost(agent, client),
-    vmmPid: async (sandboxId) => {
-      const record = JSON.parse(await readFile(`${order.folder}/sandboxes/${sandboxId}/sandbox.json`, "utf8")) as {
-        vm: { vmm: { pid: number } } | null;
-      };
-      return record.vm?.vmm.pid;
-    },
-  };
+  return realCrashHost(agent, client);
 }
