@@ -140,7 +140,10 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
 
     await begin("acquire-slot");
     const slot = await context.network.acquire(signal);
-    cleanup.defer("release the network slot", () => context.network.release(slot));
+    let isVmmGone = true;
+    cleanup.defer("release the network slot", async () => {
+      if (isVmmGone) await context.network.release(slot); // else it stays taken: another VM must not get it
+    });
 
     await begin("make-layer");
     const disk = diskOf(source);
@@ -177,7 +180,11 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
       signal,
     );
     vm = started;
-    cleanup.defer("end the VM", () => started.kill());
+    isVmmGone = false;
+    cleanup.defer("end the VM", async () => {
+      await started.kill();
+      isVmmGone = true;
+    });
     void started.exited.then((exit) => vmEnded.abort(new VmEnded(exit)));
 
     await begin("keep-vm-record");

@@ -9,7 +9,7 @@ import { rebase } from "../memory/rebase.ts";
 import { bootSource } from "../sandbox/boot-source.ts";
 import { captureGeneration } from "../sandbox/capture.ts";
 import type { SandboxContext } from "../sandbox/context.ts";
-import { startVm, type StartDisk } from "../sandbox/start-vm.ts";
+import { endStarted, startVm, type StartDisk } from "../sandbox/start-vm.ts";
 
 export interface ImageBuild {
   /** Empty, or with the frozen layers of `disk` in its disk folder */
@@ -45,8 +45,7 @@ export async function buildMemoryImage(build: ImageBuild, context: SandboxContex
     log: context.log,
     signal,
   });
-  cleanup.defer("release the network slot", () => context.network.release(started.slot));
-  cleanup.defer("end the VM", () => started.vm.kill());
+  cleanup.defer("end the VM", () => endStarted(started, context));
   const { generation } = await captureGeneration({
     vm: started.vm,
     images,
