@@ -35,6 +35,7 @@ export const errorCatalogue = {
   sandbox_busy: { status: 429, retryable: true },
   rate_limited: { status: 429, retryable: true },
   internal: { status: 500, retryable: false },
+  feature_unsupported: { status: 501, retryable: false },
   guest_unreachable: { status: 502, retryable: true },
   guest_error: { status: 502, retryable: false },
   sandbox_start_failed: { status: 502, retryable: true },

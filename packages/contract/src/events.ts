@@ -20,6 +20,8 @@ export const eventKinds = [
   "sandbox.forked",
   /** its VM ended without being asked to; it is back at its last generation */
   "sandbox.vm_lost",
+  /** its time was up; `detail.action` says what was done: `delete` or `pause` */
+  "sandbox.expired",
   "sandbox.failed",
   "sandbox.stopped",
   "template.created",

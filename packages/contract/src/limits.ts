@@ -17,13 +17,17 @@ export const timeoutSecDefault = 1800;
 /** Time between checkpoints in `s`: below the minimum a sandbox would do little else than being saved; 0 means none */
 export const checkpointIntervalSecMin = 10;
 export const checkpointIntervalSecMax = 24 * 3600;
+/** Longest time in `s` that a sandbox may be given to run in one go: a year */
+export const expirySecMax = 365 * 24 * 3600;
 /** Children of one fork: each needs memory of its own, and all of them are waited for */
-export const forkCountMax = 64;
+export const forkCountMax = 100;
 /** Kept for users of a sandbox: `notice` */
 export const noticeLengthMax = 1024;
 
-/** Names of templates and snapshots: `^[a-zA-Z0-9][a-zA-Z0-9._-]*$`, at most this many characters */
+/** Of a name, where nothing else is said, in characters */
 export const nameLengthMax = 64;
+/** Name of a template or snapshot with its tag, in characters */
+export const templateNameLengthMax = 128;
 export const metadataEntriesMax = 32;
 export const metadataKeyLengthMax = 64;
 export const metadataValueLengthMax = 1024;
@@ -57,6 +61,11 @@ export const webSocketBufferedBytesMax = 1 * MiB;
 export const ptyColsMax = 1000;
 export const ptyRowsMax = 1000;
 export const tagLengthMax = 128;
+
+/** Entries of each list of a network policy: each is an element of a set in the kernel, or a name compared for each connection */
+export const networkEntriesMax = 1000;
+/** A host name and a port, with room for `${PORT}` */
+export const maskRequestHostLengthMax = 270;
 
 /** Events that are kept: the newest this many, and none older than this in `s` */
 export const eventsKeptMax = 100_000;

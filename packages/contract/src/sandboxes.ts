@@ -13,9 +13,9 @@ import {
   metadataEntriesMax,
   metadataKeyLengthMax,
   metadataValueLengthMax,
-  nameLengthMax,
   pageSizeDefault,
   pageSizeMax,
+  templateNameLengthMax,
   timeoutSecDefault,
   timeoutSecMax,
   vcpusDefault,
@@ -23,10 +23,17 @@ import {
 } from "./limits.ts";
 import { sandboxStates } from "./sandbox-state.ts";
 
+/** Tag of a template that is named without one: `x` is `x:default`, and only the short form is a name here. */
+export const templateTagDefault = "default";
+
 export const templateNameSchema = z
   .string()
-  .max(nameLengthMax)
-  .regex(/^[a-zA-Z0-9][a-zA-Z0-9._-]*$/, "a template name starts with a letter or digit and holds letters, digits, '.', '_' and '-'");
+  .max(templateNameLengthMax)
+  .regex(
+    /^[a-zA-Z0-9][a-zA-Z0-9._-]*(?::[a-zA-Z0-9][a-zA-Z0-9._-]*)?$/,
+    "a template name starts with a letter or digit and holds letters, digits, '.', '_' and '-'; a tag like that may follow after ':'",
+  )
+  .refine((name) => !name.endsWith(`:${templateTagDefault}`), `leave out ":${templateTagDefault}": that is what no tag means`);
 
 const noNul = (text: string) => !text.includes("\0");
 
@@ -98,6 +105,10 @@ export type CreateSandboxInput = z.input<typeof createSandboxBodySchema>;
 
 const instantSchema = z.iso.datetime();
 
+/** What happens to a sandbox when its time is up. */
+export const expiryActions = ["delete", "pause"] as const;
+export type ExpiryAction = (typeof expiryActions)[number];
+
 export const sandboxSchema = z
   .object({
     id: sandboxIdSchema,
@@ -122,6 +133,10 @@ export const sandboxSchema = z
     current_generation: z.int().nullable().describe("Number of the generation that a resume goes back to; null: none yet"),
     has_memory: z.boolean().describe("Whether that generation has memory"),
     paused_at: instantSchema.nullable().describe("Since when it has been paused"),
+    expires_at: instantSchema
+      .nullable()
+      .describe("When its time is up, which no use of it moves; null: never, or it does not run. Set through the E2B API only"),
+    expiry_action: z.enum(expiryActions).describe("What happens then"),
     notice: z.string().nullable().describe("What you should know of it now, such as that it went back to an earlier generation, and why"),
     failure_reason: z.string().nullable().describe("Set exactly when `state` is `failed`"),
     vm_exit: z

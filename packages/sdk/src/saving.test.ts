@@ -54,7 +54,7 @@ test("a fork answers for each child", async () => {
     { error: { code: "capacity_exhausted", message: "no room" } },
     { sandbox: { state: "running" } },
   ]);
-  expect(await codeOf(roost.sandboxes.fork(id, 65))).toBe("request_invalid");
+  expect(await codeOf(roost.sandboxes.fork(id, 101))).toBe("request_invalid");
 });
 
 test("snapshots are made, listed, started from and deleted", async () => {

@@ -10,9 +10,12 @@ import { Hosts } from "../hosts/hosts.ts";
 import { Reconciler } from "../sandboxes/reconciler.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
 import { ApiKeys } from "../teams/api-keys.ts";
+import { plainSandbox } from "../testing/plain-sandbox.ts";
 import { openDatabase, type Database } from "./database.ts";
+import { claimExpired, extendExpiry } from "./expiry.ts";
+import { listSandboxes } from "./list-sandboxes.ts";
 import { migrations } from "./migrations.generated.ts";
-import { applyObserved, findSandbox, insertSandbox, listSandboxes, type ObservedSandbox } from "./sandboxes.ts";
+import { applyObserved, findSandbox, insertSandbox, type ObservedSandbox } from "./sandboxes.ts";
 
 /** What PGlite cannot show: several writers at once. */
 
@@ -70,7 +73,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
   });
 
   test("a row comes back with the types the code expects", async () => {
-    const row = await insertSandbox(one.db, { ...observed(newSandboxId(), 0), autoResume: false, metadata: { a: "ü" } });
+    const row = await insertSandbox(one.db, { ...observed(newSandboxId(), 0), ...plainSandbox, autoResume: false, metadata: { a: "ü" } });
     expect(await findSandbox(two.db, row.id)).toEqual(row);
     expect(row).toMatchObject({ generation: 0, metadata: { a: "ü" }, time_created: now });
     expect((await listSandboxes(two.db, { limit: 5, metadata: { a: "ü" } })).map((found) => found.id)).toContain(row.id);
@@ -79,7 +82,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
   test("of writers that race, the newest generation wins, whatever the order", async () => {
     const random = new SeededRandom();
     for (let round = 0; round < 10; round += 1) {
-      const { id } = await insertSandbox(one.db, { ...observed(newSandboxId(), 0), autoResume: false, metadata: {} });
+      const { id } = await insertSandbox(one.db, { ...observed(newSandboxId(), 0), ...plainSandbox, autoResume: false, metadata: {} });
       const generations = shuffled(random, 12);
       await Promise.all(
         generations.map((generation, index) => applyObserved((index % 2 === 0 ? one : two).db, observed(id, generation), now)),
@@ -95,6 +98,33 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
     );
     expect(outcomes.filter((outcome) => outcome === "adopted")).toHaveLength(1);
     expect(outcomes.filter((outcome) => outcome === "stale")).toHaveLength(9);
+  });
+
+  test("of an extension and an end that race, exactly one happens", async () => {
+    const end = new Date(now.getTime() + 60_000);
+    const before = new Date(end.getTime() - 1);
+    let extendedCount = 0;
+    for (let round = 0; round < 60; round += 1) {
+      const { id } = await insertSandbox(one.db, {
+        ...observed(newSandboxId(), 0),
+        ...plainSandbox,
+        expirySec: 60,
+        autoResume: false,
+        metadata: {},
+      });
+      await applyObserved(one.db, observed(id, 2), now);
+      expect((await findSandbox(one.db, id))?.time_expires).toEqual(end);
+      const extend = async () => extendExpiry(one.db, id, 600, before);
+      const claim = async () => (await claimExpired(two.db, end, 10)).some((row) => row.id === id);
+      const [extended, claimed] = await (round % 2 === 0
+        ? Promise.all([extend(), claim()])
+        : Promise.all([claim(), extend()]).then(([first, second]) => [second, first] as const));
+      expect(claimed).toBe(extended === undefined);
+      const row = await findSandbox(one.db, id);
+      expect(row?.time_delete_requested === null).toBe(!claimed);
+      if (extended !== undefined) extendedCount += 1;
+    }
+    expect(extendedCount).toBeGreaterThan(0);
   });
 
   test("two control planes on one host: creates, deletes and reconcilers of both agree", { timeout: 30_000 }, async () => {

@@ -2,14 +2,15 @@ import { newSandboxId, sandboxStates, type SandboxState } from "@roost/contract"
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
+import { plainSandbox } from "../testing/plain-sandbox.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import type { Database, Db } from "./database.ts";
+import { listSandboxes } from "./list-sandboxes.ts";
 import {
   applyObserved,
   findSandbox,
   forgetStopped,
   insertSandbox,
-  listSandboxes,
   markCreateFailed,
   markLost,
   markStopped,
@@ -73,6 +74,7 @@ async function insert(
     autoResume: false,
     metadata: more.metadata ?? {},
     timeCreated: more.timeCreated ?? now,
+    ...plainSandbox,
   });
 }
 

@@ -1,6 +1,6 @@
-import type { SandboxState } from "@roost/contract";
+import type { ExpiryAction, NetworkPolicy, SandboxState } from "@roost/contract";
 import { must } from "@roost/kit";
-import { sql, type Insertable, type Selectable } from "kysely";
+import { sql, type Insertable, type RawBuilder, type Selectable } from "kysely";
 
 import type { Db } from "./database.ts";
 import type { SandboxTable, VmExit } from "./schema.ts";
@@ -49,6 +49,13 @@ export interface NewSandbox extends Pick<
 > {
   readonly metadata: Readonly<Record<string, string>>;
   readonly autoResume: boolean;
+  /** `s` from each start until its time is up; 0: never */
+  readonly expirySec: number;
+  readonly expiryAction: ExpiryAction;
+  readonly expiryMemory: boolean;
+  readonly isSecure: boolean;
+  readonly network: Readonly<Partial<NetworkPolicy>>;
+  readonly trafficToken: string | null;
 }
 
 /** Records sandboxes, all or none, before their host hears of them, so that nothing on a host is without a record. */
@@ -93,6 +100,13 @@ function newRow(sandbox: NewSandbox): Insertable<SandboxTable> {
     has_memory: false,
     time_paused: null,
     notice: null,
+    expiry_sec: sandbox.expirySec,
+    time_expires: null, // it counts from the start
+    expiry_action: sandbox.expiryAction,
+    expiry_memory: sandbox.expiryMemory,
+    is_secure: sandbox.isSecure,
+    network: JSON.stringify(sandbox.network),
+    traffic_token: sandbox.trafficToken,
   };
 }
 
@@ -110,7 +124,7 @@ export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date
   const columns = observedColumns(observed, now);
   const updated = await db
     .updateTable("sandbox")
-    .set({ ...columns, time_lost: null })
+    .set({ ...columns, time_lost: null, time_expires: expiryAfter(observed.state, now) })
     .where("id", "=", observed.id)
     .where("host_id", "=", observed.hostId)
     .where("state", "<>", "stopped")
@@ -132,6 +146,13 @@ export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date
       time_delete_requested: null,
       time_lost: null,
       auto_resume: false,
+      expiry_sec: 0,
+      time_expires: null,
+      expiry_action: "delete",
+      expiry_memory: true,
+      is_secure: true,
+      network: "{}",
+      traffic_token: null,
       ...columns,
     })
     .onConflict((conflict) => conflict.column("id").doNothing())
@@ -167,6 +188,13 @@ function observedColumns(observed: ObservedSandbox, now: Date) {
   };
 }
 
+/** A start makes the time of a sandbox count anew; saving it while it runs does not touch it; else it has none. */
+function expiryAfter(state: SandboxState, now: Date): RawBuilder<Date> {
+  if (state === "pausing" || state === "snapshotting") return sql`time_expires`;
+  if (state !== "running") return sql`NULL`;
+  return sql`coalesce(time_expires, CASE WHEN expiry_sec > 0 THEN ${now}::timestamptz + make_interval(secs => expiry_sec) END)`;
+}
+
 /** Ends the record: its host has nothing of it any more. `reason` only where none was recorded before. */
 export async function markStopped(db: Db, id: string, reason: string, now: Date): Promise<boolean> {
   const result = await db
@@ -179,6 +207,7 @@ export async function markStopped(db: Db, id: string, reason: string, now: Date)
       time_state_updated: now,
       time_lost: null,
       time_paused: null,
+      time_expires: null,
       notice: null,
       stop_reason: sql<string>`coalesce(stop_reason, ${reason})`,
     })
@@ -203,7 +232,15 @@ export async function markCreateFailed(db: Db, id: string, reason: string, now: 
 export async function markLost(db: Db, seen: SandboxRow, reason: string, now: Date): Promise<boolean> {
   const result = await db
     .updateTable("sandbox")
-    .set({ state: "failed", failure_reason: reason, time_lost: now, time_state_updated: now, time_paused: null, notice: null })
+    .set({
+      state: "failed",
+      failure_reason: reason,
+      time_lost: now,
+      time_state_updated: now,
+      time_paused: null,
+      time_expires: null,
+      notice: null,
+    })
     .where("id", "=", seen.id)
     .where("generation", "=", seen.generation)
     .where("state", "=", seen.state)
@@ -228,36 +265,6 @@ export async function forgetSandbox(db: Db, id: string): Promise<void> {
 /** What a host should know: everything of it that has not stopped. */
 export async function listOfHost(db: Db, hostId: string): Promise<SandboxRow[]> {
   return db.selectFrom("sandbox").selectAll().where("host_id", "=", hostId).where("state", "<>", "stopped").execute();
-}
-
-export interface SandboxFilter {
-  readonly states?: readonly SandboxState[];
-  readonly template?: string;
-  readonly metadata?: Readonly<Record<string, string>>;
-  /** Last of the page before */
-  readonly after?: { readonly timeCreated: Date; readonly id: string };
-  readonly limit: number;
-}
-
-/** Newest first. */
-export async function listSandboxes(db: Db, filter: SandboxFilter): Promise<SandboxRow[]> {
-  let query = db.selectFrom("sandbox").selectAll();
-  query =
-    filter.states === undefined
-      ? query.where("state", "<>", "stopped")
-      : query.where("state", "in", filter.states.length === 0 ? [] : filter.states);
-  if (filter.template !== undefined) query = query.where("template", "=", filter.template);
-  if (filter.metadata !== undefined) query = query.where(sql<boolean>`metadata @> ${JSON.stringify(filter.metadata)}::jsonb`);
-  const after = filter.after;
-  if (after !== undefined) {
-    query = query.where((row) =>
-      row.or([
-        row("time_created", "<", after.timeCreated),
-        row.and([row("time_created", "=", after.timeCreated), row("id", "<", after.id)]),
-      ]),
-    );
-  }
-  return query.orderBy("time_created", "desc").orderBy("id", "desc").limit(filter.limit).execute();
 }
 
 export async function countByState(db: Db): Promise<Map<SandboxState, number>> {

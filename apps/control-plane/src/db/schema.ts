@@ -1,4 +1,4 @@
-import type { EventKind, SandboxState } from "@roost/contract";
+import type { EventKind, ExpiryAction, NetworkPolicy, SandboxState } from "@roost/contract";
 import type { ColumnType, Generated } from "kysely";
 
 /** The tables as queries see them; the truth is `migrations/`. */
@@ -85,6 +85,19 @@ export interface SandboxTable {
   has_memory: boolean;
   time_paused: Date | null;
   notice: string | null;
+  /** Seconds from a start to `time_expires`, as last asked; 0: none */
+  expiry_sec: number;
+  /** When its time is up; null: never, or it does not run */
+  time_expires: Date | null;
+  expiry_action: ExpiryAction;
+  /** Whether a pause at that time keeps memory */
+  expiry_memory: boolean;
+  /** Whether callers of the guest agent need the access token */
+  is_secure: boolean;
+  /** As it was written: fields may be missing, `networkPolicySchema` has their defaults */
+  network: Json<Partial<NetworkPolicy>>;
+  /** Opens ports that are not public; null: nothing does */
+  traffic_token: string | null;
 }
 
 export interface EventTable {

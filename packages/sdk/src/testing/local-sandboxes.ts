@@ -45,6 +45,8 @@ export class LocalSandboxes {
       current_generation: null,
       has_memory: false,
       paused_at: null,
+      expires_at: null,
+      expiry_action: "delete",
       notice: null,
       failure_reason: null,
       vm_exit: null,

@@ -75,6 +75,13 @@ export declare type SandboxSpec = Message<"hostagent.v1.SandboxSpec"> & {
    * @generated from field: uint32 checkpoint_interval_sec = 9;
    */
   checkpointIntervalSec: number;
+
+  /**
+   * What the guest may reach; absent = the internet.
+   *
+   * @generated from field: hostagent.v1.EgressPolicy network = 10;
+   */
+  network?: EgressPolicy | undefined;
 };
 
 /**
@@ -82,6 +89,33 @@ export declare type SandboxSpec = Message<"hostagent.v1.SandboxSpec"> & {
  * Use `create(SandboxSpecSchema)` to create a new message.
  */
 export declare const SandboxSpecSchema: GenMessage<SandboxSpec>;
+
+/**
+ * What a guest may reach. Of a connection the first that applies decides: what no guest reaches, `allow_out`, `deny_out`; else it is allowed.
+ *
+ * @generated from message hostagent.v1.EgressPolicy
+ */
+export declare type EgressPolicy = Message<"hostagent.v1.EgressPolicy"> & {
+  /**
+   * IPv4 addresses, CIDR blocks, and domains, for which `deny_out` must have 0.0.0.0/0.
+   *
+   * @generated from field: repeated string allow_out = 1;
+   */
+  allowOut: string[];
+
+  /**
+   * IPv4 addresses and CIDR blocks.
+   *
+   * @generated from field: repeated string deny_out = 2;
+   */
+  denyOut: string[];
+};
+
+/**
+ * Describes the message hostagent.v1.EgressPolicy.
+ * Use `create(EgressPolicySchema)` to create a new message.
+ */
+export declare const EgressPolicySchema: GenMessage<EgressPolicy>;
 
 /**
  * How a VM ended.
@@ -541,6 +575,13 @@ export declare type DestroySandboxRequest = Message<"hostagent.v1.DestroySandbox
    * @generated from field: string sandbox_id = 1;
    */
   sandboxId: string;
+
+  /**
+   * Why, for the sandbox's log; empty when somebody asked for it.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
 };
 
 /**
@@ -728,6 +769,13 @@ export declare type PauseSandboxRequest = Message<"hostagent.v1.PauseSandboxRequ
    * @generated from field: optional bool memory = 2;
    */
   memory?: boolean | undefined;
+
+  /**
+   * Why, for the sandbox's log; empty when somebody asked for it.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
 };
 
 /**
@@ -1093,6 +1141,13 @@ export declare type CreateTemplateRequest = Message<"hostagent.v1.CreateTemplate
    * @generated from field: optional bool memory = 3;
    */
   memory?: boolean | undefined;
+
+  /**
+   * A snapshot of that name gives way; its sandboxes keep what they started from.
+   *
+   * @generated from field: bool replace = 4;
+   */
+  replace: boolean;
 };
 
 /**
@@ -1273,6 +1328,43 @@ export declare type SetTimeoutResponse = Message<"hostagent.v1.SetTimeoutRespons
 export declare const SetTimeoutResponseSchema: GenMessage<SetTimeoutResponse>;
 
 /**
+ * @generated from message hostagent.v1.SetNetworkRequest
+ */
+export declare type SetNetworkRequest = Message<"hostagent.v1.SetNetworkRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: hostagent.v1.EgressPolicy network = 2;
+   */
+  network?: EgressPolicy | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.SetNetworkRequest.
+ * Use `create(SetNetworkRequestSchema)` to create a new message.
+ */
+export declare const SetNetworkRequestSchema: GenMessage<SetNetworkRequest>;
+
+/**
+ * @generated from message hostagent.v1.SetNetworkResponse
+ */
+export declare type SetNetworkResponse = Message<"hostagent.v1.SetNetworkResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.SetNetworkResponse.
+ * Use `create(SetNetworkResponseSchema)` to create a new message.
+ */
+export declare const SetNetworkResponseSchema: GenMessage<SetNetworkResponse>;
+
+/**
  * @generated from message hostagent.v1.MetricPoint
  */
 export declare type MetricPoint = Message<"hostagent.v1.MetricPoint"> & {
@@ -1301,6 +1393,13 @@ export declare type MetricPoint = Message<"hostagent.v1.MetricPoint"> & {
    * @generated from field: uint64 disk_bytes = 4;
    */
   diskBytes: bigint;
+
+  /**
+   * Memory that the guest uses for its page cache; not part of what it uses.
+   *
+   * @generated from field: uint64 memory_cache_bytes = 5;
+   */
+  memoryCacheBytes: bigint;
 };
 
 /**
@@ -1319,11 +1418,18 @@ export declare type GetMetricsRequest = Message<"hostagent.v1.GetMetricsRequest"
   sandboxId: string;
 
   /**
-   * `5m`, `10m`, `1h`, `2h`, `6h`, `12h` or `24h`.
+   * `5m`, `10m`, `1h`, `2h`, `6h`, `12h` or `24h`; or `all`: whatever is known, the newest in the finest steps.
    *
    * @generated from field: string range = 2;
    */
   range: string;
+
+  /**
+   * Only what is known already: the guest is not asked for its newest.
+   *
+   * @generated from field: bool as_known = 3;
+   */
+  asKnown: boolean;
 };
 
 /**
@@ -1396,6 +1502,110 @@ export declare type GetConsoleResponse = Message<"hostagent.v1.GetConsoleRespons
  * Use `create(GetConsoleResponseSchema)` to create a new message.
  */
 export declare const GetConsoleResponseSchema: GenMessage<GetConsoleResponse>;
+
+/**
+ * @generated from message hostagent.v1.GetLogsRequest
+ */
+export declare type GetLogsRequest = Message<"hostagent.v1.GetLogsRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * Forward: entries at or after this instant; backward: entries before it. Absent: from the oldest, or the newest.
+   *
+   * @generated from field: optional int64 cursor_ms = 2;
+   */
+  cursorMs?: bigint | undefined;
+
+  /**
+   * At most this many; 0 = 1000, which is also the most.
+   *
+   * @generated from field: uint32 limit = 3;
+   */
+  limit: number;
+
+  /**
+   * Newest first, instead of oldest first.
+   *
+   * @generated from field: bool backward = 4;
+   */
+  backward: boolean;
+
+  /**
+   * Least important level: `debug`, `info`, `warn` or `error`; empty = all.
+   *
+   * @generated from field: string level = 5;
+   */
+  level: string;
+
+  /**
+   * Only entries whose message contains this.
+   *
+   * @generated from field: string search = 6;
+   */
+  search: string;
+};
+
+/**
+ * Describes the message hostagent.v1.GetLogsRequest.
+ * Use `create(GetLogsRequestSchema)` to create a new message.
+ */
+export declare const GetLogsRequestSchema: GenMessage<GetLogsRequest>;
+
+/**
+ * @generated from message hostagent.v1.LogEntry
+ */
+export declare type LogEntry = Message<"hostagent.v1.LogEntry"> & {
+  /**
+   * @generated from field: int64 time_ms = 1;
+   */
+  timeMs: bigint;
+
+  /**
+   * `debug`, `info`, `warn` or `error`.
+   *
+   * @generated from field: string level = 2;
+   */
+  level: string;
+
+  /**
+   * One line; of a guest's output as it was written, whatever that holds.
+   *
+   * @generated from field: string message = 3;
+   */
+  message: string;
+
+  /**
+   * Values for programs: `logger` (`process` or `platform`), `event_type`, `pid`, …
+   *
+   * @generated from field: map<string, string> fields = 4;
+   */
+  fields: { [key: string]: string };
+};
+
+/**
+ * Describes the message hostagent.v1.LogEntry.
+ * Use `create(LogEntrySchema)` to create a new message.
+ */
+export declare const LogEntrySchema: GenMessage<LogEntry>;
+
+/**
+ * @generated from message hostagent.v1.GetLogsResponse
+ */
+export declare type GetLogsResponse = Message<"hostagent.v1.GetLogsResponse"> & {
+  /**
+   * @generated from field: repeated hostagent.v1.LogEntry entries = 1;
+   */
+  entries: LogEntry[];
+};
+
+/**
+ * Describes the message hostagent.v1.GetLogsResponse.
+ * Use `create(GetLogsResponseSchema)` to create a new message.
+ */
+export declare const GetLogsResponseSchema: GenMessage<GetLogsResponse>;
 
 /**
  * @generated from enum hostagent.v1.SandboxState
@@ -1643,6 +1853,17 @@ export declare const HostAgentService: GenService<{
     output: typeof SetTimeoutResponseSchema;
   },
   /**
+   * Replaces what the guest may reach. Of a running sandbox at once: connections that are no longer allowed end. Of a paused one, when it
+   * runs again. When it cannot be put in force the one before stays.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.SetNetwork
+   */
+  setNetwork: {
+    methodKind: "unary";
+    input: typeof SetNetworkRequestSchema;
+    output: typeof SetNetworkResponseSchema;
+  },
+  /**
    * @generated from rpc hostagent.v1.HostAgentService.GetMetrics
    */
   getMetrics: {
@@ -1659,6 +1880,16 @@ export declare const HostAgentService: GenService<{
     methodKind: "unary";
     input: typeof GetConsoleRequestSchema;
     output: typeof GetConsoleResponseSchema;
+  },
+  /**
+   * What the sandbox's processes and the platform wrote of it; for a while after it was deleted, too. A running one is asked for its newest first.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.GetLogs
+   */
+  getLogs: {
+    methodKind: "unary";
+    input: typeof GetLogsRequestSchema;
+    output: typeof GetLogsResponseSchema;
   },
 }>;
 
