@@ -5,12 +5,13 @@ import { join } from "node:path";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { memoryMibDefault, PlatformError, sandboxHasVm, vcpusDefault, type GuestTunnels } from "@roost/contract";
 import type { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { assert, Cleanup, MiB, must, writeFileDurably, type Logger } from "@roost/kit";
+import { assert, Cleanup, MiB, must, second, writeFileDurably, type Logger } from "@roost/kit";
 
 import { HeldImages } from "./images/held-images.ts";
 import { ImageCatalog } from "./images/image-catalog.ts";
 import { InstanceLock } from "./instance-lock.ts";
 import { cgroupPrefix, openInstance, type Instance } from "./instance.ts";
+import { LogStore } from "./logs/log-store.ts";
 import { FileDigests } from "./memory/checksum.ts";
 import type { ImageFolderOptions } from "./memory/image-folder.ts";
 import { Sampler } from "./metrics/sampler.ts";
@@ -94,7 +95,14 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
   const heldImages = new HeldImages(join(instance.stateDir, "held-images"), log);
   const store = new RecordStore(instance.stateDir, imageOptions);
   const watchers = new Watchers<SandboxRecord>();
-  const events = new HostEvents(watchers, log);
+  const logs = new LogStore({
+    root: join(instance.stateDir, "sandbox-logs"),
+    retentionMs: options.logsRetentionSec * second,
+    totalBytesMax: options.logsMaxMib * MiB,
+    living: () => (parts === undefined ? undefined : new Set(parts.manager.list().map((sandbox) => sandbox.id))),
+    log,
+  });
+  const events = new HostEvents(watchers, logs, log);
   const machine = machineSize();
   const capacity = new Capacity({
     sandboxCountMax: Math.min(options.sandboxCountMax, network.slotCountMax),
@@ -139,6 +147,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       },
       zeroMemory: (memoryMib) => ensureZeroMemory(memoryFolder, memoryMib),
       events,
+      logs,
       times: { ...timesOf(accelerator.accelerator), ...deps.times },
       cgroupOf: (sandboxId) => cgroupPrefix(instance) + sandboxId,
       log,
@@ -179,6 +188,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       },
       log,
     });
+    await logs.start();
     const sampler = new Sampler(() => manager.list(), log);
     sampler.start();
     await rm(join(instance.stateDir, "builds"), { recursive: true, force: true });
@@ -200,6 +210,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       // With VMs left nothing of theirs may go: the next host agent adopts them
       await network.close({ remove: left === 0 && failures === 0 });
     }
+    await logs.close();
     await lock.release();
     log.info({ stopSandboxes: how.stopSandboxes }, "the host agent has ended");
     if (failures > 0) throw new Error(`${failures} sandboxes could not be ended; the log says why`);
@@ -209,6 +220,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
     running,
     watchers,
     events,
+    logs,
     log,
     describeHost: async () => {
       const choice = must(accelerator, "a started host agent knows its accelerator");

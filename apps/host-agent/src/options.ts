@@ -16,7 +16,13 @@ const poolSizeMax = 256;
 const poolSizesSchema = z
   .string()
   .transform((text) => (text.trim() === "none" ? [] : text.split(",")))
-  .pipe(z.array(z.string().regex(/^\s*[a-zA-Z0-9][a-zA-Z0-9._-]*\s*=\s*\d{1,3}\s*$/, "written as template=count")).max(64))
+  .pipe(
+    z
+      .array(
+        z.string().regex(/^\s*[a-zA-Z0-9][a-zA-Z0-9._-]*(?::[a-zA-Z0-9][a-zA-Z0-9._-]*)?\s*=\s*\d{1,3}\s*$/, "written as template=count"),
+      )
+      .max(64),
+  )
   .transform(
     (parts) => new Map(parts.map((part) => [part.split("=")[0]?.trim() ?? "", Math.min(Number(part.split("=")[1]), poolSizeMax)] as const)),
   );
@@ -76,6 +82,18 @@ export const hostAgentOptions = defineOptions("ROOST_", {
   layersMax: {
     schema: z.coerce.number().int().min(1).max(32).default(8),
     desc: "A disk with more layers than this is merged in the background",
+  },
+  logsRetentionSec: {
+    schema: z.coerce
+      .number()
+      .int()
+      .min(0)
+      .default(24 * 3600),
+    desc: "How long the log of a sandbox that is gone is kept after its last entry, in s",
+  },
+  logsMaxMib: {
+    schema: z.coerce.number().int().min(1).default(1024),
+    desc: "What the logs of all sandboxes together may take in MiB; above it the oldest go",
   },
   guestDnsServers: {
     schema: addressListSchema.optional(),

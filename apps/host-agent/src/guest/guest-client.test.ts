@@ -127,7 +127,8 @@ const spec = {
   checkpointIntervalSec: 0,
   envs: { A: "1" },
   accessToken: newToken(),
-} as const;
+  network: { allowOut: [], denyOut: [] },
+};
 
 test("a guest whose clock is late after its /init is told the time once more, and nothing else", async () => {
   vi.useFakeTimers({ toFake: ["Date"] });

@@ -6,9 +6,14 @@ import {
   guestAgentPort,
   guestClockHeader,
   guestInitSchema,
+  guestLogMarkHeader,
+  guestLogPageSchema,
+  guestLogsPath,
   guestMetricsSchema,
   PlatformError,
   type GuestInit,
+  type GuestLogCursor,
+  type GuestLogPage,
   type GuestMetrics,
   type GuestPrepare,
 } from "@roost/contract";
@@ -32,6 +37,9 @@ const initTimeoutMs = 60_000;
 /** A guest whose clock differs by more than this in `ms` after `/init` is told the time again: its timestamp took 50 to 500 ms when the guest was cold. */
 const clockErrorMsMax = 30;
 const metricsTimeoutMs = 5_000;
+const logsTimeoutMs = 5_000;
+/** Longest page of a guest's log in `bytes`: 128 KiB of output grow by a third in base64, and of command lines each character may become six */
+const logsAnswerBytesMax = 1024 * 1024;
 /** Time it has to write its file systems to the disk in `ms`: what it holds in memory at most, at the speed of a slow disk. */
 const prepareTimeoutMs = 120_000;
 
@@ -137,15 +145,28 @@ export class GuestClient {
     }
   }
 
-  /** Memory and disk as the guest sees them. */
-  async metrics(signal?: AbortSignal): Promise<GuestMetrics> {
+  /** What the guest's processes did since `cursor`. The guest forgets what came before. */
+  async logs(cursor: GuestLogCursor | undefined, signal: AbortSignal): Promise<GuestLogPage> {
+    const query = new URLSearchParams({ after: String(cursor?.newest ?? 0), epoch: cursor?.epochs.at(-1)?.id ?? "" });
+    const answer = await this.#ask(
+      { method: "GET", path: `${guestLogsPath}?${query}`, headers: this.#headers(), answerBytesMax: logsAnswerBytesMax },
+      { dialTimeoutMs: logsTimeoutMs, timeoutMs: logsTimeoutMs, signal },
+    );
+    if (answer.status !== 200)
+      throw new PlatformError("guest_error", "the guest agent did not tell its log", { detail: `status ${answer.status}` });
+    return guestLogPageSchema.parse(JSON.parse(answer.body));
+  }
+
+  /** Memory and disk as the guest sees them, and the mark of its log's newest record. */
+  async metrics(signal?: AbortSignal): Promise<{ readonly metrics: GuestMetrics; readonly logMark: string | undefined }> {
     const answer = await this.#ask(
       { method: "GET", path: "/metrics", headers: this.#headers() },
       { dialTimeoutMs: metricsTimeoutMs, timeoutMs: metricsTimeoutMs, ...(signal === undefined ? {} : { signal }) },
     );
     if (answer.status !== 200)
       throw new PlatformError("guest_error", "the guest agent did not tell its metrics", { detail: `status ${answer.status}` });
-    return guestMetricsSchema.parse(JSON.parse(answer.body));
+    const mark = answer.headers[guestLogMarkHeader];
+    return { metrics: guestMetricsSchema.parse(JSON.parse(answer.body)), logMark: typeof mark === "string" ? mark : undefined };
   }
 
   #headers(token: string | null | undefined = this.#accessToken): Record<string, string> {

@@ -1,8 +1,8 @@
 import { request, type IncomingHttpHeaders } from "node:http";
 import type { Socket } from "node:net";
 
-/** Longest answer read from a guest in `bytes`; the answers asked for here are a few hundred. */
-const answerBytesMax = 64 * 1024;
+/** Longest answer read from a guest in `bytes` unless the request expects more; most are a few hundred. */
+const answerBytesMaxDefault = 64 * 1024;
 /** Longest answer headers in `bytes` */
 const headerBytesMax = 16 * 1024;
 
@@ -11,6 +11,7 @@ export interface GuestRequest {
   readonly path: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: string;
+  readonly answerBytesMax?: number;
   readonly signal: AbortSignal;
 }
 
@@ -25,6 +26,7 @@ export interface GuestAnswer {
  * the request's signal. The connection is gone when this settles.
  */
 export async function askGuest(socket: Socket, asked: GuestRequest): Promise<GuestAnswer> {
+  const { answerBytesMax = answerBytesMaxDefault } = asked;
   let onAbort = () => {};
   try {
     return await new Promise<GuestAnswer>((resolve, reject) => {

@@ -7,8 +7,8 @@ import type { Activity } from "../sandbox/activity.ts";
 import type { GuestDial } from "./guest-client.ts";
 import type { GuestRecovery } from "./guest-recovery.ts";
 
-/** Connections one sandbox may have open through the host at once; above it `sandbox_busy`. */
-export const tunnelCountMax = 512;
+/** Connections one sandbox may have open through the host at once; above it `sandbox_busy`. The guest agent takes as many. */
+export const tunnelCountMax = 2_048;
 /** Time a running guest has to accept a connection in `ms`; under TCG and load it may take seconds. */
 const dialTimeoutMs = 10_000;
 

@@ -1,5 +1,6 @@
 import type { Logger } from "@roost/kit";
 
+import type { RunningVm } from "../sandbox/running-vm.ts";
 import type { Sandbox } from "../sandbox/sandbox.ts";
 import { cpuTimeSec } from "./cpu-time.ts";
 
@@ -11,6 +12,10 @@ const tickMs = 1_000;
 const guestIntervalMs = 30_000;
 /** Answers older than this in `ms` are refreshed when somebody looks. */
 const guestFreshMs = 2_000;
+/** How often a guest in which something goes on is asked for its log in `ms`; of one that rests, its metrics tell when there is something. */
+const logsIntervalMs = 5_000;
+/** What a guest that rests uses of one CPU, in percent; a process that starts uses more. */
+const restingPercent = 2;
 /** How often the instant of last activity is written down in `ms`, while it changes. */
 const activityIntervalMs = 10_000;
 
@@ -20,6 +25,10 @@ interface Sampled {
   guestAskedMs: number;
   guestDueMs: number;
   guestAsking: Promise<void> | undefined;
+  logsAskedMs: number;
+  /** Whether something went on since its log was asked for */
+  isLogDue: boolean;
+  logsActivityMs: number;
   activitySavedMs: number;
   activityOfMs: number;
 }
@@ -74,6 +83,9 @@ export class Sampler {
         guestAskedMs: Number.NEGATIVE_INFINITY,
         guestDueMs: 0,
         guestAsking: undefined,
+        logsAskedMs: performance.now() + Math.random() * logsIntervalMs, // those that were adopted are not asked all at once
+        isLogDue: false,
+        logsActivityMs: 0,
         activitySavedMs: performance.now(),
         activityOfMs: 0,
       };
@@ -91,14 +103,17 @@ export class Sampler {
     if (cpuSec !== undefined) {
       if (sampled.cpuSec !== undefined) {
         const elapsedSec = (nowMs - sampled.atMs) / 1_000;
-        const share = ((cpuSec - sampled.cpuSec) / elapsedSec / sandbox.record.spec.vcpus) * 100;
+        const percent = ((cpuSec - sampled.cpuSec) / elapsedSec) * 100;
+        const share = percent / sandbox.record.spec.vcpus;
         sandbox.metrics.push(Math.trunc(Date.now() / 1_000), Math.min(100, Math.max(0, share)));
+        sampled.isLogDue ||= percent > restingPercent;
       }
       sampled.cpuSec = cpuSec;
       sampled.atMs = nowMs;
     }
     if (nowMs >= sampled.guestDueMs) this.#askGuest(sandbox, sampled);
     const activeMs = running.activity.timeLastActiveMs;
+    collectLogs(running, sampled, activeMs, nowMs);
     if (activeMs !== sampled.activityOfMs && nowMs - sampled.activitySavedMs >= activityIntervalMs) {
       sampled.activitySavedMs = nowMs;
       sampled.activityOfMs = activeMs;
@@ -114,7 +129,10 @@ export class Sampler {
     sampled.guestDueMs = sampled.guestAskedMs + guestIntervalMs * (0.75 + Math.random() / 2);
     sampled.guestAsking = running.client
       .metrics(running.signal)
-      .then((metrics) => sandbox.metrics.setGuest(metrics))
+      .then(({ metrics, logMark }) => {
+        sandbox.metrics.setGuest(metrics);
+        if (logMark !== undefined && running.logs.isBehind(logMark)) sampled.isLogDue = true;
+      })
       .catch((error: unknown) => {
         this.#log.debug({ err: error, sandboxId: sandbox.id }, "a guest did not tell its metrics");
         running.recovery.notice("its metrics could not be read");
@@ -123,4 +141,13 @@ export class Sampler {
         sampled.guestAsking = undefined;
       });
   }
+}
+
+function collectLogs(running: RunningVm, sampled: Sampled, activeMs: number, nowMs: number): void {
+  sampled.isLogDue ||= activeMs !== sampled.logsActivityMs;
+  if (!sampled.isLogDue || nowMs - sampled.logsAskedMs < logsIntervalMs) return;
+  sampled.isLogDue = false;
+  sampled.logsAskedMs = nowMs;
+  sampled.logsActivityMs = activeMs;
+  void running.logs.collect(logsIntervalMs);
 }

@@ -4,7 +4,13 @@ import { parseCpuTimeSec } from "./cpu-time.ts";
 import { Ring } from "./ring.ts";
 import { SandboxMetrics } from "./sandbox-metrics.ts";
 
-const point = (timeUnixSec: number) => ({ timeUnixSec, cpuPercent: timeUnixSec % 100, memoryBytes: 2 ** 36 + timeUnixSec, diskBytes: 7 });
+const point = (timeUnixSec: number) => ({
+  timeUnixSec,
+  cpuPercent: timeUnixSec % 100,
+  memoryBytes: 2 ** 36 + timeUnixSec,
+  cacheBytes: 3,
+  diskBytes: 7,
+});
 
 test("a ring keeps the newest points, oldest first", () => {
   const ring = new Ring(3);
@@ -32,12 +38,25 @@ test("three tiers: 1 s for 10 min, averages of 30 s for 2 h, of 5 min for 24 h",
   expect(new Set(metrics.points("24h", now).map(({ cpuPercent }) => cpuPercent))).toEqual(new Set([50]));
 });
 
+test("all points are in order, each instant once, the newest in the finest steps", () => {
+  const metrics = new SandboxMetrics();
+  expect(metrics.allPoints()).toEqual([]);
+  metrics.setGuest(answer);
+  const lastSec = 20_000;
+  for (let second = 1; second <= lastSec; second += 1) metrics.push(second, 50);
+  const times = metrics.allPoints().map(({ timeUnixSec }) => timeUnixSec);
+  expect(times).toEqual([...new Set(times)].toSorted((one, other) => one - other));
+  expect([times[0], times.at(-1)]).toEqual([300, lastSec]);
+  const steps = new Set(times.slice(1).map((time, index) => time - (times[index] ?? 0)));
+  expect([...steps].filter((step) => [300, 30, 1].includes(step))).toEqual([300, 30, 1]);
+});
+
 test("points begin with the guest's first answer and carry what it said last", () => {
   const metrics = new SandboxMetrics();
   metrics.push(1, 10);
   metrics.setGuest(answer);
   metrics.push(2, 20);
-  expect(metrics.points("5m", 2)).toEqual([{ timeUnixSec: 2, cpuPercent: 20, memoryBytes: 40, diskBytes: 7 }]);
+  expect(metrics.points("5m", 2)).toEqual([{ timeUnixSec: 2, cpuPercent: 20, memoryBytes: 40, cacheBytes: 1, diskBytes: 7 }]);
 });
 
 test("CPU time is read past any process name, and never of another process with the same pid", () => {

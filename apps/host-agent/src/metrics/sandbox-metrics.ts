@@ -34,7 +34,8 @@ export class SandboxMetrics {
   /** History begins with the guest's first answer, a second or two after its start: before it, memory and disk would be made up. */
   push(timeUnixSec: number, cpuPercent: number): void {
     if (this.#guest === undefined) return;
-    const point = { timeUnixSec, cpuPercent, memoryBytes: this.#guest.mem_used, diskBytes: this.#guest.disk_used };
+    const { mem_used: memoryBytes, mem_cache: cacheBytes, disk_used: diskBytes } = this.#guest;
+    const point = { timeUnixSec, cpuPercent, memoryBytes, cacheBytes, diskBytes };
     this.#fine.push(point);
     this.#finePending.push(point);
     if (this.#finePending.length < finePerMiddle) return;
@@ -52,6 +53,19 @@ export class SandboxMetrics {
     const ring = rangeSec <= fineRangeSec ? this.#fine : rangeSec <= middleRangeSec ? this.#middle : this.#coarse;
     return ring.points(nowUnixSec - rangeSec);
   }
+
+  /** All there is: each instant from the finest tier that has it. */
+  allPoints(): MetricPoint[] {
+    const fine = this.#fine.points(0);
+    const middle = before(this.#middle.points(0), fine);
+    return [...before(this.#coarse.points(0), middle.length > 0 ? middle : fine), ...middle, ...fine];
+  }
+}
+
+/** The points older than the oldest of the others. */
+function before(points: readonly MetricPoint[], others: readonly MetricPoint[]): MetricPoint[] {
+  const [oldest] = others;
+  return oldest === undefined ? [...points] : points.filter((point) => point.timeUnixSec < oldest.timeUnixSec);
 }
 
 /** Stands at the last point's instant. */
@@ -61,6 +75,7 @@ function average(points: readonly MetricPoint[]): MetricPoint {
     timeUnixSec: points.at(-1)?.timeUnixSec ?? 0,
     cpuPercent: mean((point) => point.cpuPercent),
     memoryBytes: Math.round(mean((point) => point.memoryBytes)),
+    cacheBytes: Math.round(mean((point) => point.cacheBytes)),
     diskBytes: Math.round(mean((point) => point.diskBytes)),
   };
 }

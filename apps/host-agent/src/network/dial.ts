@@ -5,10 +5,10 @@ import { DeadlineError } from "@roost/kit";
 import type { DialOptions } from "./network.ts";
 
 /** A TCP connection, or the reason there is none: the socket's error, a `DeadlineError`, or the signal's reason. */
-export async function dialTcp(host: string, port: number, options: DialOptions): Promise<Socket> {
+export async function dialTcp(host: string, port: number, options: DialOptions & { readonly allowHalfOpen?: boolean }): Promise<Socket> {
   options.signal?.throwIfAborted();
   return new Promise((resolve, reject) => {
-    const socket = connect({ host, port, noDelay: true });
+    const socket = connect({ host, port, noDelay: true, allowHalfOpen: options.allowHalfOpen ?? false });
     const settle = (error?: unknown) => {
       clearTimeout(timer);
       options.signal?.removeEventListener("abort", onAbort);

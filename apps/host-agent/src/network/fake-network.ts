@@ -1,6 +1,6 @@
 import type { Socket } from "node:net";
 
-import { PlatformError } from "@roost/contract";
+import { PlatformError, type EgressPolicy } from "@roost/contract";
 
 import { dialTcp } from "./dial.ts";
 import { guestMacAddress, tapName, type DialOptions, type Network, type Slot } from "./network.ts";
@@ -20,6 +20,10 @@ export class FakeNetwork implements Network {
   onAcquire: (signal?: AbortSignal) => Promise<void> | void = () => undefined;
   /** Called at each release; throws to make it fail */
   onRelease: (slot: Slot) => Promise<void> | void = () => undefined;
+  /** Called at each change of what a slot's guest may reach; throws to make it fail */
+  onSetEgress: (slot: Slot, policy: EgressPolicy) => Promise<void> | void = () => undefined;
+  /** What is in force, by number of a lent slot; absent: the internet */
+  readonly egress = new Map<number, EgressPolicy>();
   closed = false;
 
   constructor(options: { readonly slotCountMax?: number } = {}) {
@@ -29,6 +33,7 @@ export class FakeNetwork implements Network {
   async start(inUse: readonly number[]): Promise<void> {
     this.lent.clear();
     for (const index of inUse) this.lent.add(index);
+    for (const index of this.egress.keys()) if (!this.lent.has(index)) this.egress.delete(index);
     this.closed = false;
   }
 
@@ -52,9 +57,15 @@ export class FakeNetwork implements Network {
     return { index, namespacePath: null, tapName, macAddress: guestMacAddress, address: "127.0.0.1", uid: 900_000 + index };
   }
 
+  async setEgress(slot: Slot, policy: EgressPolicy): Promise<void> {
+    await this.onSetEgress(slot, policy);
+    this.egress.set(slot.index, policy);
+  }
+
   async release(slot: Slot): Promise<void> {
     if (!this.lent.has(slot.index)) return;
     await this.onRelease(slot);
+    this.egress.delete(slot.index);
     this.lent.delete(slot.index);
   }
 

@@ -1,6 +1,7 @@
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import type { Socket } from "node:net";
 
+import type { EgressPolicy } from "@roost/contract";
 import { assert, must, run, type Logger } from "@roost/kit";
 
 import { hostTableName, namespaceFolder, namespaceName, namespacePrefix, vethName, vethPrefix, type Instance } from "../instance.ts";
@@ -9,7 +10,8 @@ import { dialTcp } from "./dial.ts";
 import { findLocalNetworks } from "./local-networks.ts";
 import { guestMacAddress, tapName, type DialOptions, type Network, type Slot, type UidRange } from "./network.ts";
 import { hostRuleset, removeTable } from "./policy.ts";
-import { makeSlot, removeSlot } from "./slot-commands.ts";
+import { makeSlot, removeSlot, type SlotPlan } from "./slot-commands.ts";
+import { SlotEgresses } from "./slot-egress.ts";
 import { SlotPool } from "./slot-pool.ts";
 
 export interface LinuxNetworkOptions {
@@ -30,6 +32,7 @@ export class LinuxNetwork implements Network {
   #block: AddressBlock | undefined;
   #deniedExtra: readonly string[] = [];
   #pool: SlotPool | undefined;
+  #egress: SlotEgresses | undefined;
 
   constructor(options: LinuxNetworkOptions) {
     this.#options = options;
@@ -64,6 +67,13 @@ export class LinuxNetwork implements Network {
       }),
     });
     await this.#warnOfOtherFirewalls();
+    this.#egress = new SlotEgresses({
+      tableName: hostTableName(this.#instance),
+      plan: (index) => this.#plan(index),
+      resolvers: this.guestDnsServers,
+      deniedExtra: this.#deniedExtra,
+      log: this.#options.log,
+    });
     await this.#sweep(inUse);
     this.#pool = new SlotPool({
       maker: { make: (index) => this.#make(index), remove: (index) => this.#remove(index) },
@@ -106,10 +116,9 @@ export class LinuxNetwork implements Network {
     if (slots.size > 0) this.#options.log.info({ count: slots.size }, "removed network slots of an earlier host agent");
   }
 
-  async #make(index: number): Promise<void> {
-    const block = must(this.#block, "address block");
-    const addresses = slotAddresses(block, index);
-    await makeSlot({
+  #plan(index: number): SlotPlan {
+    const addresses = slotAddresses(must(this.#block, "address block"), index);
+    return {
       namespace: namespaceName(this.#instance, index),
       veth: vethName(this.#instance, index),
       uid: this.slot(index).uid,
@@ -117,11 +126,17 @@ export class LinuxNetwork implements Network {
       innerAddress: addresses.inner,
       resolvers: this.guestDnsServers,
       deniedExtra: this.#deniedExtra,
-    });
+    };
+  }
+
+  async #make(index: number): Promise<void> {
+    await makeSlot(this.#plan(index));
+    this.#egress?.made(index);
   }
 
   async #remove(index: number): Promise<void> {
-    await removeSlot({ namespace: namespaceName(this.#instance, index), veth: vethName(this.#instance, index) });
+    await this.#egress?.release(index);
+    await removeSlot(this.#plan(index));
   }
 
   slot(index: number): Slot {
@@ -140,6 +155,10 @@ export class LinuxNetwork implements Network {
     return this.slot(await must(this.#pool, "slot pool: start() comes first").acquire(signal));
   }
 
+  async setEgress(slot: Slot, policy: EgressPolicy): Promise<void> {
+    await must(this.#egress, "slot egresses: start() comes first").set(slot.index, policy);
+  }
+
   async release(slot: Slot): Promise<void> {
     await must(this.#pool, "slot pool: start() comes first").release(slot.index);
   }
@@ -150,6 +169,7 @@ export class LinuxNetwork implements Network {
 
   async close(options: { readonly remove: boolean }): Promise<void> {
     await this.#pool?.close({ removeLent: options.remove });
+    await this.#egress?.close();
     if (!options.remove || this.#block === undefined) return;
     await run(["nft", "-f", "-"], { input: removeTable(hostTableName(this.#instance)) });
     await releaseAddressBlock(this.#block);

@@ -1,5 +1,7 @@
 import type { Socket } from "node:net";
 
+import type { EgressPolicy } from "@roost/contract";
+
 /**
  * The port between the sandbox manager and the host's network. `LinuxNetwork` is the real one, `FakeNetwork` serves tests.
  *
@@ -18,6 +20,12 @@ export interface Network {
 
   /** The slot of this number, for a VM that an earlier host agent started. */
   slot(index: number): Slot;
+
+  /**
+   * Puts in force what the slot's guest may reach; a slot that was just lent lets it reach the internet. All at once: connections that are no longer allowed
+   * end. When this rejects, what was in force before still is.
+   */
+  setEgress(slot: Slot, policy: EgressPolicy): Promise<void>;
 
   /** Takes a slot back: nothing of its last guest is left when this resolves. Idempotent. */
   release(slot: Slot): Promise<void>;

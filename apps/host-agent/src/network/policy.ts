@@ -1,8 +1,10 @@
+import { elementsOf, type EgressRules } from "./egress-rules.ts";
 import { gatewayAddress, guestAddress, tapName } from "./network.ts";
 
 /**
  * The default policy: a guest reaches the internet, and nothing else. Written twice, so that a mistake in one place is
- * not a hole: in the slot's own namespace, which the guest's packets cross first, and in one table on the host.
+ * not a hole: in the slot's own namespace, which the guest's packets cross first, and in one table on the host. A sandbox's egress
+ * policy, which takes from that and never adds to it, is enforced in the slot's namespace.
  *
  * Not reachable: the host under any of its addresses, the network it is plugged into, other guests, private, shared (CGNAT),
  * link-local, metadata, benchmarking, multicast and reserved ranges, and everything that is IPv6. The one exception are the
@@ -30,6 +32,23 @@ export const deniedRanges = [
  */
 export const connectionCountMax = 4_096;
 
+/** Set in the host's table: address and port of each listener that slots may reach. */
+const listenerSet = "egress_listeners";
+
+/** The table in each slot's namespace. */
+const slotTable = "roost";
+
+/** Ports on which a connection says which name it is for, in the clear: HTTP, and TLS. */
+const httpPort = 80;
+const tlsPort = 443;
+
+/**
+ * New connections by name of one guest, per second and at once. Above it they are refused in the kernel: each costs the host agent, which serves all guests, far more
+ * than it costs the guest.
+ */
+const namedRateMax = 100;
+const namedBurstMax = 1_000;
+
 export interface SlotPolicy {
   /** The namespace's end of the veth pair: what the guest's traffic looks like outside */
   readonly innerAddress: string;
@@ -42,11 +61,32 @@ export interface SlotPolicy {
   readonly deniedExtra: readonly string[];
 }
 
-/** One transaction that makes all of a slot's rules. */
-export function slotRuleset(policy: SlotPolicy): string {
+/** Where a slot's connections go that are allowed by name: listeners of the host agent, at the host's end of the veth pair. */
+export interface EgressListeners {
+  readonly httpPort: number;
+  readonly tlsPort: number;
+}
+
+/** What differs from sandbox to sandbox, and may change while one runs. */
+export interface SlotEgress {
+  readonly rules: EgressRules;
+  /** Null: nothing is allowed by name */
+  readonly listeners: EgressListeners | null;
+}
+
+/**
+ * One transaction that makes, or replaces, all of a slot's rules.
+ *
+ * Every packet of a connection that the guest opened passes `from_guest`, in both directions and as long as the connection lives, and is judged by the address
+ * that the guest asked for (`ct original`). So a connection ends when a change of the policy no longer allows it; to accept what is established first
+ * would keep it open for ever.
+ */
+export function slotRuleset(policy: SlotPolicy, egress: SlotEgress): string {
   const { uplink } = policy;
   return `
-table inet roost {
+table inet ${slotTable}
+delete table inet ${slotTable}
+table inet ${slotTable} {
   ${sets(policy)}
   chain arrive {
     type filter hook prerouting priority raw; policy accept;
@@ -56,6 +96,7 @@ table inet roost {
   chain nat_in {
     type nat hook prerouting priority dstnat; policy accept;
     iifname "${uplink}" ip saddr ${policy.hostAddress} ip daddr ${policy.innerAddress} dnat ip to ${guestAddress}
+    iifname "${tapName}" jump capture
   }
   chain nat_out {
     type nat hook postrouting priority srcnat; policy accept;
@@ -64,16 +105,27 @@ table inet roost {
   }
   chain forward {
     type filter hook forward priority filter; policy drop;
-    ct state established,related accept
-    ct state invalid drop
-    iifname "${uplink}" oifname "${tapName}" ip saddr ${policy.hostAddress} ct status dnat accept
+    ct state invalid,untracked drop
+    iifname "${uplink}" oifname "${tapName}" ct direction original ip saddr ${policy.hostAddress} ct status dnat accept
+    iifname "${tapName}" oifname "${uplink}" ct direction reply accept
+    iifname "${uplink}" oifname "${tapName}" ct direction reply ct state related accept
     iifname "${tapName}" oifname "${uplink}" jump from_guest
+    iifname "${uplink}" oifname "${tapName}" ct direction reply jump from_guest
   }
   chain from_guest {
     ct state new ct count over ${connectionCountMax} reject with icmp type admin-prohibited
-    ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
-    ip daddr @denied reject with icmp type admin-prohibited
-    accept
+    ${toResolver("goto egress")}
+    ct original ip daddr @denied goto refuse
+    goto egress
+  }
+  chain capture {
+  }
+  chain egress {
+  }
+  chain refuse {
+    ct state new reject with icmp type admin-prohibited
+    meta l4proto tcp reject with tcp reset
+    reject with icmp type admin-prohibited
   }
   chain input {
     type filter hook input priority filter; policy drop;
@@ -87,7 +139,41 @@ table inet roost {
     meta l4proto icmp accept
   }
 }
+${egressChains(policy, egress)}`;
+}
+
+/** One transaction that replaces what one slot's guest may reach, and nothing else: other packets do not notice. */
+export function slotEgressChange(policy: SlotPolicy, egress: SlotEgress): string {
+  return `
+flush chain inet ${slotTable} capture
+flush chain inet ${slotTable} egress
+${egressChains(policy, egress)}`;
+}
+
+/** `capture` sends away what is decided by name; `egress` has the last word on everything else. */
+function egressChains(policy: SlotPolicy, { rules, listeners }: SlotEgress): string {
+  const { allowed, denied } = rules;
+  const notAllowed = allowed.length === 0 ? "" : `ip daddr != { ${elementsOf(allowed)} } `;
+  const capture = (port: number, listener: number) =>
+    `tcp dport ${port} ip daddr != @denied ${notAllowed}dnat ip to ${policy.hostAddress}:${listener}`;
+  return `table inet ${slotTable} {
+  chain capture {
+    ${listeners === null ? "" : `${capture(httpPort, listeners.httpPort)}\n    ${capture(tlsPort, listeners.tlsPort)}`}
+  }
+  chain egress {
+    ${listeners === null ? "" : `${toResolver("accept")}\n    ct status dnat ct state new limit rate over ${namedRateMax}/second burst ${namedBurstMax} packets goto refuse\n    ct status dnat accept`}
+    ${allowed.length === 0 ? "" : `ct original ip daddr { ${elementsOf(allowed)} } accept`}
+    ${denied.length === 0 ? "" : `ct original ip daddr { ${elementsOf(denied)} } goto refuse`}
+    accept
+  }
+}
 `;
+}
+
+/** Questions to the guests' resolvers, and their answers. */
+function toResolver(verdict: string): string {
+  const resolver = `ct original ip daddr @resolvers meta l4proto { tcp, udp }`;
+  return `${resolver} ct direction original th dport 53 ${verdict}\n    ${resolver} ct direction reply th sport 53 ${verdict}`;
 }
 
 export interface HostPolicy {
@@ -112,6 +198,9 @@ table inet ${policy.tableName}
 delete table inet ${policy.tableName}
 table inet ${policy.tableName} {
   ${sets(policy)}
+  set ${listenerSet} {
+    type ipv4_addr . inet_service;
+  }
   chain forward {
     type filter hook forward priority filter - 10; policy accept;
     iifname ${slots} jump from_guest
@@ -134,6 +223,7 @@ table inet ${policy.tableName} {
   chain input {
     type filter hook input priority filter - 10; policy accept;
     iifname ${slots} ct state established,related accept
+    iifname ${slots} ip daddr . tcp dport @${listenerSet} accept
     iifname ${slots} drop
   }
   chain output {
@@ -146,6 +236,16 @@ table inet ${policy.tableName} {
   }
 }
 `;
+}
+
+/** Lets a slot reach the listeners that the host agent opened at its host's end, or no longer. */
+export function listenersChange(
+  verb: "add" | "delete",
+  tableName: string,
+  hostAddress: string,
+  { httpPort: http, tlsPort: tls }: EgressListeners,
+): string {
+  return `${verb} element inet ${tableName} ${listenerSet} { ${hostAddress} . ${http}, ${hostAddress} . ${tls} }\n`;
 }
 
 export function removeTable(tableName: string): string {

@@ -1,7 +1,8 @@
 import { CommandError, run } from "@roost/kit";
 
 import { gatewayAddress, gatewayMacAddress, guestAddress, guestMacAddress, guestPrefixLength, tapName } from "./network.ts";
-import { slotRuleset, type SlotPolicy } from "./policy.ts";
+import { egressRules, openEgress } from "./egress-rules.ts";
+import { slotEgressChange, slotRuleset, type SlotEgress, type SlotPolicy } from "./policy.ts";
 
 /** One of these commands takes milliseconds; longer in `ms` means that something in the kernel is stuck. */
 const commandTimeoutMs = 20_000;
@@ -40,7 +41,7 @@ if [ -d /proc/sys/net/ipv6 ]; then
   echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
 fi
 nft -f - <<'END'
-${slotRuleset({ ...plan, uplink: uplinkName })}
+${slotRuleset({ ...plan, uplink: uplinkName }, { rules: egressRules(openEgress), listeners: null })}
 END
 ip -batch - <<'END'
 ${innerBatch(plan)}
@@ -64,6 +65,13 @@ function innerBatch(plan: SlotPlan): string {
     // A permanent entry: the first packet needs no ARP, and a guest cannot announce another address than its own
     `neigh replace ${guestAddress} lladdr ${guestMacAddress} dev ${tapName} nud permanent`,
   ].join("\n");
+}
+
+/** Puts another egress policy in force in a slot, in one transaction. `whole`: with all other rules, for a slot that an earlier host agent made. */
+export async function setSlotEgress(plan: SlotPlan, egress: SlotEgress, options: { readonly whole: boolean }): Promise<void> {
+  const policy = { ...plan, uplink: uplinkName };
+  const input = options.whole ? slotRuleset(policy, egress) : slotEgressChange(policy, egress);
+  await run(["nsenter", `--net=/run/netns/${plan.namespace}`, "nft", "-f", "-"], { timeoutMs: commandTimeoutMs, input });
 }
 
 /** Removes a slot, whole or half made. What is not there is fine. */

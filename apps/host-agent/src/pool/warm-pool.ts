@@ -6,6 +6,7 @@ import { PlatformError } from "@roost/contract";
 import { ServiceLoop, type Logger } from "@roost/kit";
 
 import type { Generation } from "../memory/image-folder.ts";
+import { closedEgress, openEgress } from "../network/egress-rules.ts";
 import type { SandboxContext } from "../sandbox/context.ts";
 import type { SandboxRecord } from "../sandbox/sandbox-record.ts";
 import { endStarted, startVm, type StartedVm } from "../sandbox/start-vm.ts";
@@ -191,7 +192,8 @@ export class WarmPool {
       if (beginning.source.kind !== "restore")
         throw new PlatformError("sandbox_start_failed", "its template has no memory that fits this host");
       started = await startVm({
-        spec: { sandboxId: id, ...sizes },
+        // What runs in a snapshot's memory is not let out before somebody asked for it; and who does says what it may reach
+        spec: { sandboxId: id, ...sizes, network: template.kind === "base" ? openEgress : closedEgress },
         context,
         source: beginning.source,
         images,

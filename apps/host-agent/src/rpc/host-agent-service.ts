@@ -12,14 +12,16 @@ import {
 } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { MiB, type Logger } from "@roost/kit";
 
+import type { LogStore } from "../logs/log-store.ts";
 import type { Sampler } from "../metrics/sampler.ts";
 import type { HostEvents } from "../sandbox/host-events.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
-import type { SandboxRecord } from "../sandbox/sandbox-record.ts";
+import { egressPolicySchema, type SandboxRecord } from "../sandbox/sandbox-record.ts";
 import type { Subscription, WatchEvent, Watchers } from "../sandbox/watchers.ts";
 import type { Templates } from "../templates/templates.ts";
 import { toConnectError } from "./connect-error.ts";
-import { fromWireSpec, toWireBase, toWireEvent, toWireGeneration, toWireSandbox, toWireTemplate } from "./messages.ts";
+import { answerLogs } from "./logs-answer.ts";
+import { fromWireEgress, fromWireSpec, toWireBase, toWireEvent, toWireGeneration, toWireSandbox, toWireTemplate } from "./messages.ts";
 
 /** A watcher hears something at least this often, in `ms`: silence then means a dead connection. */
 const keepAliveMs = 15_000;
@@ -31,6 +33,7 @@ export interface ServiceParts {
   readonly running: () => { readonly manager: SandboxManager; readonly templates: Templates; readonly sampler: Sampler };
   readonly watchers: Watchers<SandboxRecord>;
   readonly events: HostEvents;
+  readonly logs: LogStore;
   readonly describeHost: () => Promise<Omit<GetHostResponse, "$typeName" | "$unknown">>;
   readonly log: Logger;
 }
@@ -54,6 +57,7 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
       }),
     destroySandbox: (request) =>
       answer(async ({ manager }) => {
+        if (manager.has(request.sandboxId)) parts.logs.note(request.sandboxId, "sandbox.stopping", request.reason);
         await manager.destroy(request.sandboxId);
         return {};
       }),
@@ -61,9 +65,11 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
     listSandboxes: () => answer(async ({ manager }) => ({ sandboxes: manager.list().map((sandbox) => toWireSandbox(sandbox.record)) })),
     watchSandboxes: (_request, context) => watch(parts, context.signal),
     pauseSandbox: (request) =>
-      answer(async ({ manager }) => ({
-        sandbox: toWireSandbox(await manager.get(request.sandboxId).pause({ memory: request.memory ?? true })),
-      })),
+      answer(async ({ manager }) => {
+        const sandbox = manager.get(request.sandboxId);
+        if (sandbox.state === "running") parts.logs.note(request.sandboxId, "sandbox.pausing", request.reason);
+        return { sandbox: toWireSandbox(await sandbox.pause({ memory: request.memory ?? true })) };
+      }),
     resumeSandbox: (request) =>
       answer(async ({ manager }) => {
         if (request.timeoutSec !== undefined) checkTimeoutSec(request.timeoutSec);
@@ -108,7 +114,7 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
       answer(async ({ manager, templates }) => {
         const name = templateNameSchema.safeParse(request.name);
         if (!name.success) throw new PlatformError("request_invalid", `name: ${name.error.issues[0]?.message ?? "is not valid"}`);
-        await manager.createTemplate(request.sandboxId, name.data, { memory: request.memory ?? true });
+        await manager.createTemplate(request.sandboxId, name.data, { memory: request.memory ?? true, replace: request.replace });
         return { template: await toWireTemplate(templates.snapshot(name.data)) };
       }),
     listTemplates: () => answer(async ({ templates }) => ({ templates: await describeTemplates(templates) })),
@@ -132,21 +138,31 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
         checkTimeoutSec(request.timeoutSec);
         return { sandbox: toWireSandbox(await manager.get(request.sandboxId).setTimeoutSec(request.timeoutSec)) };
       }),
+    setNetwork: (request) =>
+      answer(async ({ manager }) => {
+        const parsed = egressPolicySchema.safeParse(fromWireEgress(request.network));
+        if (!parsed.success) throw new PlatformError("request_invalid", `network: ${parsed.error.issues[0]?.message ?? "is not valid"}`);
+        return { sandbox: toWireSandbox(await manager.get(request.sandboxId).setNetwork(parsed.data)) };
+      }),
     getMetrics: (request) =>
       answer(async ({ manager, sampler }) => {
         const range = request.range === "" ? "10m" : request.range;
-        if (!isRange(range)) throw new PlatformError("request_invalid", `range must be one of ${Object.keys(metricsRanges).join(", ")}`);
+        if (range !== "all" && !isRange(range))
+          throw new PlatformError("request_invalid", `range must be all or one of ${Object.keys(metricsRanges).join(", ")}`);
         const sandbox = manager.get(request.sandboxId);
-        await sampler.refreshGuest(sandbox);
+        if (!request.asKnown) await sampler.refreshGuest(sandbox);
+        const { metrics } = sandbox;
+        const points = range === "all" ? metrics.allPoints() : metrics.points(range, Math.trunc(Date.now() / 1_000));
         return {
-          points: sandbox.metrics.points(range, Math.trunc(Date.now() / 1_000)).map((point) => ({
+          points: points.map((point) => ({
             timeUnixSec: BigInt(point.timeUnixSec),
             cpuPercent: point.cpuPercent,
             memoryBytes: wireBytes(point.memoryBytes),
+            memoryCacheBytes: wireBytes(point.cacheBytes),
             diskBytes: wireBytes(point.diskBytes),
           })),
-          memoryTotalBytes: wireBytes(sandbox.metrics.guest?.mem_total ?? sandbox.record.spec.memoryMib * MiB),
-          diskTotalBytes: wireBytes(sandbox.metrics.guest?.disk_total ?? 0),
+          memoryTotalBytes: wireBytes(metrics.guest?.mem_total ?? sandbox.record.spec.memoryMib * MiB),
+          diskTotalBytes: wireBytes(metrics.guest?.disk_total ?? 0),
         };
       }),
     getConsole: (request) =>
@@ -154,6 +170,7 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
         const bytesMax = request.bytesMax === 0 ? consoleBytesDefault : Math.min(request.bytesMax, consoleBytesMax);
         return { data: await manager.get(request.sandboxId).console(bytesMax) };
       }),
+    getLogs: (request) => answer(async ({ manager }) => ({ entries: await answerLogs(request, manager, parts.logs) })),
   };
 }
 

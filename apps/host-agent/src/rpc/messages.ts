@@ -7,6 +7,7 @@ import {
   SandboxSpecSchema,
   SandboxState as WireState,
   TemplateSchema,
+  type EgressPolicy as WireEgressPolicy,
   type Event as WireEvent,
   type Generation as WireGeneration,
   type Sandbox as WireSandbox,
@@ -117,5 +118,10 @@ export function fromWireSpec(spec: WireSpec): SandboxSpec {
     checkpointIntervalSec: spec.checkpointIntervalSec,
     envs: spec.envs,
     accessToken: spec.accessToken,
+    network: fromWireEgress(spec.network),
   };
+}
+
+export function fromWireEgress(policy: WireEgressPolicy | undefined): SandboxSpec["network"] {
+  return { allowOut: policy?.allowOut ?? [], denyOut: policy?.denyOut ?? [] };
 }

@@ -2,6 +2,7 @@ import type { Logger } from "@roost/kit";
 
 import type { HeldImages } from "../images/held-images.ts";
 import type { ImageCatalog } from "../images/image-catalog.ts";
+import type { LogStore } from "../logs/log-store.ts";
 import type { Network } from "../network/network.ts";
 import type { Accelerator, VmmDriver } from "../vmm/driver.ts";
 import type { Capacity } from "./capacity.ts";
@@ -34,6 +35,7 @@ export interface SandboxContext {
   readonly zeroMemory: (memoryMib: number) => Promise<string>;
   /** Tells whoever listens what happened */
   readonly events: HostEvents;
+  readonly logs: LogStore;
   /** Cgroup of a sandbox's VM; undefined: none */
   readonly cgroupOf: (sandboxId: string) => string | undefined;
   readonly log: Logger;

@@ -50,6 +50,7 @@ export function fromPool(parts: StartParts, member: PoolMember, otherwise: (call
     const { vm, slot } = member.started;
     try {
       vm.moveTo({ sandboxId: spec.sandboxId, folder: context.store.vmFolder(spec.sandboxId) });
+      await context.network.setEgress(slot, spec.network);
       await vm.continue();
       const client = new GuestClient((port, dial) => context.network.dial(slot, port, dial), spec.accessToken);
       await client.init(spec, call.signal, { presentToken: member.guestToken });

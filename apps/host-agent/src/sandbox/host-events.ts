@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import type { EventKind } from "@roost/contract";
 import type { Logger } from "@roost/kit";
 
+import type { LogStore } from "../logs/log-store.ts";
 import type { SandboxRecord } from "./sandbox-record.ts";
 import type { Watchers } from "./watchers.ts";
 
@@ -29,14 +30,16 @@ export interface HostEventAbout {
 /** Events that are told again to who begins to watch: what happened while nobody did. */
 const rememberedMax = 200;
 
-/** Tells what happened: to the log, and to whoever watches the host. */
+/** Tells what happened: to the log, to the log of the sandbox, and to whoever watches the host. */
 export class HostEvents {
   readonly #watchers: Watchers<SandboxRecord>;
+  readonly #logs: LogStore;
   readonly #log: Logger;
   readonly #recent: HostEvent[] = [];
 
-  constructor(watchers: Watchers<SandboxRecord>, log: Logger) {
+  constructor(watchers: Watchers<SandboxRecord>, logs: LogStore, log: Logger) {
     this.#watchers = watchers;
+    this.#logs = logs;
     this.#log = log;
   }
 
@@ -51,6 +54,7 @@ export class HostEvents {
     const event: HostEvent = { id: randomUUID(), timeMs: Date.now(), kind, sandboxId, template, message, detail };
     this.#recent.push(event);
     if (this.#recent.length > rememberedMax) this.#recent.shift();
+    this.#logs.tell(event);
     this.#watchers.publish({ kind: "event", event });
   }
 }

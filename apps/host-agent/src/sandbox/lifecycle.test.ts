@@ -1,3 +1,6 @@
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { newSandboxId, newToken } from "@roost/contract";
 import { must, poll } from "@roost/kit";
@@ -191,6 +194,37 @@ test("a template from a running and from a paused sandbox; its sizes are fixed; 
     expect(await failureOf(host.client.getTemplate({ name }))).toMatchObject({ code: "snapshot_not_found" });
   }
   expect((await host.client.listTemplates({})).templates.map(({ name }) => name)).toEqual(["base"]);
+});
+
+test("a snapshot gives way to a newer one of its name; what started from the old one keeps what it has", async () => {
+  await using host = await FakeHost.start();
+  const templates = async () => (await readdir(join(host.folder, "state", "templates"))).sort();
+  const sandboxId = await running(host);
+  guestOf(host, sandboxId).knowledge = { answer: 1 };
+  await host.client.createTemplate({ sandboxId, name: "mine:v1" });
+  expect(await templates()).toEqual(["mine@v1"]);
+  const spec = () => aSpec({ template: "mine:v1", vcpus: 0, memoryMib: 0 });
+  const old = spec();
+  await host.client.createSandbox({ spec: old });
+  guestOf(host, sandboxId).knowledge = { answer: 2 };
+  const { template } = await host.client.createTemplate({ sandboxId, name: "mine:v1", replace: true });
+  expect(template).toMatchObject({ name: "mine:v1", sourceSandboxId: sandboxId });
+  expect(await failureOf(host.client.createTemplate({ sandboxId, name: "base", replace: true }))).toMatchObject({
+    code: "snapshot_exists",
+  });
+
+  await host.client.pauseSandbox({ sandboxId: old.sandboxId });
+  await host.client.resumeSandbox({ sandboxId: old.sandboxId });
+  expect(guestOf(host, old.sandboxId).knowledge).toEqual({ answer: 1 });
+  await host.endAgent();
+  await host.startAgent();
+  const after = spec();
+  expect((await host.client.createSandbox({ spec: after })).sandbox).toMatchObject({ startPath: "restore" });
+  expect(guestOf(host, after.sandboxId).knowledge).toEqual({ answer: 2 });
+  expect(await templates()).toEqual([expect.stringMatching(/^mine@v1~[0-9a-f]{8}$/)]);
+  for (const id of [old.sandboxId, after.sandboxId]) await host.client.destroySandbox({ sandboxId: id });
+  await host.client.deleteTemplate({ name: "mine:v1" });
+  expect(await templates()).toEqual([]);
 });
 
 test("base templates start from memory once their image is made, and others that boot are remembered", async () => {

@@ -44,13 +44,12 @@ export async function recover(options: RecoveryOptions): Promise<void> {
 
   const found: Found[] = [];
   for (const { record, vm } of judged) {
-    if (isAdopted(vm)) {
-      assert(record.slot !== null, "a running sandbox has a slot");
-      const running = await continued(record, vm, context);
-      found.push({ record: running, adopted: { vm, slot: context.network.slot(record.slot) } });
+    const adopted = isAdopted(vm) ? await heldToPolicy(record, vm, context, log) : undefined;
+    if (adopted !== undefined) {
+      found.push({ record: await continued(record, adopted.vm, context), adopted });
       continue;
     }
-    const settled = await settle(record, vm, context);
+    const settled = await settle(record, isAdopted(vm) ? undefined : vm, context);
     if (settled !== undefined) found.push({ record: settled, adopted: undefined });
   }
   await options.sweep(found.flatMap(({ record, adopted }) => (adopted === undefined ? [] : [record])));
@@ -110,6 +109,24 @@ async function withImages(record: SandboxRecord, context: SandboxContext, log: L
 
 function isPauseCommitted(before: SandboxRecord, after: SandboxRecord): boolean {
   return before.state === "pausing" && after.currentGeneration !== before.currentGeneration;
+}
+
+/**
+ * A VM that lives, with its slot under the rules of this host agent and its own policy: those in the kernel may be of another version, or of a change that was not
+ * written down. One that cannot be held to its policy is ended.
+ */
+async function heldToPolicy(record: SandboxRecord, vm: Vm, context: SandboxContext, log: Logger): Promise<Found["adopted"]> {
+  assert(record.slot !== null && record.vm !== null, "a running sandbox has a slot and a VM");
+  const slot = context.network.slot(record.slot);
+  try {
+    await context.network.setEgress(slot, record.spec.network);
+    return { vm, slot };
+  } catch (error) {
+    log.error({ err: error, sandboxId: record.spec.sandboxId }, "a VM runs, but its network policy cannot be put in force; it is ended");
+    await context.driver.destroy(record.vm);
+    await context.network.release(slot);
+    return undefined;
+  }
 }
 
 /** A VM that lives belongs to a sandbox that runs: what was half done with it is undone. */

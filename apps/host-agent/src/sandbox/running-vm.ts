@@ -3,6 +3,7 @@ import type { Logger } from "@roost/kit";
 import { GuestClient, type GuestDial } from "../guest/guest-client.ts";
 import { GuestRecovery } from "../guest/guest-recovery.ts";
 import { TunnelSet } from "../guest/tunnel-set.ts";
+import type { GuestLogCollector } from "../logs/guest-log-collector.ts";
 import type { Slot } from "../network/network.ts";
 import type { Vm } from "../vmm/driver.ts";
 import { Activity } from "./activity.ts";
@@ -17,6 +18,7 @@ export class RunningVm {
   readonly recovery: GuestRecovery;
   readonly tunnels: TunnelSet;
   readonly activity: Activity;
+  readonly logs: GuestLogCollector;
   readonly #ended = new AbortController();
   readonly #checkpointTimer: NodeJS.Timeout | undefined;
 
@@ -37,6 +39,7 @@ export class RunningVm {
     this.slot = slot;
     const dial: GuestDial = (port, dialOptions) => context.network.dial(slot, port, dialOptions);
     this.client = new GuestClient(dial, options.spec().accessToken);
+    this.logs = context.logs.follow(options.spec().sandboxId, this.client, this.#ended.signal);
     this.recovery = new GuestRecovery({
       client: this.client,
       spec: options.spec,
@@ -68,5 +71,6 @@ export class RunningVm {
     this.activity.close();
     this.#ended.abort(reason);
     this.tunnels.end(reason);
+    this.logs.end();
   }
 }

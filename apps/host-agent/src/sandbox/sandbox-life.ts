@@ -14,7 +14,7 @@ import { asPlatformError, failureCode, failureText, type FailureCode } from "./l
 import { lostVmNotice } from "./lost-vm.ts";
 import { RunningVm } from "./running-vm.ts";
 import { noVm, type SandboxRecord, type StartPath } from "./sandbox-record.ts";
-import { startVm, type StartedVm, type StartSource } from "./start-vm.ts";
+import { savedDisk, startVm, type StartedVm, type StartSource } from "./start-vm.ts";
 import { Upkeep } from "./upkeep.ts";
 import { wrongState } from "./wrong-state.ts";
 
@@ -115,6 +115,7 @@ export class SandboxLife {
     if (decision.kind === "ignore") return undefined;
     if (decision.kind === "deny") throw wrongState(keeper.current.state, decision.reason);
     const running = must(this.#running, "a running sandbox has a VM");
+    await running.logs.finish();
     await this.#upkeep.end();
     await keeper.save({ state: decision.next });
     let captured: Captured;
@@ -211,9 +212,10 @@ export class SandboxLife {
     await images.setCurrent(number);
     try {
       await this.#step("rollback:current-set");
-      await keeper.saveAnyway({ ...pausedAt(generation), state: decision.next, layers: layersOf(generation) });
+      await keeper.saveAnyway({ ...pausedAt(generation), state: decision.next, layers: [...savedDisk(generation).layers] });
       await this.#step("rollback:recorded");
       if (this.#running !== undefined) {
+        await this.#running.logs.finish();
         this.#running.end(new PlatformError("sandbox_wrong_state", "the sandbox was rolled back to an earlier generation"));
         await this.#endVm();
         await this.#step("rollback:vm-ended");
@@ -364,7 +366,7 @@ export class SandboxLife {
   }
 
   async #sourceOf(generation: Generation): Promise<StartSource> {
-    return generation.manifest.memory === null ? this.#bootSource(layersOf(generation)) : { kind: "restore", generation };
+    return generation.manifest.memory === null ? this.#bootSource(savedDisk(generation).layers) : { kind: "restore", generation };
   }
 
   async #bootSource(layers: readonly string[]): Promise<StartSource> {
@@ -487,8 +489,4 @@ export function pausedAt(generation: Generation): Partial<SandboxRecord> {
     hasMemory: generation.manifest.memory !== null,
     hasOwnGeneration: generation.manifest.kind !== "template",
   };
-}
-
-function layersOf(generation: Generation): string[] {
-  return generation.manifest.disk.layers.map((layer) => layer.file);
 }

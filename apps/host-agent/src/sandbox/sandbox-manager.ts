@@ -209,11 +209,15 @@ export class SandboxManager {
   }
 
   /** A template from a sandbox that runs (it stands still for milliseconds) or is paused. Rejects with `snapshot_exists` before anything is done. */
-  async createTemplate(sandboxId: string, name: string, options: { readonly memory: boolean }): Promise<TemplateRecord> {
+  async createTemplate(
+    sandboxId: string,
+    name: string,
+    options: { readonly memory: boolean; readonly replace: boolean },
+  ): Promise<TemplateRecord> {
     this.#refuseWhenDraining();
     const { templates } = this.#options;
     const sandbox = this.get(sandboxId);
-    await templates.refuseName(name);
+    await templates.refuseName(name, options);
     await this.#context.disks.check();
     const { spec, state, hasMemory, disk } = sandbox.record;
     if (state === "paused" && hasMemory && !options.memory) {
@@ -236,10 +240,11 @@ export class SandboxManager {
           sizes: withMemory ? { vcpus: spec.vcpus, memoryMib: spec.memoryMib } : null,
           guestToken: withMemory ? spec.accessToken : null,
         };
-        made = (await templates.create(record, this.#context.store.images(sandboxId), generation)).record;
+        made = (await templates.create(record, this.#context.store.images(sandboxId), generation, options)).record;
       },
     });
     if (made === undefined) throw new PlatformError("snapshot_failed", "the snapshot could not be made");
+    this.#context.logs.note(sandboxId, "sandbox.snapshotted", `snapshot '${name}' was made of it`);
     return made;
   }
 
@@ -281,6 +286,10 @@ export class SandboxManager {
     if (sandbox?.isKnown !== true)
       throw new PlatformError("sandbox_not_found", `there is no sandbox '${sandboxId.slice(0, 64)}' on this host`);
     return sandbox;
+  }
+
+  has(sandboxId: string): boolean {
+    return this.#sandboxes.get(sandboxId)?.isKnown === true;
   }
 
   list(): Sandbox[] {

@@ -1,6 +1,10 @@
 import {
+  allowOutSchema,
   checkpointIntervalSecMax,
+  denyOutSchema,
+  domainsNeedDenyAll,
   envsSchema,
+  isDomain,
   memoryMibMax,
   memoryMibMin,
   sandboxIdSchema,
@@ -13,6 +17,11 @@ import { z } from "zod";
 
 import { generationVmSchema } from "../memory/manifest.ts";
 import { vmExitSchema, vmRecordSchema } from "../vmm/driver.ts";
+
+/** What the guest may reach. Entries are checked as in the public API, and that no name is allowed where everything is. */
+export const egressPolicySchema = z
+  .object({ allowOut: allowOutSchema, denyOut: denyOutSchema })
+  .refine(({ allowOut, denyOut }) => !allowOut.some(isDomain) || denyOut.some((entry) => entry.endsWith("/0")), domainsNeedDenyAll);
 
 /** What a sandbox was asked to be. Checked again here: the host agent does not trust whoever calls it. */
 export const sandboxSpecSchema = z.object({
@@ -33,6 +42,7 @@ export const sandboxSpecSchema = z.object({
   checkpointIntervalSec: z.int().min(0).max(checkpointIntervalSecMax),
   envs: envsSchema,
   accessToken: z.string().min(1).max(512),
+  network: egressPolicySchema,
 });
 export type SandboxSpec = z.infer<typeof sandboxSpecSchema>;
 

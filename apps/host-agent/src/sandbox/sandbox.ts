@@ -1,6 +1,6 @@
 import type { Duplex } from "node:stream";
 
-import { advance, decide, PlatformError, type SandboxState } from "@roost/contract";
+import { advance, decide, PlatformError, type EgressPolicy, type SandboxState } from "@roost/contract";
 import { assert, Deferred, Mailbox, must, unreachable, type Logger } from "@roost/kit";
 
 import type { Generation } from "../memory/image-folder.ts";
@@ -13,6 +13,7 @@ import { RecordKeeper } from "./record-keeper.ts";
 import type { RunningVm } from "./running-vm.ts";
 import { SandboxLife } from "./sandbox-life.ts";
 import { noVm, type SandboxRecord, type StopReason } from "./sandbox-record.ts";
+import { changeNetwork, changeTimeoutSec, type SpecChangeParts } from "./spec-changes.ts";
 import { asStartFailure, describeExit, type StartFailure, type StartedVm } from "./start-vm.ts";
 import { goneError, wrongState } from "./wrong-state.ts";
 
@@ -161,7 +162,7 @@ export class Sandbox {
   }): Promise<SandboxRecord> {
     return this.#ask(async () => {
       const isResumed = await this.#life.resume(options);
-      if (options.timeoutSec !== undefined) await this.#setTimeoutSec(options.timeoutSec);
+      if (options.timeoutSec !== undefined) await changeTimeoutSec(this.#specChange(), options.timeoutSec);
       this.#life.running?.activity.touch();
       if (!isResumed) return;
       const message = `sandbox was resumed (${this.record.startPath})`;
@@ -210,7 +211,12 @@ export class Sandbox {
   }
 
   async setTimeoutSec(timeoutSec: number): Promise<SandboxRecord> {
-    return this.#ask(() => this.#setTimeoutSec(timeoutSec));
+    return this.#ask(() => changeTimeoutSec(this.#specChange(), timeoutSec));
+  }
+
+  /** What its guest may reach from now on, or from its next resume. */
+  async setNetwork(network: EgressPolicy): Promise<SandboxRecord> {
+    return this.#ask(() => changeNetwork(this.#specChange(), network));
   }
 
   /** The VM is left running for the next host agent; this object is of no more use. Ends a create in flight. */
@@ -411,6 +417,7 @@ export class Sandbox {
     const decision = decide(this.#keeper.current.state, { kind: "stop" });
     assert(decision.kind !== "deny", "a stop is never denied");
     if (decision.kind === "accept") {
+      await this.running?.logs.finish();
       // No new tunnels from here on; the guest is cut off before anyone is told that it stops
       this.#life.running?.end(new PlatformError("guest_unreachable", "the sandbox was stopped"));
       const create = this.#create;
@@ -462,15 +469,8 @@ export class Sandbox {
     this.#context.events.emit("sandbox.stopped", { sandboxId: this.id, message: "sandbox was deleted" });
   }
 
-  /** Also of a paused one: then it counts from its next resume. */
-  async #setTimeoutSec(timeoutSec: number): Promise<void> {
-    const { state } = this.#keeper.current;
-    if (state !== "running" && state !== "paused") {
-      const decision = decide(state, { kind: "use" });
-      throw wrongState(state, decision.kind === "deny" ? decision.reason : "change-in-progress");
-    }
-    await this.#keeper.save({ spec: { ...this.#keeper.current.spec, timeoutSec } });
-    this.#life.running?.activity.setTimeoutSec(timeoutSec);
+  #specChange(): SpecChangeParts {
+    return { keeper: this.#keeper, context: this.#context, running: this.#life.running, log: this.#log };
   }
 
   async #release(): Promise<void> {

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, rm } from "node:fs/promises";
 
-import { PlatformError } from "@roost/contract";
+import { PlatformError, type EgressPolicy } from "@roost/contract";
 import { assert, Cleanup, type Logger } from "@roost/kit";
 
 import { GuestClient } from "../guest/guest-client.ts";
@@ -102,7 +102,7 @@ export interface VmTraces {
 }
 
 export interface StartOptions {
-  readonly spec: Pick<SandboxSpec, "sandboxId" | "vcpus" | "memoryMib">;
+  readonly spec: Pick<SandboxSpec, "sandboxId" | "vcpus" | "memoryMib"> & { readonly network: EgressPolicy };
   readonly context: SandboxContext;
   readonly source: StartSource;
   /** Where the disk's layers and the memory's base files are */
@@ -144,6 +144,8 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
     cleanup.defer("release the network slot", async () => {
       if (isVmmGone) await context.network.release(slot); // else it stays taken: another VM must not get it
     });
+
+    await context.network.setEgress(slot, spec.network); // nothing of the guest runs before
 
     await begin("make-layer");
     const disk = diskOf(source);

@@ -6,6 +6,7 @@ import { Cleanup } from "@roost/kit";
 
 import type { Generation, ImageFolder } from "../memory/image-folder.ts";
 import { rebase } from "../memory/rebase.ts";
+import { openEgress } from "../network/egress-rules.ts";
 import { bootSource } from "../sandbox/boot-source.ts";
 import { captureGeneration } from "../sandbox/capture.ts";
 import type { SandboxContext } from "../sandbox/context.ts";
@@ -34,7 +35,7 @@ export async function buildMemoryImage(build: ImageBuild, context: SandboxContex
   await mkdir(folder, { recursive: true, mode: 0o711 });
   cleanup.defer("remove the VM's files", () => rm(folder, { recursive: true, force: true }));
   const started = await startVm({
-    spec: { sandboxId: id, vcpus, memoryMib },
+    spec: { sandboxId: id, vcpus, memoryMib, network: openEgress },
     context,
     source: await bootSource(context, { vcpus, memoryMib }, disk),
     images,

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 
 import { PlatformError, sandboxIdSchema, templateNameSchema } from "@roost/contract";
 import { assert, must, syncFolder, writeFileDurably } from "@roost/kit";
@@ -31,14 +31,19 @@ export interface Template {
 export type TemplateStoreStep = (step: "template:filled" | "template:renamed" | "template:trashed") => Promise<void> | void;
 
 const recordFile = "template.json";
+/** Stands for the ':' of a name in its folder's name: tools take what is before a ':' for a protocol or a host */
+const tagSeparator = "@";
+/** Between a folder's name and what tells it from the folder that it replaced */
+const successorSeparator = "~";
 /** A template on its way in, one that is replaced, one on its way out */
 const newPrefix = ".new-";
 const oldPrefix = ".old-";
 const trashPrefix = ".trash-";
 
 /**
- * The templates that were made of sandboxes: `<stateDir>/templates/<name>/`, each an image folder with a `template.json`. A template appears and
- * disappears by one rename, and nothing in it is ever edited: who started from it holds links to its files.
+ * The templates that were made of sandboxes: `<stateDir>/templates/<name>/` (`<name>@<tag>/`), each an image folder with a `template.json`. A template
+ * appears and disappears by one rename, and nothing in it is ever edited: who started from it holds links to its files. One that replaces
+ * another has a folder of its own (`<name>~<random>/`), so that whoever still works in the old one finds nothing there, rather than something else.
  */
 export class TemplateStore {
   readonly root: string;
@@ -67,10 +72,11 @@ export class TemplateStore {
     await mkdir(this.root, { recursive: true, mode: 0o711 });
     const names = await readdir(this.root);
     for (const name of names.filter((each) => each.startsWith(oldPrefix))) {
-      const template = name.slice(oldPrefix.length);
+      const folder = name.slice(oldPrefix.length);
       // Replaced: if the new one did not make it, the old one is back
-      if (names.includes(template)) await rm(join(this.root, name), { recursive: true, force: true });
-      else await rename(join(this.root, name), join(this.root, template));
+      const isReplaced = names.some((each) => !each.startsWith(".") && withoutSuccessor(each) === withoutSuccessor(folder));
+      if (isReplaced) await rm(join(this.root, name), { recursive: true, force: true });
+      else await rename(join(this.root, name), join(this.root, folder));
     }
     for (const name of names.filter((each) => each.startsWith(newPrefix) || each.startsWith(trashPrefix))) {
       await rm(join(this.root, name), { recursive: true, force: true });
@@ -90,7 +96,7 @@ export class TemplateStore {
       await rename(staging, this.#folder(name));
       await this.#onStep("template:renamed");
       await syncFolder(this.root);
-      return this.#keep(record);
+      return this.#keep(record, this.#folder(name));
     } catch (error) {
       await rm(staging, { recursive: true, force: true });
       throw error;
@@ -99,19 +105,32 @@ export class TemplateStore {
     }
   }
 
-  /** The same template with other images. Does nothing when it was removed meanwhile. */
-  async replace(record: TemplateRecord, fill: (images: ImageFolder) => Promise<Generation>): Promise<void> {
+  /** Puts another template in the place of `present`; undefined when that was removed or replaced meanwhile. */
+  async replace(
+    present: Template,
+    record: TemplateRecord,
+    fill: (images: ImageFolder) => Promise<Generation>,
+  ): Promise<Template | undefined> {
     const { name } = record;
+    assert(present.record.name === name, "a template is replaced by one of its name");
     const staging = join(this.root, `${newPrefix}${randomBytes(8).toString("hex")}`);
     try {
       await this.#fill(staging, record, fill);
-      if (!this.#templates.has(name) || this.#changing.has(name)) return;
-      const old = join(this.root, oldPrefix + name);
-      await rename(this.#folder(name), old);
-      await rename(staging, this.#folder(name));
-      await syncFolder(this.root);
-      this.#keep(record);
-      await rm(old, { recursive: true, force: true });
+      if (this.#templates.get(name) !== present || this.#changing.has(name)) return undefined;
+      this.#changing.add(name);
+      try {
+        const { folder } = present.images;
+        const old = join(this.root, oldPrefix + basename(folder));
+        await rename(folder, old);
+        const successor = this.#folder(name) + successorSeparator + randomBytes(4).toString("hex");
+        await rename(staging, successor);
+        await syncFolder(this.root);
+        const template = this.#keep(record, successor);
+        await rm(old, { recursive: true, force: true });
+        return template;
+      } finally {
+        this.#changing.delete(name);
+      }
     } finally {
       await rm(staging, { recursive: true, force: true });
     }
@@ -119,11 +138,12 @@ export class TemplateStore {
 
   /** Removes a template; false when there is none. */
   async remove(name: string): Promise<boolean> {
-    if (!this.#templates.has(name) || this.#changing.has(name)) return false;
+    const template = this.#templates.get(name);
+    if (template === undefined || this.#changing.has(name)) return false;
     this.#changing.add(name);
     try {
       const trash = join(this.root, `${trashPrefix}${randomBytes(8).toString("hex")}`);
-      await rename(this.#folder(name), trash);
+      await rename(template.images.folder, trash);
       this.#templates.delete(name);
       await this.#onStep("template:trashed");
       await syncFolder(this.root);
@@ -142,12 +162,13 @@ export class TemplateStore {
     await writeFileDurably(join(staging, recordFile), `${JSON.stringify(record)}\n`, { mode: 0o600 });
   }
 
-  async #read(name: string): Promise<void> {
+  async #read(folder: string): Promise<void> {
     const { log } = this.#imageOptions;
+    const name = withoutSuccessor(folder).replace(tagSeparator, ":");
     try {
-      const record = templateRecordSchema.parse(JSON.parse(await readFile(join(this.#folder(name), recordFile), "utf8")));
+      const record = templateRecordSchema.parse(JSON.parse(await readFile(join(this.root, folder, recordFile), "utf8")));
       assert(record.name === name, "a template lies in the folder of its name");
-      const { images } = this.#keep(record);
+      const { images } = this.#keep(record, join(this.root, folder));
       const report = await images.recover();
       if (report.damaged.length > 0) log.error({ template: name, damaged: report.damaged }, "a template is damaged");
     } catch (error) {
@@ -155,16 +176,24 @@ export class TemplateStore {
     }
   }
 
-  #keep(record: TemplateRecord): Template {
-    const template = { record, images: new ImageFolder(this.#folder(record.name), this.#imageOptions) };
+  #keep(record: TemplateRecord, folder: string): Template {
+    const template = { record, images: new ImageFolder(folder, this.#imageOptions) };
     this.#templates.set(record.name, template);
     return template;
   }
 
   #folder(name: string): string {
     must(templateNameSchema.safeParse(name).data, "a template's name is checked before it becomes a path");
-    return join(this.root, name);
+    return join(this.root, folderName(name));
   }
+}
+
+function withoutSuccessor(folder: string): string {
+  return folder.split(successorSeparator, 1)[0] ?? folder;
+}
+
+function folderName(name: string): string {
+  return name.replace(":", tagSeparator);
 }
 
 export function existsError(name: string): PlatformError {

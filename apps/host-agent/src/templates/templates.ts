@@ -51,6 +51,11 @@ export interface TemplatesParts {
   readonly log: Logger;
 }
 
+interface Replace {
+  /** A template of the name that was made of a sandbox gives way */
+  readonly replace: boolean;
+}
+
 /** What sandboxes start from on this host, and how: memory where there is some that fits, else a boot, and then memory for the next one. */
 export class Templates {
   readonly #parts: TemplatesParts;
@@ -175,12 +180,15 @@ export class Templates {
     return (await this.#parts.cache.find(this.#parts.cache.keyOf(await this.#inputs(template.base, sizes)))) !== undefined;
   }
 
-  /** Makes a template of a generation of a sandbox. Rejects with `snapshot_exists`. */
-  async create(record: TemplateRecord, from: ImageFolder, generation: Generation): Promise<Template> {
-    await this.refuseName(record.name);
-    const template = await this.#parts.store.create(record, (images) =>
-      from.linkInto(images, generation.number, { kind: "template", sandboxId: null }),
-    );
+  /** Makes a template of a generation of a sandbox, in the place of one of the same name if `replace` says so. Rejects with `snapshot_exists`. */
+  async create(record: TemplateRecord, from: ImageFolder, generation: Generation, options: Replace): Promise<Template> {
+    await this.refuseName(record.name, options);
+    const { store } = this.#parts;
+    const fill = (images: ImageFolder) => from.linkInto(images, generation.number, { kind: "template", sandboxId: null });
+    const present = store.get(record.name);
+    const template = present === undefined ? await store.create(record, fill) : await store.replace(present, record, fill);
+    if (template === undefined) throw existsError(record.name); // somebody else was quicker
+    if (present !== undefined) this.onReplaced(record.name);
     this.#parts.context.events.emit("template.created", {
       template: record.name,
       message: `template '${record.name}' was made of ${record.sourceSandboxId}`,
@@ -190,9 +198,10 @@ export class Templates {
     return template;
   }
 
-  /** Rejects with `snapshot_exists` when a template has the name. */
-  async refuseName(name: string): Promise<void> {
-    if ((await this.#parts.context.images.base(name)) !== undefined || this.#parts.store.get(name) !== undefined) throw existsError(name);
+  /** Rejects with `snapshot_exists` when a template has the name that is not to be replaced. */
+  async refuseName(name: string, { replace }: Replace): Promise<void> {
+    const isTaken = !replace && this.#parts.store.get(name) !== undefined;
+    if (isTaken || (await this.#parts.context.images.base(name)) !== undefined) throw existsError(name);
   }
 
   /** Removes a template that was made of a sandbox. Rejects with `snapshot_not_found`. */
@@ -215,11 +224,20 @@ export class Templates {
   }
 
   async #beginSnapshot(template: Template, sizes: Sizes, images: ImageFolder, sandboxId: string | null): Promise<Beginning> {
-    const { context } = this.#parts;
+    const { context, store } = this.#parts;
     const { record } = template;
-    const generation = await this.#link(template.images, images, sandboxId);
+    const generation = await this.#link(template.images, images, sandboxId).catch((error: unknown) => {
+      if (store.get(record.name) === template) throw error;
+    });
     if (generation === undefined) {
-      throw new PlatformError("image_damaged", `template '${record.name}' is damaged; delete it and make the snapshot again`);
+      const present = store.get(record.name);
+      if (present === template) {
+        throw new PlatformError("image_damaged", `template '${record.name}' is damaged; delete it and make the snapshot again`);
+      }
+      if (present === undefined || present.record.sizes?.memoryMib !== record.sizes?.memoryMib) {
+        throw new PlatformError("sandbox_start_failed", `template '${record.name}' was replaced or deleted just now; try again`);
+      }
+      return this.#beginSnapshot(present, sizes, images, sandboxId);
     }
     const { layers, ...disk } = savedDisk(generation);
     const origin = { disk };
@@ -265,19 +283,19 @@ export class Templates {
   #reimage(template: Template, mismatch: Mismatch): void {
     const { context, store, buildsFolder, buildsImages } = this.#parts;
     const { record } = template;
-    if (!buildsImages || record.sizes === null || this.#jobs.has(`template ${record.name}`)) return;
+    if (!buildsImages || record.sizes === null || this.#jobs.has(jobOf(template))) return;
     const sizes = record.sizes;
     const why = `its ${mismatch.what} is '${mismatch.image}' and this host has '${mismatch.host}'`;
     context.events.emit("template.reimaged", {
       template: record.name,
       message: `the memory image of template '${record.name}' does not fit this host (${why}): its sandboxes boot from its disk while a new one is made`,
     });
-    void this.#jobs.run(`template ${record.name}`, async (signal) => {
-      await store.replace({ ...record, guestToken: null }, async (images) => {
+    void this.#jobs.run(jobOf(template), async (signal) => {
+      const replaced = await store.replace(template, { ...record, guestToken: null }, async (images) => {
         const old = await template.images.linkInto(images, (await this.#currentOf(template)).number, { kind: "template", sandboxId: null });
         return buildMemoryImage({ images, disk: savedDisk(old), ...sizes, signal }, context, buildsFolder);
       });
-      this.onReplaced(record.name);
+      if (replaced !== undefined) this.onReplaced(record.name);
     });
   }
 
@@ -290,7 +308,7 @@ export class Templates {
   /** In the background: the pages that the template's sandbox had changed go into a base file, so that its own sandboxes need not be filled with them. */
   #tidy(template: Template): void {
     if (!this.#parts.buildsImages) return;
-    void this.#jobs.run(`template ${template.record.name}`, async (signal) => {
+    void this.#jobs.run(jobOf(template), async (signal) => {
       const generation = await template.images.current();
       if (generation !== null && needsRebase(generation, { diffBytes: templateDiffBytesMax })) {
         await rebase(template.images, generation.number, { signal });
@@ -310,6 +328,11 @@ export class Templates {
       memoryMib: sizes.memoryMib,
     };
   }
+}
+
+/** What is done to one template in the background; of its successor it is another job. */
+function jobOf({ images }: Template): string {
+  return `template ${images.folder}`;
 }
 
 /** Images of the cache that a generation depends on. */

@@ -25,6 +25,7 @@ export interface WireSpec {
   checkpointIntervalSec: number;
   envs: Record<string, string>;
   accessToken: string;
+  network?: { allowOut: string[]; denyOut: string[] };
 }
 
 /**

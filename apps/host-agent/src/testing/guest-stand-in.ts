@@ -1,7 +1,16 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 
-import { accessTokenHeader, guestInitSchema, guestPrepareSchema, type GuestInit, type GuestPrepare } from "@roost/contract";
+import {
+  accessTokenHeader,
+  guestInitSchema,
+  guestLogMarkHeader,
+  guestPrepareSchema,
+  type GuestInit,
+  type GuestLogPage,
+  type GuestLogRecord,
+  type GuestPrepare,
+} from "@roost/contract";
 
 import type { FakeGuest } from "../vmm/fake.ts";
 
@@ -26,6 +35,13 @@ export class GuestStandIn implements FakeGuest {
     disk_used: 70,
     disk_total: 900,
   };
+  /** Texts that a process of its own wrote, in records from 1 on */
+  readonly output: string[] = [];
+  /** When a record was written, in Unix `ms` */
+  outputTimeMs = () => Date.now();
+  /** What it answers to `GET /logs?…` instead; undefined: nothing, ever */
+  answerLogs: ((asked: URLSearchParams) => string | undefined) | undefined;
+  readonly logsAsked: number[] = [];
   #server = this.#createServer();
 
   static async start(): Promise<GuestStandIn> {
@@ -69,7 +85,8 @@ export class GuestStandIn implements FakeGuest {
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const body = Buffer.concat(chunks);
-    switch (request.url ?? "") {
+    const [path = "", query] = (request.url ?? "").split("?");
+    switch (path) {
       case "/health":
         if (this.health !== undefined) response.writeHead(this.health).end();
         return;
@@ -84,10 +101,28 @@ export class GuestStandIn implements FakeGuest {
         response.writeHead(this.prepareStatus).end();
         return;
       case "/metrics":
-        response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(this.metrics));
+        response
+          .writeHead(200, { "content-type": "application/json", [guestLogMarkHeader]: `stand-in ${this.output.length}` })
+          .end(JSON.stringify(this.metrics));
         return;
+      case "/logs": {
+        const asked = new URLSearchParams(query);
+        this.logsAsked.push(Number(asked.get("after")));
+        const answer = this.answerLogs === undefined ? JSON.stringify(this.#logPage(asked)) : this.answerLogs(asked);
+        if (answer !== undefined) response.writeHead(200, { "content-type": "application/json" }).end(answer);
+        return;
+      }
       default:
         response.writeHead(200).end(body);
     }
+  }
+
+  #logPage(asked: URLSearchParams): GuestLogPage {
+    const after = Number(asked.get("after"));
+    const records = this.output.map((text, index): GuestLogRecord => {
+      const data = Buffer.from(text).toString("base64");
+      return { n: index + 1, t: this.outputTimeMs(), pid: 42, k: "stdout", data };
+    });
+    return { epochs: [{ id: "stand-in", first: 1 }], after, newest: records.length, records: records.filter(({ n }) => n > after) };
   }
 }

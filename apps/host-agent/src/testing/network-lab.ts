@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { connect } from "node:net";
 
@@ -7,6 +7,10 @@ import { Cleanup, poll, run } from "@roost/kit";
 /** Addresses of the "world" that a test network has beyond the host: one that stands for the internet, and private ones. */
 export const world = {
   internet: "11.77.0.1",
+  /** Where port 80 echoes, as port 7 does everywhere */
+  streams: "11.77.0.3",
+  /** Another one out there */
+  elsewhere: "11.77.0.2",
   resolver: "10.77.0.53",
   denied: ["10.77.0.1", "172.16.77.1", "192.168.77.1", "100.64.77.1", "169.254.169.254", "198.18.255.77"],
   /** A public address of the host itself */
@@ -15,13 +19,36 @@ export const world = {
 
 const worldLink = { host: "11.77.2.0", world: "11.77.2.1" } as const;
 
-/** Says "world" and who it sees, on TCP 80 and 53; answers UDP 53 likewise; prints each UDP datagram. */
+/** What the world's resolver knows. */
+export const names = {
+  "internet.test": [world.internet],
+  "www.internet.test": [world.internet],
+  "elsewhere.test": [world.elsewhere],
+  "mixed.test": ["10.77.0.1", world.elsewhere],
+  "private.test": ["10.77.0.1"],
+  "host.test": [world.host],
+  "stream.test": [world.streams],
+} as const;
+
+/**
+ * Says "world" and who it sees, on TCP 80, 443 and 53; echoes on 7. Answers UDP 53 likewise, and questions of DNS from the names above; prints each
+ * UDP datagram.
+ */
 const serverScript = `
-const net = require("node:net"), dgram = require("node:dgram");
-for (const port of [80, 53]) net.createServer((socket) => { socket.on("error", () => {}); socket.end("world sees " + socket.remoteAddress + "\\n"); }).listen(port, "0.0.0.0", () => console.log("ready"));
+const net = require("node:net"), dgram = require("node:dgram"), names = ${JSON.stringify(names)};
+function resolve(message) {
+  let name = [], at = 12;
+  for (; message[at] > 0; at += message[at] + 1) name.push(message.toString("latin1", at + 1, at + 1 + message[at]));
+  const addresses = names[name.join(".").toLowerCase()] ?? [];
+  const question = message.subarray(12, at + 5);
+  const head = Buffer.from([message[0], message[1], 0x81, addresses.length > 0 ? 0x80 : 0x83, 0, 1, 0, addresses.length, 0, 0, 0, 0]);
+  const records = addresses.map((address) => Buffer.from([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, ...address.split(".").map(Number)]));
+  return Buffer.concat([head, question, ...records]);
+}
+for (const port of [7, 80, 443, 53]) net.createServer((socket) => { socket.on("error", () => {}); if (port === 7 || socket.localAddress === "${world.streams}") socket.pipe(socket); else socket.end("world sees " + socket.remoteAddress + "\\n"); }).listen(port, "0.0.0.0", () => console.log("ready"));
 for (const address of ["${world.internet}", "${world.resolver}"]) {
   const udp = dgram.createSocket("udp4");
-  udp.on("message", (message, from) => { console.log("udp " + message + " from " + from.address); udp.send("answer", from.port, from.address); });
+  udp.on("message", (message, from) => { console.log("udp " + message + " from " + from.address); udp.send(message.length < 12 ? "answer" : resolve(message), from.port, from.address); });
   udp.bind(53, address, () => console.log("ready"));
 }
 `;
@@ -58,7 +85,7 @@ export class NetworkLab implements AsyncDisposable {
     const namespace = `${this.#name}-world`;
     const veth = `${this.#name}w`;
     this.#cleanup.defer("remove the world", () => run(["ip", "netns", "del", namespace]));
-    const addresses = [world.internet, world.resolver, ...world.denied];
+    const addresses = [world.internet, world.elsewhere, world.streams, world.resolver, ...world.denied];
     await run(["ip", "-batch", "-"], {
       input: [
         `netns add ${namespace}`,
@@ -90,7 +117,7 @@ export class NetworkLab implements AsyncDisposable {
     server.stdout.on("data", (chunk: Buffer) => {
       this.#worldOutput += chunk.toString();
     });
-    await poll({ what: "the world's servers", timeoutMs: 20_000 }, () => (this.#worldOutput.split("ready").length > 4 ? true : undefined));
+    await poll({ what: "the world's servers", timeoutMs: 20_000 }, () => (this.#worldOutput.split("ready").length > 6 ? true : undefined));
   }
 
   /** Replaces the tap of a slot by a cable into a namespace with the guest's addresses, and returns that guest. */
@@ -134,6 +161,11 @@ export class LabGuest {
     return inNamespace(this.namespace, script);
   }
 
+  /** Runs one beside the test, until the returned object is disposed of. */
+  begin(script: string): LabProgram {
+    return new LabProgram(this.namespace, script);
+  }
+
   /** What a server says first, or `refused: <code>` when there is no connection. */
   async fetch(address: string, port = 80): Promise<string> {
     return this.run(fetchScript(address, port));
@@ -153,6 +185,32 @@ export class LabGuest {
         await ended;
       },
     };
+  }
+}
+
+export class LabProgram implements AsyncDisposable {
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<unknown>;
+  #output = "";
+
+  constructor(namespace: string, script: string) {
+    const child = spawn("nsenter", [`--net=/run/netns/${namespace}`, process.execPath, "-e", script], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    this.#child = child;
+    this.#ended = once(child, "exit");
+    child.stdout.on("data", (chunk: Buffer) => {
+      this.#output += chunk.toString();
+    });
+  }
+
+  get output(): string {
+    return this.#output;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#child.kill("SIGKILL");
+    await this.#ended;
   }
 }
 

@@ -1,0 +1,48 @@
+import { Resolver } from "node:dns/promises";
+import { networkInterfaces } from "node:os";
+
+import { parseAddressRange } from "@roost/contract";
+import { must } from "@roost/kit";
+
+import { isInRanges } from "../network/egress-rules.ts";
+
+/** Per question and server in `ms`; asked twice */
+const questionTimeoutMs = 3_000;
+
+export interface PublicAddressesOptions {
+  /** Servers that are asked: those of the guests */
+  readonly resolvers: readonly string[];
+  /** CIDR blocks and addresses that no guest reaches */
+  readonly denied: readonly string[];
+}
+
+/**
+ * Finds the addresses of names for guests, as the host sees them: what a guest believes does not matter. Not by the system's own
+ * way (getaddrinfo): that knows names of `/etc/hosts`, and guests could keep its threads busy.
+ */
+export class PublicAddresses {
+  readonly #resolver = new Resolver({ timeout: questionTimeoutMs, tries: 2 });
+  readonly #denied: ReturnType<typeof parseRange>[];
+
+  constructor(options: PublicAddressesOptions) {
+    this.#resolver.setServers(options.resolvers);
+    this.#denied = options.denied.map(parseRange);
+  }
+
+  /** IPv4 addresses of a name without those that no guest reaches, which a name may point to as well. Rejects when the name has none at all. */
+  async find(name: string): Promise<string[]> {
+    const own = ownAddresses();
+    return (await this.#resolver.resolve4(name)).filter(
+      (address) => !own.has(address) && !isInRanges(parseRange(address).first, this.#denied),
+    );
+  }
+}
+
+function parseRange(text: string) {
+  return must(parseAddressRange(text), `an address or CIDR block, not '${text}'`);
+}
+
+/** Read anew each time: a host may get an address at any moment. */
+function ownAddresses(): Set<string> {
+  return new Set(Object.values(networkInterfaces()).flatMap((list) => (list ?? []).map(({ address }) => address)));
+}

@@ -1,0 +1,60 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+
+import { allowsAddress, closedEgress, egressRules, elementsOf, isInRanges, isOpen, mergeRanges, openEgress } from "./egress-rules.ts";
+import { listenersChange, slotEgressChange, slotRuleset } from "./policy.ts";
+
+const slot = { innerAddress: "198.18.0.1", hostAddress: "198.18.0.0", uplink: "eth0", resolvers: ["192.0.2.53"], deniedExtra: [] };
+const lines = (text: string) => text.split("\n").map((line) => line.trim());
+
+test("ranges are merged: same addresses, ascending, none touching the next", () => {
+  const range = fc.tuple(fc.nat(300), fc.nat(40)).map(([first, length]) => ({ first, last: first + length }));
+  fc.assert(
+    fc.property(fc.array(range), (ranges) => {
+      const merged = mergeRanges(ranges);
+      for (let address = 0; address <= 345; address += 1) expect(isInRanges(address, merged)).toBe(isInRanges(address, ranges));
+      merged.forEach(({ first }, index) => expect(first).toBeGreaterThan((merged[index - 1]?.last ?? -2) + 1));
+    }),
+  );
+  expect(elementsOf(mergeRanges([{ first: 0, last: 2 ** 32 - 1 }]))).toBe("0.0.0.0-255.255.255.255");
+});
+
+test("what is allowed wins over what is denied; what is neither is allowed", () => {
+  const rules = egressRules({ allowOut: ["203.0.113.7", "example.com", "example.com"], denyOut: ["203.0.113.0/24", "203.0.114.0/24"] });
+  const [base, allowed] = [0xcb007100, 0xcb007107];
+  expect([base - 1, base, allowed, base + 511, base + 512].map((address) => allowsAddress(rules, address))).toEqual([
+    true,
+    false,
+    true,
+    false,
+    true,
+  ]);
+  expect(rules.domains).toEqual(["example.com"]);
+  expect([openEgress, closedEgress, { allowOut: ["1.2.3.4"], denyOut: [] }].map(isOpen)).toEqual([true, false, true]);
+});
+
+test("the rules of a policy replace those before in one transaction, which ends in a verdict", () => {
+  const rules = egressRules({ allowOut: ["203.0.113.7"], denyOut: ["0.0.0.0/0"] });
+  const text = lines(slotEgressChange(slot, { rules, listeners: null }));
+  expect(text.filter((line) => line.startsWith("flush"))).toEqual(["flush chain inet roost capture", "flush chain inet roost egress"]);
+  const egress = text.slice(text.indexOf("chain egress {")).filter((line) => line !== "");
+  expect(egress).toEqual([
+    "chain egress {",
+    "ct original ip daddr { 203.0.113.7 } accept",
+    "ct original ip daddr { 0.0.0.0-255.255.255.255 } goto refuse",
+    "accept",
+    "}",
+    "}",
+  ]);
+  expect(text.filter((line) => line.includes("dnat"))).toEqual([]);
+});
+
+test("names send ports 80 and 443 to the listeners, but never what is allowed by address or denied to all", () => {
+  const rules = egressRules({ allowOut: ["example.com", "203.0.113.7"], denyOut: ["0.0.0.0/0"] });
+  const text = lines(slotRuleset(slot, { rules, listeners: { httpPort: 1_080, tlsPort: 1_443 } }));
+  expect(text).toContain("tcp dport 80 ip daddr != @denied ip daddr != { 203.0.113.7 } dnat ip to 198.18.0.0:1080");
+  expect(text).toContain("tcp dport 443 ip daddr != @denied ip daddr != { 203.0.113.7 } dnat ip to 198.18.0.0:1443");
+  expect(listenersChange("add", "roost_1", "198.18.0.0", { httpPort: 1_080, tlsPort: 1_443 })).toBe(
+    "add element inet roost_1 egress_listeners { 198.18.0.0 . 1080, 198.18.0.0 . 1443 }\n",
+  );
+});

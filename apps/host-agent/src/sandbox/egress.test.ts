@@ -1,0 +1,187 @@
+import { readFile, rename } from "node:fs/promises";
+import { join } from "node:path";
+
+import { allTraffic } from "@roost/contract";
+import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import { must, poll } from "@roost/kit";
+import { expect, test } from "vitest";
+
+import { failureOf } from "../testing/failure-of.ts";
+import { aSpec, FakeHost } from "../testing/fake-host.ts";
+import type { SandboxRecord } from "./sandbox-record.ts";
+
+const none = { allowOut: [], denyOut: [allTraffic] };
+const some = { allowOut: ["203.0.113.7", "example.com"], denyOut: [allTraffic] };
+const open = { allowOut: [], denyOut: [] };
+
+/** What the guest of a sandbox may reach right now. */
+function inForce(host: FakeHost, sandboxId: string): unknown {
+  const uid = must(host.driver.specOf(sandboxId), "a VM that runs").uid;
+  return host.network.egress.get(host.network.slot(uid - host.network.slot(0).uid).index) ?? open;
+}
+
+async function recorded(host: FakeHost, sandboxId: string): Promise<unknown> {
+  const path = join(host.folder, "state", "sandboxes", sandboxId, "sandbox.json");
+  return (JSON.parse(await readFile(path, "utf8")) as SandboxRecord).spec.network;
+}
+
+/** What is in force at the moment when each VM starts. */
+function atStarts(host: FakeHost): unknown[] {
+  const seen: unknown[] = [];
+  host.onGuest = () => {
+    const slot = must([...host.network.lent].at(-1), "the slot that was lent last");
+    seen.push(host.network.egress.get(slot) ?? open);
+  };
+  return seen;
+}
+
+/** Id of a VM in the warm pool. */
+async function waitingVm(host: FakeHost): Promise<string> {
+  return poll({ what: "the warm pool", timeoutMs: 30_000 }, () => host.driver.stopped.find((id) => id.startsWith("p")));
+}
+
+test("a policy is in force before the guest runs: after a create, a resume, a rollback and a fork", async () => {
+  await using host = await FakeHost.start();
+  const seen = atStarts(host);
+  const spec = aSpec({ network: some });
+  const { sandboxId } = spec;
+  const { sandbox } = await host.client.createSandbox({ spec });
+  expect(sandbox?.spec?.network).toMatchObject(some);
+  await host.client.pauseSandbox({ sandboxId });
+  await host.client.resumeSandbox({ sandboxId });
+  const { generation } = await host.client.checkpointSandbox({ sandboxId });
+  await host.client.rollbackSandbox({ sandboxId, generation: generation?.number ?? 0 });
+  const child = aSpec();
+  await host.client.forkSandbox({ sandboxId, children: [{ sandboxId: child.sandboxId, accessToken: child.accessToken, envs: {} }] });
+  expect(seen).toEqual([some, some, some, some]);
+  expect(inForce(host, child.sandboxId)).toEqual(some);
+});
+
+test("a VM from the warm pool gets the policy of its sandbox before it goes on", async () => {
+  await using host = await FakeHost.start({ settings: { memoryImages: "true", poolSizes: "base=1" } });
+  await waitingVm(host);
+  const spec = aSpec({ vcpus: 0, memoryMib: 0, network: none });
+  let wasStopped: boolean | undefined;
+  host.network.onSetEgress = (_slot, policy) => {
+    if (policy.denyOut.length > 0) wasStopped = host.driver.stopped.includes(spec.sandboxId);
+  };
+  const { sandbox } = await host.client.createSandbox({ spec });
+  expect(sandbox?.startPath).toBe("pool");
+  expect(wasStopped).toBe(true);
+  expect(await recorded(host, spec.sandboxId)).toEqual(none);
+});
+
+test("a VM of a snapshot reaches nothing while it waits in the pool", async () => {
+  await using host = await FakeHost.start({ settings: { memoryImages: "true", poolSizes: "mine=1" } });
+  const spec = aSpec();
+  await host.client.createSandbox({ spec });
+  await host.client.createTemplate({ sandboxId: spec.sandboxId, name: "mine" });
+  expect(inForce(host, await waitingVm(host))).toEqual(none);
+  const taker = aSpec({ template: "mine", vcpus: 0, memoryMib: 0 });
+  expect((await host.client.createSandbox({ spec: taker })).sandbox?.startPath).toBe("pool");
+  const slots = [...host.network.egress.values()];
+  expect(slots, "the internet, as it was asked for").toContainEqual(open);
+});
+
+test("a policy is replaced while the sandbox runs, and recorded before that is answered", async () => {
+  await using host = await FakeHost.start();
+  const spec = aSpec();
+  const { sandboxId } = spec;
+  await host.client.createSandbox({ spec });
+  const { sandbox } = await host.client.setNetwork({ sandboxId, network: some });
+  expect(sandbox?.spec?.network).toMatchObject(some);
+  expect(inForce(host, sandboxId)).toEqual(some);
+  expect(await recorded(host, sandboxId)).toEqual(some);
+  await host.client.setNetwork({ sandboxId });
+  expect(inForce(host, sandboxId)).toEqual(open);
+});
+
+test("a paused sandbox's new policy is in force when it runs again", async () => {
+  await using host = await FakeHost.start();
+  const spec = aSpec();
+  const { sandboxId } = spec;
+  await host.client.createSandbox({ spec });
+  await host.client.pauseSandbox({ sandboxId });
+  await host.client.setNetwork({ sandboxId, network: none });
+  expect(await recorded(host, sandboxId)).toEqual(none);
+  const seen = atStarts(host);
+  await host.client.resumeSandbox({ sandboxId });
+  expect(seen).toEqual([none]);
+});
+
+test("a policy that cannot be put in force leaves the one before, and says so", async () => {
+  await using host = await FakeHost.start();
+  const spec = aSpec({ network: some });
+  const { sandboxId } = spec;
+  await host.client.createSandbox({ spec });
+  host.network.onSetEgress = () => {
+    throw new Error("nft says no");
+  };
+  const failure = await failureOf(host.client.setNetwork({ sandboxId, network: none }));
+  expect(failure).toMatchObject({ code: "internal", message: expect.stringContaining("the one before stays") as string });
+  expect(inForce(host, sandboxId)).toEqual(some);
+  expect(await recorded(host, sandboxId)).toEqual(some);
+  // And a start that cannot be held to its policy does not happen
+  const refused = aSpec({ network: none });
+  expect(await failureOf(host.client.createSandbox({ spec: refused }))).toMatchObject({ code: "sandbox_start_failed" });
+  expect(host.driver.running).toEqual([sandboxId]);
+});
+
+test("a policy that cannot be written down leaves the one before in force, and says so", async () => {
+  await using host = await FakeHost.start();
+  const spec = aSpec({ network: some });
+  const { sandboxId } = spec;
+  await host.client.createSandbox({ spec });
+  const folder = join(host.folder, "state", "sandboxes", sandboxId);
+  await rename(folder, `${folder}x`); // where its record should be there is nothing
+  const failure = await failureOf(host.client.setNetwork({ sandboxId, network: none }));
+  await rename(`${folder}x`, folder);
+  expect(failure).toMatchObject({ code: "internal", message: expect.stringContaining("the one before stays") as string });
+  expect(inForce(host, sandboxId)).toEqual(some);
+  expect(await recorded(host, sandboxId)).toEqual(some);
+});
+
+test("a policy that makes no sense is refused, and one for a sandbox in between too", async () => {
+  await using host = await FakeHost.start();
+  const spec = aSpec();
+  const { sandboxId } = spec;
+  await host.client.createSandbox({ spec });
+  for (const [network, message] of [
+    [{ allowOut: [], denyOut: ["10.0.0.0/33"] }, "CIDR"],
+    [{ allowOut: ["example.com"], denyOut: [] }, allTraffic],
+    [{ allowOut: ["2001:db8::1"], denyOut: [] }, "IPv6"],
+    [{ allowOut: Array.from({ length: 1_001 }, () => "1.2.3.4"), denyOut: [] }, "1000"],
+  ] as const) {
+    const failure = await failureOf(
+      host.client.setNetwork({ sandboxId, network: { allowOut: [...network.allowOut], denyOut: [...network.denyOut] } }),
+    );
+    expect(failure).toMatchObject({ code: "request_invalid", message: expect.stringContaining(message) as string });
+  }
+  host.driver.hangNextStart();
+  const creating = aSpec();
+  const created = failureOf(host.client.createSandbox({ spec: creating }));
+  await poll({ what: "the hanging start", timeoutMs: 30_000, intervalMs: 2 }, () => (host.driver.startsHanging === 1 ? true : undefined));
+  expect(await failureOf(host.client.setNetwork({ sandboxId: creating.sandboxId, network: none }))).toMatchObject({
+    code: "sandbox_wrong_state",
+  });
+  await host.client.destroySandbox({ sandboxId: creating.sandboxId });
+  await created;
+});
+
+test("the next host agent holds the VMs that it takes over to their recorded policies, or ends them", async () => {
+  await using host = await FakeHost.start();
+  const [one, other] = [aSpec({ network: some }), aSpec({ network: none })];
+  await host.client.createSandbox({ spec: one });
+  await host.client.createSandbox({ spec: other });
+  await host.endAgent();
+  host.network.egress.clear();
+  host.network.onSetEgress = (_slot, policy) => {
+    if (policy.allowOut.length === 0) throw new Error("nft says no");
+  };
+  await host.startAgent();
+  expect(inForce(host, one.sandboxId)).toEqual(some);
+  expect(host.driver.running).toEqual([one.sandboxId]);
+  const { sandbox } = await host.client.getSandbox({ sandboxId: other.sandboxId });
+  expect(sandbox?.state).toBe(SandboxState.FAILED);
+  expect(host.network.lent.size).toBe(1);
+});
