@@ -3,6 +3,7 @@ import { setMaxListeners } from "node:events";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 
+import { guestLogMarkHeader, guestLogsPath } from "@roost/contract";
 import { createLogger, must, type Logger } from "@roost/kit";
 
 import { expandPath, type GuestContext } from "./context.ts";
@@ -18,6 +19,8 @@ import { InitState } from "./init/init-state.ts";
 import { handlePrepare } from "./init/prepare-route.ts";
 import { WarmUp } from "./init/warm-up.ts";
 import { Launcher } from "./launcher/launcher.ts";
+import { handleLogs } from "./logs/logs-route.ts";
+import { ProcessLog } from "./logs/process-log.ts";
 import { GuestMetricsSource } from "./metrics/guest-metrics.ts";
 import type { GuestAgentOptions } from "./options.ts";
 import { PortForwards } from "./ports/port-forwards.ts";
@@ -61,7 +64,8 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
     onListener: (port, families) => forwards.onListener(port, families),
     onFailure: parts.onFailure,
   });
-  const table = new ProcessTable(launcher, log);
+  const processLog = new ProcessLog(`start ${Date.now()}`);
+  const table = new ProcessTable(launcher, processLog, log);
   const watchers = new Watchers(log);
   const streams = new ProcessStreams(context, table, state);
   const shutdown = new AbortController();
@@ -74,7 +78,7 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
   });
   const server = createGuestServer({
     context,
-    plain: plainRoutes({ context, state, machine: parts.machine ?? createGuestMachine(launcher, log), warmUp }),
+    plain: plainRoutes({ context, state, machine: parts.machine ?? createGuestMachine(launcher, log), warmUp, processLog }),
     connect: createConnectRoutes(
       { process: createProcessService(table, streams), filesystem: createFilesystemService(context, watchers) },
       streams,
@@ -122,9 +126,10 @@ interface PlainParts {
   readonly state: InitState;
   readonly machine: GuestMachine;
   readonly warmUp: WarmUp;
+  readonly processLog: ProcessLog;
 }
 
-function plainRoutes({ context, state, machine, warmUp }: PlainParts): ReadonlyMap<string, PlainRoute> {
+function plainRoutes({ context, state, machine, warmUp, processLog }: PlainParts): ReadonlyMap<string, PlainRoute> {
   const metrics = new GuestMetricsSource();
   const files: PlainRoute = {
     methods: ["GET", "HEAD", "POST"],
@@ -138,16 +143,21 @@ function plainRoutes({ context, state, machine, warmUp }: PlainParts): ReadonlyM
       {
         methods: ["GET"],
         access: "checked",
-        handle: async (_request, response) => sendJson(response, 200, await metrics.measure()),
+        handle: async (_request, response) => {
+          const measured = await metrics.measure();
+          response.setHeader(guestLogMarkHeader, processLog.mark);
+          sendJson(response, 200, measured);
+        },
       },
     ],
+    [guestLogsPath, { methods: ["GET"], access: "checked", handle: (_request, response, url) => handleLogs(response, url(), processLog) }],
     ["/envs", { methods: ["GET"], access: "checked", handle: (_request, response) => sendJson(response, 200, state.envVars) }],
     [
       "/init",
       {
         methods: ["POST"],
         access: "own",
-        handle: async (request, response) => handleInit(request, response, { state, machine, log: context.log }),
+        handle: async (request, response) => handleInit(request, response, { state, machine, processLog, log: context.log }),
       },
     ],
     [
@@ -155,7 +165,7 @@ function plainRoutes({ context, state, machine, warmUp }: PlainParts): ReadonlyM
       {
         methods: ["POST"],
         access: "checked",
-        handle: async (request, response) => handlePrepare(request, response, { state, machine, warmUp }),
+        handle: async (request, response) => handlePrepare(request, response, { state, machine, processLog, warmUp }),
       },
     ],
     ["/files", files],

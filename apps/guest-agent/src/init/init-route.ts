@@ -3,6 +3,7 @@ import type { Logger } from "@roost/kit";
 import type { IncomingMessage, ServerResponse } from "node:http";
 
 import { readJson } from "../http/json-body.ts";
+import type { ProcessLog } from "../logs/process-log.ts";
 import { HttpError } from "../http/http-error.ts";
 import type { GuestMachine } from "./guest-machine.ts";
 import { parseInit } from "./init-request.ts";
@@ -18,7 +19,7 @@ const initBodyBytesMax = 4 * jsonBodyBytesMax;
 export async function handleInit(
   request: IncomingMessage,
   response: ServerResponse,
-  parts: { readonly state: InitState; readonly machine: GuestMachine; readonly log: Logger },
+  parts: { readonly state: InitState; readonly machine: GuestMachine; readonly processLog: ProcessLog; readonly log: Logger },
 ): Promise<void> {
   const arrived = performance.now();
   const parsed = parseInit(await readJson(request, initBodyBytesMax));
@@ -26,6 +27,7 @@ export async function handleInit(
   const init: GuestInit = parsed instanceof HttpError ? {} : parsed;
   if (!parts.state.mayInitialize(request.headers[accessTokenHeader], init)) throw new HttpError(401, "invalid access token");
   if (parsed instanceof HttpError) throw parsed;
+  tellLog(init, parts);
   parts.state.apply(init);
   const { hostname, machineId, timestamp } = init;
   const entropy = init.entropy === undefined || init.entropy === "" ? undefined : Buffer.from(init.entropy, "base64");
@@ -33,6 +35,13 @@ export async function handleInit(
   await parts.machine.become({ entropy, unixMs, machineId, hostname });
   parts.log.debug({ sandboxId: init.sandboxId }, "initialized"); // not info: the console of an emulated guest costs 5 ms a line
   response.writeHead(204, { [guestClockHeader]: String(Date.now()) }).end();
+}
+
+/** Another sandbox's log begins empty; the same one's goes on, in a new epoch where this is a restore (which brings entropy). */
+function tellLog(init: GuestInit, { state, processLog }: { readonly state: InitState; readonly processLog: ProcessLog }): void {
+  const epoch = init.timestamp ?? String(Date.now());
+  if (init.sandboxId !== undefined && init.sandboxId !== state.identity.sandboxId) processLog.clear(epoch);
+  else if (init.entropy !== undefined) processLog.beginEpoch(epoch);
 }
 
 /** What a clock that shows `nowMs` must be set to, `elapsedMs` after the host's `timestamp` arrived; undefined when it is right. Unix `ms`. */

@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 
 import { HttpError } from "../http/http-error.ts";
 import { readJson } from "../http/json-body.ts";
+import type { ProcessLog } from "../logs/process-log.ts";
 import type { GuestMachine } from "./guest-machine.ts";
 import type { InitState } from "./init-state.ts";
 import type { WarmUp } from "./warm-up.ts";
@@ -14,7 +15,7 @@ import type { WarmUp } from "./warm-up.ts";
 export async function handlePrepare(
   request: IncomingMessage,
   response: ServerResponse,
-  parts: { readonly state: InitState; readonly machine: GuestMachine; readonly warmUp: WarmUp },
+  parts: { readonly state: InitState; readonly machine: GuestMachine; readonly processLog: ProcessLog; readonly warmUp: WarmUp },
 ): Promise<void> {
   const parsed = guestPrepareSchema.safeParse(await readJson(request, jsonBodyBytesMax));
   if (!parsed.success) {
@@ -26,6 +27,7 @@ export async function handlePrepare(
   if (forTemplate === true) {
     await parts.machine.forget();
     parts.state.forget();
+    parts.processLog.clear("template");
   }
   if (sync === true) await parts.machine.sync();
   response.writeHead(204).end();

@@ -3,7 +3,7 @@ import { connect } from "node:net";
 import { hostname } from "node:os";
 
 import { create, toBinary } from "@bufbuild/protobuf";
-import { accessTokenHeader, type GuestInit } from "@roost/contract";
+import { accessTokenHeader, guestLogsPath, type GuestInit } from "@roost/contract";
 import { StartRequestSchema } from "@roost/contract/gen/process/process_pb.js";
 import type { Logger } from "@roost/kit";
 
@@ -59,6 +59,7 @@ export class WarmUp {
     for (let round = 0; round < vmRounds; round += 1) {
       await this.#init();
       await this.#start("/bin/sh", "-c", "/bin/true");
+      await this.#logs();
     }
   }
 
@@ -68,6 +69,7 @@ export class WarmUp {
       await this.#start("true");
       await this.#start("/bin/sh", "-c", "/bin/true");
       await this.#request("/filesystem.Filesystem/Stat", "application/json", Buffer.from('{"path":"/"}'));
+      await this.#logs();
     }
     await this.#start("/bin/bash", "-lc", "true");
   }
@@ -91,12 +93,17 @@ export class WarmUp {
     await this.#request("/init", "application/json", Buffer.from(JSON.stringify(init)));
   }
 
+  /** As the host asks before it saves or ends a sandbox, which waits for it. */
+  async #logs(): Promise<void> {
+    const head = [`GET ${guestLogsPath}?after=0&epoch= HTTP/1.1`, "host: guest", ...this.#token()];
+    await this.#exchange(guestLogsPath, Buffer.from(`${head.join("\r\n")}\r\n\r\n`));
+  }
+
   /**
    * As the control plane sends it, headers and all. Reads the answer to its end and does not look at it: where the guest has
    * no such program, there is none to load.
    */
   async #request(path: string, contentType: string, body: Uint8Array): Promise<void> {
-    const token = this.#parts.state.accessToken;
     const head = [
       `POST ${path} HTTP/1.1`,
       "host: guest",
@@ -106,9 +113,18 @@ export class WarmUp {
       "connect-timeout-ms: 60000",
       "keepalive-ping-interval: 30",
       "transfer-encoding: chunked",
-      ...(token === undefined ? [] : [`${accessTokenHeader}: ${token}`]),
+      ...this.#token(),
     ];
     const chunks = [`${head.join("\r\n")}\r\n\r\n${body.length.toString(16)}\r\n`, body, "\r\n0\r\n\r\n"];
+    await this.#exchange(path, Buffer.concat(chunks.map((chunk) => (typeof chunk === "string" ? Buffer.from(chunk) : chunk))));
+  }
+
+  #token(): string[] {
+    const token = this.#parts.state.accessToken;
+    return token === undefined ? [] : [`${accessTokenHeader}: ${token}`];
+  }
+
+  async #exchange(path: string, request: Uint8Array): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       const socket = connect({ host: "127.0.0.1", port: this.#parts.port() });
       socket.setTimeout(requestTimeoutMs, () => socket.destroy(new Error(`${path} was not answered within ${requestTimeoutMs} ms`)));
@@ -120,7 +136,7 @@ export class WarmUp {
         // Reset, not closed: nothing of the connection must stay behind, also not a minute of TIME_WAIT in every VM.
         if (isWhole(answer)) socket.resetAndDestroy();
       });
-      socket.write(Buffer.concat(chunks.map((chunk) => (typeof chunk === "string" ? Buffer.from(chunk) : chunk))));
+      socket.write(request);
     });
     this.#parts.log.debug({ path }, "warmed up");
   }

@@ -4,6 +4,7 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { KiB, MiB } from "@roost/kit";
 
 import type { Started } from "../launcher/launcher.ts";
+import type { ProcessLog } from "../logs/process-log.ts";
 import { exitStatus, type ExitStatus } from "./exit-status.ts";
 import { OutputHub, type OutputKind, type Subscription } from "./output-hub.ts";
 import { OutputReader } from "./output-reader.ts";
@@ -42,6 +43,7 @@ export interface ProcessParts {
   readonly started: Started;
   /** The agent's master side; undefined for a process with pipes. */
   readonly terminalFd: number | undefined;
+  readonly processLog: ProcessLog;
 }
 
 /**
@@ -62,6 +64,7 @@ export class GuestProcess {
   /** Whether it was killed because its deadline passed. */
   timedOut = false;
   readonly #started: Started;
+  readonly #processLog: ProcessLog;
   readonly #input: StandardInput | undefined;
   readonly #sources: OutputReader[] = [];
   #openSources = 0;
@@ -77,6 +80,7 @@ export class GuestProcess {
     this.config = parts.config;
     this.tag = parts.tag;
     this.#started = parts.started;
+    this.#processLog = parts.processLog;
     this.hasTerminal = parts.terminalFd !== undefined;
     this.output = new OutputHub({ pause: () => this.#pause(), resume: () => this.#resume() });
     this.ended = new Promise((resolve) => {
@@ -148,6 +152,7 @@ export class GuestProcess {
   }
 
   #onData(kind: OutputKind, bytes: Uint8Array): void {
+    if (kind !== "pty") this.#processLog.output(this.pid, kind, bytes);
     if (this.#isEnded) return; // read and dropped, so that what a process left behind does not die of SIGPIPE
     this.output.push(kind, bytes);
     if (this.#reaped === undefined) return;

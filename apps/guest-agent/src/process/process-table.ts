@@ -5,6 +5,7 @@ import { second, type Logger } from "@roost/kit";
 
 import { LaunchError } from "../launcher/launch-error.ts";
 import type { Launcher, Started } from "../launcher/launcher.ts";
+import type { ProcessLog } from "../logs/process-log.ts";
 import type { GuestUser } from "../users/users.ts";
 import { GuestProcess, type ProcessConfig } from "./guest-process.ts";
 import { launchFailure } from "./launch-failure.ts";
@@ -43,6 +44,7 @@ const signalKill = 9;
 export class ProcessTable {
   readonly #launcher: Launcher;
   readonly #log: Logger;
+  readonly #processLog: ProcessLog;
   readonly #endedKeptMs: number;
   readonly #running = new Map<number, GuestProcess>();
   /** Tags in use, from before the start until the end. */
@@ -52,8 +54,9 @@ export class ProcessTable {
   readonly #draining = new Set<GuestProcess>();
   #starting = 0;
 
-  constructor(launcher: Launcher, log: Logger, options: { readonly endedKeptMs?: number } = {}) {
+  constructor(launcher: Launcher, processLog: ProcessLog, log: Logger, options: { readonly endedKeptMs?: number } = {}) {
     this.#launcher = launcher;
+    this.#processLog = processLog;
     this.#log = log;
     this.#endedKeptMs = options.endedKeptMs ?? endedKeptMs;
   }
@@ -74,7 +77,7 @@ export class ProcessTable {
     this.#starting += 1;
     try {
       const process = await this.#launch(start);
-      return { process, output: this.#watch(process, start.timeoutMs) };
+      return { process, output: this.#watch(process, start) };
     } catch (error) {
       if (start.tag !== undefined) this.#tags.delete(start.tag);
       throw error instanceof LaunchError ? launchFailure(error, start) : error;
@@ -135,10 +138,12 @@ export class ProcessTable {
       if (masterFd !== undefined) closeSync(masterFd);
       throw error;
     }
-    return new GuestProcess({ config: start.config, tag: start.tag, started, terminalFd: masterFd });
+    return new GuestProcess({ config: start.config, tag: start.tag, started, terminalFd: masterFd, processLog: this.#processLog });
   }
 
-  #watch(process: GuestProcess, timeoutMs: number | undefined): Subscription {
+  #watch(process: GuestProcess, { timeoutMs, cwd, user }: ProcessStart): Subscription {
+    const { pid, config, tag, hasTerminal } = process;
+    this.#processLog.started({ pid, config, cwd, user: user.name, tag, hasTerminal });
     this.#running.set(process.pid, process);
     if (process.tag !== undefined) this.#tags.set(process.tag, process);
     const deadline = timeoutMs === undefined ? undefined : setTimeout(() => this.#killLate(process), timeoutMs);
@@ -146,6 +151,7 @@ export class ProcessTable {
     const output = process.begin();
     void process.ended.then((exit) => {
       clearTimeout(deadline);
+      this.#processLog.ended(process.pid, exit, process.timedOut);
       this.#log.debug({ pid: process.pid, status: exit.status }, "process ended");
       this.#onEnded(process);
     });
