@@ -3,9 +3,10 @@ import { join } from "node:path";
 
 import { Cleanup, poll, second, type Logger } from "@roost/kit";
 
-import { countByState, listOfHost } from "./db/sandboxes.ts";
+import { countByState, findSandbox, listOfHost } from "./db/sandboxes.ts";
 import { openDatabase, type Database, type DatabaseLocation } from "./db/database.ts";
 import { listTemplates } from "./db/hosts.ts";
+import { listTokenHolders } from "./db/token-holders.ts";
 import { Events } from "./events/events.ts";
 import { followRunningCommands, ResumedCommands } from "./guest/followers.ts";
 import { Guests } from "./guest/guests.ts";
@@ -15,12 +16,18 @@ import { ControlPlaneMetrics } from "./http/metrics.ts";
 import { buildServer, type HttpDeadlines } from "./http/server.ts";
 import type { Services } from "./http/services.ts";
 import { Upgrades } from "./http/web-socket/upgrades.ts";
+import { asksForHttp2, serveWithoutUpgrade } from "./http/without-upgrade.ts";
 import type { ControlPlaneOptions } from "./options.ts";
+import { Proxy } from "./proxy/proxy.ts";
+import { present } from "./sandboxes/present.ts";
 import { Reconciler } from "./sandboxes/reconciler.ts";
 import { runRetention } from "./sandboxes/retention.ts";
 import { Sandboxes } from "./sandboxes/sandboxes.ts";
 import { Snapshots } from "./snapshots/snapshots.ts";
 import { ApiKeys } from "./teams/api-keys.ts";
+
+/** Connections that may wait to be accepted: a program that opens 1,000 streams at once is not made to wait a second for its next try */
+const listenBacklog = 2_048;
 
 export interface ControlPlaneDependencies {
   readonly hosts: readonly HostDependency[];
@@ -64,15 +71,36 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   const onEnded = (sandboxId: string) => {
     resumedCommands.forget(sandboxId);
     guests.drop(sandboxId);
+    proxy.drop(sandboxId);
   };
-  const sandboxes = new Sandboxes({ database, hosts, log, onEnded, onResumed: (row) => resumedCommands.resumed(row) });
-  const snapshots = new Snapshots({ records: sandboxes.records, hosts, log });
   const events = new Events(database.db, log);
+  const sandboxes = new Sandboxes({
+    database,
+    hosts,
+    log,
+    onEnded,
+    onChanged: (sandboxId) => proxy.recordChanged(sandboxId),
+    onResumed: (row) => resumedCommands.resumed(row),
+    onEvent: (event) => events.record(event),
+  });
+  const snapshots = new Snapshots({ records: sandboxes.records, hosts, log });
   const apiKeys = new ApiKeys(database.db, log);
   const metrics = new ControlPlaneMetrics(
     () => countByState(database.db),
     () => hosts.links.map((link) => ({ id: link.id, isWatched: link.isWatching })),
   );
+
+  const proxy = new Proxy({
+    find: (id) => findSandbox(database.db, id),
+    present: (row) => present(row, sandboxes.records.now()),
+    listTokenHolders: (limit) => listTokenHolders(database.db, limit),
+    wake: (id) => sandboxes.lifecycle.usable(id),
+    changed: (id, timeoutMs) => sandboxes.records.changed(id, timeoutMs),
+    tunnelsOf: (hostId) => hosts.get(hostId).tunnels,
+    metrics,
+    log,
+  });
+  owned.defer("cut requests to guests", () => proxy.close());
 
   const loops = startLoops(options, { database, hosts, sandboxes, events, guests, onEnded, log });
   owned.defer("end the loops", loops.end);
@@ -93,12 +121,16 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
         ? listTemplates(database.db)
         : uniqueByName(described.flatMap(({ description }) => description.templates));
     },
+    domain: options.domain ?? null,
     log,
     isDraining: () => isDraining,
   };
   const upgrades = new Upgrades(services, options.allowedOrigins);
-  const app = await buildServer(services, deps.deadlines);
-  app.server.on("upgrade", (request, stream, head) => upgrades.handle(request, stream, head));
+  const app = await buildServer(services, deps.deadlines, proxy);
+  app.server.on("upgrade", (request, stream, head) => {
+    if (asksForHttp2(request)) serveWithoutUpgrade(app.server, request, stream, head);
+    else (proxy.claims(request) ? proxy : upgrades).upgrade(request, stream, head);
+  });
   let inFlight = 0;
   app.server.on("request", (_request, response) => {
     inFlight += 1;
@@ -116,7 +148,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     sandboxes.drain();
     app.server.close();
     app.server.closeIdleConnections();
-    await upgrades.drain();
+    await Promise.all([upgrades.drain(), proxy.drain()]);
     const done = () => (inFlight === 0 ? true : undefined);
     await poll({ what: "the end of requests in flight", timeoutMs: options.drainTimeoutSec * second }, done).catch((error: unknown) =>
       log.warn({ err: error, inFlight }, "cutting off requests"),
@@ -125,7 +157,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   return {
     apiKeys,
     listen: async () => {
-      await app.listen({ host: options.address, port: options.port });
+      await app.listen({ host: options.address, port: options.port, backlog: listenBacklog });
       const { port } = app.server.address() as AddressInfo;
       const host = options.address.includes(":") ? `[${options.address}]` : options.address;
       log.info({ address: options.address, port }, "the API listens");
@@ -166,7 +198,10 @@ function startLoops(
   { database, hosts, sandboxes, events, guests, onEnded, log }: LoopParts,
 ): { end(): Promise<void> } {
   const abort = new AbortController();
-  const running: Promise<void>[] = [runRetention(database.db, options.stoppedRetentionSec, log, abort.signal)];
+  const running: Promise<void>[] = [
+    runRetention(database.db, options.stoppedRetentionSec, log, abort.signal),
+    sandboxes.expiry.run(abort.signal),
+  ];
   for (const host of hosts.links) {
     const reconciler = new Reconciler({
       db: database.db,

@@ -1,9 +1,11 @@
 import { readdir, readFile, writeFile } from "node:fs/promises";
 
+import { e2bPage, withRouteTables } from "./e2b/route-page.ts";
 import { buildOpenApi } from "./http/openapi.ts";
 
 /**
- * Writes the generated files: migrations as a module (so that a bundle carries them) and `openapi/roost.json`.
+ * Writes the generated files: migrations as a module (so that a bundle carries them), `openapi/roost.json`, and the
+ * tables of routes in `docs/e2b.md`.
  * A unit test compares them with what this makes.
  */
 
@@ -35,4 +37,5 @@ export function makeOpenApi(): string {
 if (process.argv[1] !== undefined && import.meta.url === new URL(`file://${process.argv[1]}`).href) {
   await writeFile(migrationsModule, await makeMigrationsModule());
   await writeFile(openApiFile, makeOpenApi());
+  await writeFile(e2bPage, withRouteTables(await readFile(e2bPage, "utf8")));
 }

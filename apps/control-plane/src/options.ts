@@ -22,6 +22,17 @@ export const controlPlaneOptions = defineOptions("ROOST_", {
     desc: "PostgreSQL 15 or newer, as postgres://user:password@host/name; default: the embedded database",
     secret: true,
   },
+  domain: {
+    schema: z
+      .string()
+      .regex(
+        /^(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?::\d{1,5})?$/,
+        "written as sandboxes.example.org",
+      )
+      .max(253)
+      .optional(),
+    desc: "Domain whose names `<port>-<sandbox>.<domain>` lead here: E2B clients are told it; default: none",
+  },
   allowedOrigins: {
     schema: originsSchema.default([]),
     desc: "Web origins besides its own that may open WebSockets, comma-separated",

@@ -15,6 +15,9 @@ export const quickCallTimeoutMs = 30 * second;
 /** Longest a guest may take in `ms` for a call that may walk a whole disk */
 export const longCallTimeoutMs = 300 * second;
 
+/** Unused connections kept per sandbox */
+const idleConnectionsMax = 4;
+
 /** The address every guest believes to have; only the `Host` header ever shows it */
 const guestOrigin = `http://169.254.0.21:${guestAgentPort}`;
 
@@ -35,7 +38,10 @@ export class Guest {
 
   constructor(identity: GuestIdentity, tunnels: GuestTunnels) {
     this.identity = identity;
-    this.agent = new TunnelAgent(tunnels, identity.sandboxId);
+    this.agent = new TunnelAgent({
+      connect: (port, signal) => tunnels.connect(identity.sandboxId, port, signal),
+      idleConnectionsMax,
+    });
     const transport: Transport = createConnectTransport({
       baseUrl: guestOrigin,
       httpVersion: "1.1",

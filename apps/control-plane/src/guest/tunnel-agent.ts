@@ -2,39 +2,42 @@ import { Agent, type ClientRequest, type ClientRequestArgs } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 
-import { guestAgentPort, type GuestTunnels } from "@roost/contract";
 import { second } from "@roost/kit";
 
 /**
  * How long an unused connection is kept in `ms`. An open tunnel counts as activity of the sandbox, so this is how much
- * longer than its last use a sandbox lives; and the guest closes idle connections after 5 s, so we must be first.
+ * longer than its last use a sandbox lives; and Node's servers close idle connections after 5 s, so we must be first.
  */
 export const idleConnectionMs = 3 * second;
-/** Unused connections kept per sandbox */
-const idleConnectionsMax = 4;
 /** Longest wait for a tunnel in `ms` */
 const connectTimeoutMs = 10 * second;
 
 type SocketLike = Duplex & Partial<Pick<Socket, "readyState" | "setNoDelay" | "setKeepAlive" | "ref" | "unref" | "setTimeout">>;
 
-/** Node's HTTP client over tunnels into one sandbox: a request's connection is a tunnel to the guest agent's port. */
+export interface TunnelAgentOptions {
+  /** A new tunnel to a port */
+  readonly connect: (port: number, signal: AbortSignal) => Promise<Duplex>;
+  /** Unused connections that are kept per port; 0: each request has a connection of its own */
+  readonly idleConnectionsMax: number;
+}
+
+/** Node's HTTP client over tunnels into one sandbox: a request's connection is a tunnel to the port it names. */
 export class TunnelAgent extends Agent {
-  readonly #tunnels: GuestTunnels;
-  readonly #sandboxId: string;
+  readonly #connect: TunnelAgentOptions["connect"];
   readonly #open = new Set<Duplex>();
   readonly #idleTimers = new WeakMap<Duplex, NodeJS.Timeout>();
   #isDestroyed = false;
 
-  constructor(tunnels: GuestTunnels, sandboxId: string) {
-    super({ keepAlive: true, maxFreeSockets: idleConnectionsMax, scheduling: "lifo" });
-    this.#tunnels = tunnels;
-    this.#sandboxId = sandboxId;
+  constructor({ connect, idleConnectionsMax }: TunnelAgentOptions) {
+    // Node reads 0 as its default of 256 connections, so that is said with `keepAlive`
+    super(idleConnectionsMax > 0 ? { keepAlive: true, maxFreeSockets: idleConnectionsMax, scheduling: "lifo" } : { keepAlive: false });
+    this.#connect = connect;
   }
 
   // The declared type wants a socket at once; Node also takes it through the callback (http.Agent#createConnection).
-  override createConnection(_options: ClientRequestArgs, callback?: (error: Error | null, stream: Duplex) => void): undefined {
+  override createConnection(options: ClientRequestArgs, callback?: (error: Error | null, stream: Duplex) => void): undefined {
     const done = callback as (error: Error | null, stream?: Duplex) => void;
-    this.#tunnels.connect(this.#sandboxId, guestAgentPort, AbortSignal.timeout(connectTimeoutMs)).then(
+    this.#connect(Number(options.port), AbortSignal.timeout(connectTimeoutMs)).then(
       (tunnel: SocketLike) => {
         if (this.#isDestroyed) {
           tunnel.destroy();
@@ -46,6 +49,7 @@ export class TunnelAgent extends Agent {
         for (const method of ["setTimeout", "setKeepAlive", "setNoDelay", "ref", "unref"] as const) {
           if (tunnel[method] === undefined) Object.defineProperty(tunnel, method, { value: () => tunnel });
         }
+        outliveFailedWrites(tunnel);
         this.#open.add(tunnel);
         tunnel.once("close", () => this.#open.delete(tunnel));
         done(null, tunnel);
@@ -79,4 +83,27 @@ export class TunnelAgent extends Agent {
       tunnel.destroy();
     }
   }
+}
+
+type WriteCallback = (error?: Error | null) => void;
+
+/**
+ * A server may answer and close before it has read all that it is sent. To write to it fails then, for which Node would close the
+ * connection with the answer in it unread. So a failed write is no error as long as there may be something to read: the end of that
+ * follows in any case, and is one.
+ */
+function outliveFailedWrites(tunnel: Duplex): void {
+  const isOver = () => tunnel.destroyed || tunnel.readableEnded;
+  const forgive =
+    (callback: WriteCallback): WriteCallback =>
+    (error) =>
+      callback(isOver() || !isPeerGone(error) ? error : null);
+  const write = tunnel._write.bind(tunnel);
+  tunnel._write = (chunk, encoding, callback) => write(chunk, encoding, forgive(callback));
+  const writev = tunnel._writev?.bind(tunnel);
+  if (writev !== undefined) tunnel._writev = (chunks, callback) => writev(chunks, forgive(callback));
+}
+
+function isPeerGone(error: NodeJS.ErrnoException | null | undefined): boolean {
+  return error?.code === "EPIPE" || error?.code === "ECONNRESET";
 }

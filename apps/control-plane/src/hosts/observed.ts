@@ -7,7 +7,7 @@ import {
   type Template as WireTemplate,
   type GetHostResponse,
 } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { isEventKind, nameLengthMax, noticeLengthMax, PlatformError, sandboxIdPattern, type SandboxState } from "@roost/contract";
+import { isEventKind, nameLengthMax, noticeLengthMax, PlatformError, sandboxIdPattern, templateNameLengthMax, type SandboxState } from "@roost/contract";
 
 import type { NewEvent } from "../db/events.ts";
 import type { HostInfo, TemplateTable } from "../db/schema.ts";
@@ -108,7 +108,7 @@ export function eventFrom(event: WireEvent, hostId: string): NewEvent | undefine
     time: new Date(Number(event.timeMs)),
     kind: event.kind,
     sandboxId: sandboxIdPattern.test(event.sandboxId) ? event.sandboxId : null,
-    template: event.template === "" ? null : cut(event.template, nameLengthMax),
+    template: event.template === "" ? null : cut(event.template, templateNameLengthMax),
     message: cut(event.message, messageLengthMax),
     detail: Object.fromEntries(
       Object.entries(event.detail)

@@ -7,7 +7,8 @@ export async function authenticate(apiKeys: ApiKeys, headers: IncomingHttpHeader
   return apiKeys.check(keyIn(headers));
 }
 
-function keyIn(headers: IncomingHttpHeaders): string | undefined {
+/** The key as the caller sent it. */
+export function keyIn(headers: IncomingHttpHeaders): string | undefined {
   const key = headers["x-api-key"];
   if (typeof key === "string") return key;
   return /^bearer +(\S+)$/i.exec(headers.authorization ?? "")?.[1];

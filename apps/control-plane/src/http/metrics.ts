@@ -15,6 +15,8 @@ export class ControlPlaneMetrics {
   readonly #requests: Histogram<"operation" | "status">;
   readonly #sockets: Gauge<"operation">;
   readonly #bytes: Counter<"direction">;
+  readonly #proxied: Counter<"result">;
+  readonly #proxiedOpen: Gauge;
 
   constructor(
     countSandboxes: () => Promise<ReadonlyMap<SandboxState, number>>,
@@ -40,6 +42,13 @@ export class ControlPlaneMetrics {
       labelNames: ["direction"],
       registers,
     });
+    this.#proxied = new Counter({
+      name: "roost_proxy_requests_total",
+      help: "Requests to ports of sandboxes that have ended, by class of their status; `cut`: broken off without one, or in the answer",
+      labelNames: ["result"],
+      registers,
+    });
+    this.#proxiedOpen = new Gauge({ name: "roost_proxy_requests_open", help: "Requests and connections to ports of sandboxes", registers });
     const sandboxes: Gauge<"state"> = new Gauge({
       name: "roost_sandboxes",
       help: "Sandboxes on record, by state",
@@ -77,6 +86,15 @@ export class ControlPlaneMetrics {
 
   countFileBytes(direction: "up" | "down", bytes: number): void {
     this.#bytes.inc({ direction }, bytes);
+  }
+
+  proxyOpened(): void {
+    this.#proxiedOpen.inc();
+  }
+
+  proxyClosed(result: string): void {
+    this.#proxiedOpen.dec();
+    this.#proxied.inc({ result });
   }
 
   get contentType(): string {

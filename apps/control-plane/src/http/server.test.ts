@@ -39,7 +39,7 @@ test("unknown paths are 404, known ones with a wrong method 405 with Allow", asy
     "/nothing",
     "/v1/",
     "/v1/sandboxes/i1/nothing",
-    "/v2/sandboxes",
+    "/v4/sandboxes",
     "/docs/../../etc/passwd",
     "/docs/..%2f..%2fpackage.json",
   ]) {

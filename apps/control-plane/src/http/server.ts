@@ -1,12 +1,16 @@
-import type { IncomingMessage, ServerResponse } from "node:http";
+import type { IncomingMessage, ServerOptions, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 
 import { jsonBodyBytesMax, PlatformError } from "@roost/contract";
 import { KiB, second } from "@roost/kit";
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 
+import { sendE2bError } from "../e2b/errors.ts";
+import { e2bRoutes, isE2bPath } from "../e2b/route-table.ts";
+import { addE2bRoutes } from "../e2b/routes.ts";
 import { authenticate } from "./authentication.ts";
 import { toPlatformError } from "./errors.ts";
+import { createFrontedServer, type RequestFront } from "./fronted-server.ts";
 import { matchWebSocket, PathTable } from "./path-table.ts";
 import { answerRaw } from "./raw-answer.ts";
 import { requestIdHeader, requestIdOf } from "./request-id.ts";
@@ -28,27 +32,37 @@ const bodyTimeoutMsDefault = 30 * second;
 const headersCheckMs = 5 * second;
 /** Unused connections are kept this long in `ms`: longer than load balancers in front usually do (60 s) */
 const keepAliveTimeoutMs = 75 * second;
+/** First keepalive probe of an idle TCP connection in `ms`: a client that vanished is found out */
+const tcpKeepAliveMs = 60 * second;
 /** Connections at once; above, new ones are refused by the kernel's backlog */
 const connectionsMax = 4_096;
 /** Longest single path parameter in characters: a tag, percent-encoded */
 const paramLengthMax = 512;
+
+const serverOptions: ServerOptions = {
+  maxHeaderSize: headerBytesMax,
+  headersTimeout: headersTimeoutMs,
+  connectionsCheckingInterval: headersCheckMs,
+  requestTimeout: 0, // would also end long uploads; headers and JSON bodies have deadlines of their own
+  keepAliveTimeout: keepAliveTimeoutMs,
+  keepAlive: true,
+  keepAliveInitialDelay: tcpKeepAliveMs,
+};
 
 /** Deadlines of the HTTP server; tests shorten them. */
 export interface HttpDeadlines {
   readonly bodyTimeoutMs?: number;
 }
 
-/** The HTTP server with all routes, not yet listening. */
-export async function buildServer(services: Services, deadlines: HttpDeadlines = {}): Promise<FastifyInstance> {
+/** The HTTP server with all routes, not yet listening. What `front` claims does not get to them. */
+export async function buildServer(services: Services, deadlines: HttpDeadlines = {}, front?: RequestFront): Promise<FastifyInstance> {
   const app: FastifyInstance = fastify({
     logger: false,
     bodyLimit: jsonBodyBytesMax,
     genReqId: (request: IncomingMessage) => requestIdOf(request.headers[requestIdHeader]),
-    keepAliveTimeout: keepAliveTimeoutMs,
-    requestTimeout: 0, // would also end long uploads; headers and JSON bodies have deadlines of their own
     forceCloseConnections: "idle",
     return503OnClosing: false,
-    http: { maxHeaderSize: headerBytesMax, headersTimeout: headersTimeoutMs, connectionsCheckingInterval: headersCheckMs },
+    serverFactory: (listener) => createFrontedServer(serverOptions, listener, front),
     routerOptions: { maxParamLength: paramLengthMax },
     clientErrorHandler: onClientError,
     frameworkErrors: (error, request, reply) => {
@@ -57,8 +71,6 @@ export async function buildServer(services: Services, deadlines: HttpDeadlines =
     },
   });
   app.server.maxConnections = connectionsMax;
-  app.server.headersTimeout = headersTimeoutMs;
-  app.server.requestTimeout = 0;
 
   app.decorateRequest("caller", undefined);
   app.decorateRequest("callerGone", undefined);
@@ -72,6 +84,7 @@ export async function buildServer(services: Services, deadlines: HttpDeadlines =
   addProcessRoutes(app, services);
   addFileRoutes(app, services);
   addHostRoutes(app, services);
+  addE2bRoutes(app, services);
   await app.ready();
   return app;
 }
@@ -140,7 +153,7 @@ function limitBodyTime(request: FastifyRequest, reply: FastifyReply, bodyTimeout
 }
 
 function addErrorAnswers(app: FastifyInstance, services: Services): void {
-  const paths = new PathTable(systemRoutes);
+  const paths = new PathTable([...systemRoutes, ...Object.values(e2bRoutes)]);
   app.setErrorHandler((error, request, reply) => {
     const failure = toPlatformError(error);
     const context = {
@@ -159,7 +172,7 @@ function addErrorAnswers(app: FastifyInstance, services: Services): void {
     return sendError(reply, failure);
   });
   app.setNotFoundHandler((request, reply) => {
-    const pathname = request.url.split("?", 1)[0] ?? "/";
+    const pathname = pathnameOf(request);
     if (matchWebSocket(pathname) !== undefined && request.method === "GET") return answerPlainRequestToSocket(services, request, reply);
     const methods = paths.methodsOf(pathname);
     if (methods.length === 0)
@@ -169,6 +182,10 @@ function addErrorAnswers(app: FastifyInstance, services: Services): void {
   });
 }
 
+function pathnameOf(request: FastifyRequest): string {
+  return request.url.split("?", 1)[0] ?? "/";
+}
+
 /** A plain GET of a WebSocket route: the caller is told what it is, if it may know. */
 async function answerPlainRequestToSocket(services: Services, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
   await authenticate(services.apiKeys, request.headers);
@@ -176,6 +193,7 @@ async function answerPlainRequestToSocket(services: Services, request: FastifyRe
 }
 
 function sendError(reply: FastifyReply, error: PlatformError): FastifyReply {
+  if (isE2bPath(pathnameOf(reply.request))) return sendE2bError(reply, error);
   if (error.retryAfterSec !== undefined) void reply.header("retry-after", String(error.retryAfterSec));
   for (const name of ["content-length", "content-range", "etag", "last-modified", "content-disposition"]) void reply.removeHeader(name);
   return reply.code(error.status).type("application/json; charset=utf-8").send(error.toBody());

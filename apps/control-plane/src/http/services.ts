@@ -21,6 +21,8 @@ export interface Services {
   readonly metrics: ControlPlaneMetrics;
   readonly ping: Database["ping"];
   readonly listTemplates: () => Promise<readonly HostTemplate[]>;
+  /** Under which ports of sandboxes have host names; null: they have none */
+  readonly domain: string | null;
   readonly log: Logger;
   /** Whether a shutdown has begun. */
   readonly isDraining: () => boolean;

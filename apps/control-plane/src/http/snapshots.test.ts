@@ -91,7 +91,7 @@ test("limits are said before anything is done", async () => {
   const { id } = await world.createSandbox();
   for (const [path, body] of [
     [`/sandboxes/${id}/fork`, { count: 0 }],
-    [`/sandboxes/${id}/fork`, { count: 65 }],
+    [`/sandboxes/${id}/fork`, { count: 101 }],
     [`/sandboxes/${id}/fork`, {}],
     [`/sandboxes/${id}/rollback`, { generation: 0 }],
     [`/sandboxes/${id}/pause`, { memory: "no" }],

@@ -1,12 +1,16 @@
 import {
+  egressOf,
   memoryMibDefault,
+  networkPolicySchema,
   newSandboxId,
   newToken,
   PlatformError,
   vcpusDefault,
   type CreateSandboxBody,
   type ErrorCode,
+  type ExpiryAction,
   type ForkSandboxBody,
+  type NetworkPolicy,
 } from "@roost/contract";
 import type { ForkSandboxResponse_Outcome } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import type { Logger } from "@roost/kit";
@@ -41,6 +45,29 @@ const nothingRemains: ReadonlySet<ErrorCode> = new Set([
 /** Failures of a call after which nobody knows what the host made of it. */
 const outcomeUnknown: ReadonlySet<ErrorCode> = new Set(["host_unreachable", "internal"]);
 
+/** What a sandbox has besides what its create asks for. */
+export interface CreateOptions {
+  /** `s` from each start until its time is up; 0: never */
+  readonly expirySec: number;
+  readonly expiryAction: ExpiryAction;
+  readonly expiryMemory: boolean;
+  readonly isSecure: boolean;
+  readonly network: NetworkPolicy;
+}
+
+const noOptions: CreateOptions = {
+  expirySec: 0,
+  expiryAction: "delete",
+  expiryMemory: true,
+  isSecure: true,
+  network: networkPolicySchema.parse({}),
+};
+
+export interface ForkOptions {
+  /** Of the children, as `CreateOptions` has it; default: the parent's */
+  readonly expirySec?: number;
+}
+
 export type ForkedChild = { readonly row: SandboxRow } | { readonly error: PlatformError };
 
 export interface CreatesDependencies {
@@ -74,7 +101,7 @@ export class Creates {
    * Creates a sandbox and answers when its first command can run. When `signal` aborts (the caller is gone, so nobody
    * would learn the id) the create is undone.
    */
-  async create(body: CreateSandboxBody, signal: AbortSignal): Promise<SandboxRow> {
+  async create(body: CreateSandboxBody, signal: AbortSignal, options: CreateOptions = noOptions): Promise<SandboxRow> {
     this.#refuseWhileDraining();
     const { records } = this.#deps;
     const { host, template } = await this.#deps.hosts.place(body.template);
@@ -97,8 +124,11 @@ export class Creates {
         metadata: body.metadata,
         autoResume: body.auto_resume,
         timeCreated: new Date(),
+        ...options,
+        trafficToken: options.network.is_public ? null : newToken(),
       });
       inFlight.recorded();
+      const egress = egressOf(options.network);
       const spec = {
         sandboxId: id,
         template: body.template,
@@ -109,6 +139,7 @@ export class Creates {
         checkpointIntervalSec: body.checkpoint_interval_sec,
         envs: body.envs,
         accessToken,
+        network: { allowOut: [...egress.allowOut], denyOut: [...egress.denyOut] },
       };
       const answer = await host.call(() => host.client.createSandbox({ spec }, { timeoutMs: createTimeoutMs }));
       await records.observe(observedFrom(answer.sandbox, host.id));
@@ -124,7 +155,7 @@ export class Creates {
   }
 
   /** New sandboxes that go on where this one is. Throws only when none was tried; undone like a create when `signal` aborts. */
-  async fork(parentId: string, body: ForkSandboxBody, signal: AbortSignal): Promise<ForkedChild[]> {
+  async fork(parentId: string, body: ForkSandboxBody, signal: AbortSignal, options: ForkOptions = {}): Promise<ForkedChild[]> {
     this.#refuseWhileDraining();
     const parent = await this.#deps.records.get(parentId);
     requireNotEnded(parent, { kind: "fork" });
@@ -150,6 +181,12 @@ export class Creates {
           metadata: body.metadata ?? parent.metadata,
           autoResume: parent.auto_resume,
           timeCreated,
+          expirySec: options.expirySec ?? parent.expiry_sec,
+          expiryAction: parent.expiry_action,
+          expiryMemory: parent.expiry_memory,
+          isSecure: parent.is_secure,
+          network: parent.network,
+          trafficToken: parent.traffic_token === null ? null : newToken(),
         })),
       );
       inFlight.recorded();

@@ -1,9 +1,10 @@
 import { PlatformError, type SandboxState } from "@roost/contract";
-import type { Logger } from "@roost/kit";
+import { second, type Logger } from "@roost/kit";
 
 import type { Database } from "../db/database.ts";
 import { applyObserved, findSandbox, markStopped, type ObservedSandbox, type SandboxRow } from "../db/sandboxes.ts";
 import { destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
+import { present } from "./present.ts";
 
 /** States in which the guest that was talked to is still there. While a sandbox is saved its guest only stands still. */
 const guestStays: ReadonlySet<SandboxState> = new Set(["creating", "running", "snapshotting", "pausing"]);
@@ -15,8 +16,13 @@ export interface SandboxRecordsDependencies {
   readonly log: Logger;
   /** A sandbox has no VM any more, or another one */
   readonly onEnded: (sandboxId: string) => void;
+  /** A sandbox's record says something else now; what was read of it before does not count */
+  readonly onChanged?: (sandboxId: string) => void;
   /** A sandbox runs again with what ran in it before */
   readonly onResumed?: (row: SandboxRow) => void;
+  /** A sandbox's time ends then, perhaps earlier than anything else's */
+  readonly onExpiry?: (end: Date) => void;
+  readonly now?: () => Date;
 }
 
 /**
@@ -35,7 +41,17 @@ export class SandboxRecords {
     return this.#deps.database.db;
   }
 
+  now(): Date {
+    return this.#deps.now?.() ?? new Date();
+  }
+
+  /** A sandbox as it is seen now: one whose end was decided is `stopping` (see ./present.ts). */
   async get(id: string): Promise<SandboxRow> {
+    return present(await this.recorded(id), this.now());
+  }
+
+  /** A sandbox as its host last described it. */
+  async recorded(id: string): Promise<SandboxRow> {
     const row = await findSandbox(this.#db, id);
     if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
     return row;
@@ -44,10 +60,14 @@ export class SandboxRecords {
   /** Records what a host said; ends what depended on a VM that is no longer running. */
   async observe(observed: ObservedSandbox): Promise<void> {
     const before = observed.state === "running" ? await findSandbox(this.#db, observed.id) : undefined;
-    const applied = await applyObserved(this.#db, observed, new Date());
+    const now = this.now();
+    const applied = await applyObserved(this.#db, observed, now);
     if (applied === "stale") return;
     const { id, state, generation } = observed;
     this.#deps.log.info({ sandboxId: id, state, generation, applied }, "sandbox state");
+    if (before !== undefined && before.expiry_sec > 0) {
+      this.#deps.onExpiry?.(before.time_expires ?? new Date(now.getTime() + before.expiry_sec * second));
+    }
     if (!guestStays.has(state)) this.#deps.onEnded(id);
     if (before !== undefined && isSaved.has(before.state)) this.resumed(await this.get(id));
     this.#wake(id);
@@ -58,9 +78,9 @@ export class SandboxRecords {
     await this.#markStopped(id);
   }
 
-  /** Ends a sandbox on its host, and its record. */
-  async endOnHost(id: string, host: HostLink): Promise<void> {
-    await host.call(() => host.client.destroySandbox({ sandboxId: id }, { timeoutMs: destroyTimeoutMs }));
+  /** Ends a sandbox on its host, and its record. `reason`: for its log, where nobody asked for it. */
+  async endOnHost(id: string, host: HostLink, reason = ""): Promise<void> {
+    await host.call(() => host.client.destroySandbox({ sandboxId: id, reason }, { timeoutMs: destroyTimeoutMs }));
     await this.#markStopped(id);
   }
 
@@ -69,8 +89,8 @@ export class SandboxRecords {
     if (row.state === "running" && row.start_path !== "boot") this.#deps.onResumed?.(row);
   }
 
-  /** The sandbox has another VM now, which the watch may not have said yet. */
-  vmReplaced(id: string): void {
+  /** Nobody talks to the sandbox's guest any more: it has another one now or was ended, which the watch may not have said yet. */
+  endConnections(id: string): void {
     this.#deps.onEnded(id);
   }
 
@@ -91,12 +111,24 @@ export class SandboxRecords {
   }
 
   async #markStopped(id: string): Promise<void> {
-    if (await markStopped(this.#db, id, "deleted", new Date())) this.#deps.log.info({ sandboxId: id, state: "stopped" }, "sandbox state");
+    if (await markStopped(this.#db, id, "deleted", this.now())) this.#deps.log.info({ sandboxId: id, state: "stopped" }, "sandbox state");
     this.#deps.onEnded(id);
     this.#wake(id);
   }
 
+  /** Somebody wrote something into the record that no host said. */
+  changedHere(id: string): void {
+    this.#wake(id);
+  }
+
+  /** The same, where it may be about the time that the sandbox has. */
+  written(row: SandboxRow): void {
+    if (row.time_expires !== null) this.#deps.onExpiry?.(row.time_expires);
+    this.changedHere(row.id);
+  }
+
   #wake(id: string): void {
+    this.#deps.onChanged?.(id);
     for (const done of this.#waiting.get(id) ?? []) done();
   }
 }

@@ -25,6 +25,8 @@ export function viewSandbox(row: SandboxRow): Sandbox {
     current_generation: row.current_generation,
     has_memory: row.has_memory,
     paused_at: row.time_paused?.toISOString() ?? null,
+    expires_at: row.time_expires?.toISOString() ?? null,
+    expiry_action: row.expiry_action,
     notice: row.notice,
     failure_reason: row.failure_reason,
     vm_exit: row.vm_exit,

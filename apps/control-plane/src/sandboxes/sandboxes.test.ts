@@ -199,7 +199,7 @@ test("deleting while the host is away is 503, and happens when it is back", asyn
   const { id } = await create();
   host.isUnreachable = true;
   await expect(sandboxes.delete(id)).rejects.toMatchObject({ code: "host_unreachable" });
-  expect(await sandboxes.get(id)).toMatchObject({ state: "running" });
+  expect(await sandboxes.get(id)).toMatchObject({ state: "stopping" });
   host.isUnreachable = false;
   await reconciler.reconcile();
   expect(await sandboxes.get(id)).toMatchObject({ state: "stopped" });

@@ -6,25 +6,53 @@ import {
   type Metrics,
   type MetricsRange,
 } from "@roost/contract";
-import { second, type Logger } from "@roost/kit";
+import { second, withDeadline, type Logger } from "@roost/kit";
 
 import type { Database } from "../db/database.ts";
-import { listSandboxes, requestDelete, type ObservedSandbox, type SandboxRow } from "../db/sandboxes.ts";
+import type { NewEvent } from "../db/events.ts";
+import { claimDelete } from "../db/expiry.ts";
+import { countPresent, listPresent, listSandboxes, type PresentFilter, type PresentPageQuery } from "../db/list-sandboxes.ts";
+import { requestDelete, type ObservedSandbox, type SandboxRow } from "../db/sandboxes.ts";
 import { callTimeoutMs } from "../hosts/host-link.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import type { Hosts } from "../hosts/hosts.ts";
-import { Creates, type ForkedChild } from "./creates.ts";
+import { Connects } from "./connects.ts";
+import { Creates, type CreateOptions, type ForkedChild, type ForkOptions } from "./creates.ts";
+import { Expiry } from "./expiry.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { decodeCursor, encodeCursor } from "./list-cursor.ts";
+import { Networks } from "./network.ts";
+import { present, presenceOf } from "./present.ts";
 import { SandboxRecords } from "./records.ts";
 import { requireAllowed, useOf } from "./require-state.ts";
 
 /** Longest wait in `ms` for a host's newest word on a sandbox before the record is shown as it is */
 const freshenTimeoutMs = 2 * second;
+/** Longest wait in `ms` for a host to end a sandbox that is gone for its users anyway */
+const killTimeoutMs = 10 * second;
 
 export interface SandboxPage {
   readonly sandboxes: readonly SandboxRow[];
   readonly nextCursor: string | null;
+}
+
+/** Running and paused ones, in the order they were started. */
+export interface PresentPage {
+  readonly sandboxes: readonly SandboxRow[];
+  /** Where the next page starts; undefined on the last one */
+  readonly next: PresentPageQuery["after"];
+}
+
+export interface SandboxesDependencies {
+  readonly database: Database;
+  readonly hosts: Hosts;
+  readonly log: Logger;
+  readonly onEnded: (sandboxId: string) => void;
+  readonly onChanged?: (sandboxId: string) => void;
+  readonly onResumed?: (row: SandboxRow) => void;
+  /** What the control plane itself does to sandboxes */
+  readonly onEvent?: (event: NewEvent) => Promise<void>;
+  readonly now?: () => Date;
 }
 
 /**
@@ -34,24 +62,26 @@ export interface SandboxPage {
 export class Sandboxes {
   readonly records: SandboxRecords;
   readonly lifecycle: Lifecycle;
+  readonly connects: Connects;
+  readonly expiry: Expiry;
+  readonly networks: Networks;
   readonly #database: Database;
   readonly #hosts: Hosts;
   readonly #log: Logger;
   readonly #creates: Creates;
 
-  constructor(deps: {
-    database: Database;
-    hosts: Hosts;
-    log: Logger;
-    onEnded: (sandboxId: string) => void;
-    onResumed?: (row: SandboxRow) => void;
-  }) {
+  constructor(deps: SandboxesDependencies) {
     const { database, hosts, log } = deps;
     this.#database = database;
     this.#hosts = hosts;
     this.#log = log;
-    this.records = new SandboxRecords(deps);
-    this.lifecycle = new Lifecycle({ records: this.records, hosts, log });
+    const records = new SandboxRecords({ ...deps, onExpiry: (end) => this.expiry.poke(end) });
+    this.records = records;
+    this.lifecycle = new Lifecycle({ database, records, hosts, log });
+    this.connects = new Connects({ database, records, lifecycle: this.lifecycle });
+    const onEvent = deps.onEvent ?? (async () => undefined);
+    this.expiry = new Expiry({ database, records, lifecycle: this.lifecycle, hosts, log, onEvent });
+    this.networks = new Networks({ database, records, hosts });
     this.#creates = new Creates({ database, records: this.records, hosts, log });
   }
 
@@ -76,12 +106,12 @@ export class Sandboxes {
     await this.records.observeRemoved(sandboxId);
   }
 
-  async create(body: CreateSandboxBody, signal: AbortSignal): Promise<SandboxRow> {
-    return this.#creates.create(body, signal);
+  async create(body: CreateSandboxBody, signal: AbortSignal, options?: CreateOptions): Promise<SandboxRow> {
+    return this.#creates.create(body, signal, options);
   }
 
-  async fork(id: string, body: ForkSandboxBody, signal: AbortSignal): Promise<ForkedChild[]> {
-    return this.#creates.fork(id, body, signal);
+  async fork(id: string, body: ForkSandboxBody, signal: AbortSignal, options?: ForkOptions): Promise<ForkedChild[]> {
+    return this.#creates.fork(id, body, signal, options);
   }
 
   async get(id: string): Promise<SandboxRow> {
@@ -128,15 +158,57 @@ export class Sandboxes {
     const sandboxes = rows.slice(0, query.limit);
     const last = sandboxes.at(-1);
     const hasMore = rows.length > query.limit && last !== undefined;
-    return { sandboxes, nextCursor: hasMore ? encodeCursor({ timeCreated: last.time_created, id: last.id }) : null };
+    return {
+      sandboxes: sandboxes.map((row) => present(row, this.records.now())),
+      nextCursor: hasMore ? encodeCursor({ timeCreated: last.time_created, id: last.id }) : null,
+    };
+  }
+
+  /** What runs or is paused, by when it was started. */
+  async listPresent(query: PresentPageQuery): Promise<PresentPage> {
+    const now = this.records.now();
+    const rows = await listPresent(this.#db, { ...query, limit: query.limit + 1 }, now);
+    const sandboxes = rows.slice(0, query.limit).map((row) => present(row, now));
+    const last = sandboxes.at(-1);
+    const hasMore = rows.length > query.limit && last?.time_started;
+    return { sandboxes, next: hasMore ? { timeStarted: hasMore, id: last.id } : undefined };
+  }
+
+  /** How many run of those that match. */
+  async countRunning(filter: Omit<PresentFilter, "presence">): Promise<number> {
+    return countPresent(this.#db, { ...filter, presence: ["running"] }, this.records.now());
+  }
+
+  /** Pauses a sandbox that runs; `sandbox_wrong_state` when it is paused already. */
+  async pauseRunning(id: string, options: { readonly memory: boolean }): Promise<SandboxRow> {
+    if (presenceOf(await this.connects.present(id)) !== "running") {
+      throw new PlatformError("sandbox_wrong_state", `sandbox ${id} is paused already`);
+    }
+    return this.lifecycle.pauseRunning(id, options);
   }
 
   /** Ends a sandbox. A create in flight is aborted. Ending one that has ended succeeds. */
   async delete(id: string): Promise<void> {
-    const row = await requestDelete(this.#db, id, new Date());
+    const row = await requestDelete(this.#db, id, this.records.now());
     if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
     if (row.state === "stopped") return;
+    this.records.changedHere(id);
     await this.records.endOnHost(id, this.#hosts.get(row.host_id));
+  }
+
+  /**
+   * Ends a sandbox that has not been ended: it is gone at once for everybody. Answers when the host has ended it, too, or when
+   * that takes long: then the host is told again until it is done.
+   */
+  async kill(id: string): Promise<void> {
+    const row = await claimDelete(this.#db, id, this.records.now());
+    if (row === undefined) throw new PlatformError("sandbox_not_found", `sandbox ${id} was not found: it has ended, or never was`);
+    this.records.endConnections(id);
+    this.records.changedHere(id);
+    const ended = this.records.endOnHost(id, this.#hosts.get(row.host_id));
+    await withDeadline("the end of the sandbox on its host", killTimeoutMs, ended).catch((error: unknown) =>
+      this.#log.warn({ err: error, sandboxId: id }, "a killed sandbox is still on its host; the reconciler ends it"),
+    );
   }
 
   async ping(id: string): Promise<void> {

@@ -17,6 +17,20 @@ export interface SnapshotsDependencies {
   readonly log: Logger;
 }
 
+/** A template as its host has it. */
+export interface TemplateDetail {
+  readonly name: string;
+  readonly kind: "base" | "snapshot";
+  readonly digest: string;
+  readonly timeCreated: Date;
+  /** null for a base template */
+  readonly sourceSandboxId: string | null;
+  /** null: any */
+  readonly vcpus: number | null;
+  readonly memoryMib: number | null;
+  readonly diskSizeMib: number;
+}
+
 /** Templates that were made from sandboxes. They are their hosts': nothing of them is recorded here. */
 export class Snapshots {
   readonly #deps: SnapshotsDependencies;
@@ -25,19 +39,23 @@ export class Snapshots {
     this.#deps = deps;
   }
 
-  async create(body: CreateSnapshotBody): Promise<Snapshot> {
+  /** `replace`: a snapshot of that name gives way. */
+  async create(body: CreateSnapshotBody, { replace }: { readonly replace: boolean } = { replace: false }): Promise<Snapshot> {
     const { hosts, records, log } = this.#deps;
     const row = await records.get(body.sandbox_id);
     requireNotEnded(row, { kind: "snapshot" });
     // A name means one thing on all hosts; of its own names the sandbox's host makes sure itself
-    const described = await hosts.describe(0);
-    const taken = described.flatMap(({ description }) => description.templates).find((template) => template.name === body.name);
-    if (taken !== undefined) throw new PlatformError("snapshot_exists", nameTaken(body.name, taken.kind));
+    const taken = (await hosts.describe(0)).flatMap(({ host, description }) =>
+      description.templates.filter((template) => template.name === body.name).map(({ kind }) => ({ host, kind })),
+    );
+    const refused = taken.find(({ kind }) => !replace || kind === "base");
+    if (refused !== undefined) throw new PlatformError("snapshot_exists", nameTaken(body.name, refused.kind));
     const host = hosts.get(row.host_id);
     const { sandbox_id: sandboxId, name, memory } = body;
-    const answer = await host.call(() => host.client.createTemplate({ sandboxId, name, memory }, { timeoutMs: saveTimeoutMs }));
+    const answer = await host.call(() => host.client.createTemplate({ sandboxId, name, memory, replace }, { timeoutMs: saveTimeoutMs }));
     host.forgetDescription();
     log.info({ sandboxId, template: name, hostId: host.id }, "snapshot created");
+    for (const other of taken) if (other.host !== host) await this.#delete(name, other.host);
     await this.#refresh(sandboxId, host);
     return viewSnapshot(answer.template, host.id);
   }
@@ -50,6 +68,12 @@ export class Snapshots {
     return [...new Map(found.map((snapshot) => [snapshot.name, snapshot])).values()].sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
+  /** Base templates and snapshots, by name. */
+  async templates(): Promise<TemplateDetail[]> {
+    const found = (await this.#ask()).flatMap(({ templates }) => templates.map(detailOf));
+    return [...new Map(found.map((template) => [template.name, template])).values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
   async get(name: string): Promise<Snapshot> {
     const [first] = await this.#holders(name);
     if (first === undefined) throw notFound(name);
@@ -59,11 +83,13 @@ export class Snapshots {
   async delete(name: string): Promise<void> {
     const holders = await this.#holders(name);
     if (holders.length === 0) throw notFound(name);
-    for (const { host } of holders) {
-      await host.call(() => host.client.deleteTemplate({ name }, { timeoutMs: deleteTimeoutMs }));
-      host.forgetDescription();
-      this.#deps.log.info({ template: name, hostId: host.id }, "snapshot deleted");
-    }
+    for (const { host } of holders) await this.#delete(name, host);
+  }
+
+  async #delete(name: string, host: HostLink): Promise<void> {
+    await host.call(() => host.client.deleteTemplate({ name }, { timeoutMs: deleteTimeoutMs }));
+    host.forgetDescription();
+    this.#deps.log.info({ template: name, hostId: host.id }, "snapshot deleted");
   }
 
   async #holders(name: string): Promise<{ readonly host: HostLink; readonly template: Template }[]> {
@@ -100,6 +126,19 @@ export class Snapshots {
 
 function isSnapshot(template: Template): boolean {
   return template.kind === "snapshot";
+}
+
+function detailOf(template: Template): TemplateDetail {
+  return {
+    name: template.name,
+    kind: isSnapshot(template) ? "snapshot" : "base",
+    digest: template.digest,
+    timeCreated: new Date(Number(template.timeCreatedMs)),
+    sourceSandboxId: template.sourceSandboxId === "" ? null : template.sourceSandboxId,
+    vcpus: template.vcpus === 0 ? null : template.vcpus,
+    memoryMib: template.memoryMib === 0 ? null : template.memoryMib,
+    diskSizeMib: template.diskSizeMib,
+  };
 }
 
 function notFound(name: string): PlatformError {

@@ -11,11 +11,12 @@ fs.fsyncSync = (descriptor) => {
 };
 syncBuiltinESMExports();
 
-const [{ newSandboxId }, { silentLogger }, { openDatabase }, { insertSandbox }] = await Promise.all([
+const [{ newSandboxId }, { silentLogger }, { openDatabase }, { insertSandbox }, { plainSandbox }] = await Promise.all([
   import("@roost/contract"),
   import("@roost/kit"),
   import("../db/database.ts"),
   import("../db/sandboxes.ts"),
+  import("./plain-sandbox.ts"),
 ]);
 
 const database = await openDatabase({ kind: "folder", path: process.argv[2] ?? "" }, silentLogger);
@@ -34,6 +35,7 @@ for (;;) {
     autoResume: false,
     metadata: {},
     timeCreated: new Date(),
+    ...plainSandbox,
   });
   process.send?.({ id, fsyncs });
   await new Promise((resolve) => setImmediate(resolve));

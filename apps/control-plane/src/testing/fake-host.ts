@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { connect } from "node:net";
 import type { Duplex } from "node:stream";
 
-import { create } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { Code, ConnectError, createRouterTransport, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import {
   EventSchema,
@@ -11,6 +11,9 @@ import {
   SandboxState,
   WatchSandboxesResponse_SyncedSchema,
   type Event,
+  type GetLogsRequest,
+  type LogEntrySchema,
+  type MetricPointSchema,
   type Sandbox,
   type SandboxSpec,
   type WatchSandboxesResponse,
@@ -38,6 +41,8 @@ export class FakeHost implements HostDependency {
   readonly destroyed: string[] = [];
   readonly happened: Event[] = [];
   readonly openTunnels = new Set<Duplex>();
+  /** Other ports of guests than the guest agent's: ports of this machine */
+  readonly ports = new Map<number, number>();
   pingCount = 0;
   /** Tunnels opened so far */
   tunnelCount = 0;
@@ -45,6 +50,13 @@ export class FakeHost implements HostDependency {
   createGate: Promise<void> | undefined;
   /** What the next create answers instead of a sandbox. */
   createFailure: ConnectError | undefined;
+  /** What `GetLogs` answers, also for sandboxes that are gone; without it: of no sandbox */
+  readonly logs = new Map<string, MessageInitShape<typeof LogEntrySchema>[]>();
+  readonly logsAsked: GetLogsRequest[] = [];
+  /** What `GetMetrics` answers */
+  metricPoints: MessageInitShape<typeof MetricPointSchema>[] = [
+    { timeUnixSec: 1n, cpuPercent: 12.5, memoryBytes: 100n, memoryCacheBytes: 50n, diskBytes: 200n },
+  ];
   /** Whether every call fails as when the host cannot be reached. */
   isUnreachable = false;
   /** Called when a listing was made and before it is answered. */
@@ -68,8 +80,9 @@ export class FakeHost implements HostDependency {
         const sandbox = this.sandboxes.get(sandboxId);
         if (sandbox === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${sandboxId}`);
         if (!reachable.has(sandbox.state)) throw new PlatformError("sandbox_wrong_state", `sandbox ${sandboxId} is not running`);
-        if (port !== guestAgentPort) throw new PlatformError("guest_unreachable", "nothing listens there");
-        const socket = connect(guestPort(), "127.0.0.1");
+        const local = port === guestAgentPort ? guestPort() : this.ports.get(port);
+        if (local === undefined) throw new PlatformError("guest_unreachable", "nothing listens there");
+        const socket = connect(local, "127.0.0.1");
         await new Promise((resolve, reject) => {
           socket.once("connect", resolve);
           socket.once("error", () => reject(new PlatformError("guest_unreachable", "the guest agent cannot be reached")));
@@ -251,13 +264,25 @@ export class FakeHost implements HostDependency {
         if (sandbox.spec !== undefined) sandbox.spec.timeoutSec = timeoutSec;
         return { sandbox: structuredClone(this.change(sandboxId, sandbox.state)) };
       },
+      setNetwork: ({ sandboxId, network }) => {
+        const sandbox = this.#find(sandboxId);
+        if (sandbox.spec !== undefined && network !== undefined) sandbox.spec.network = network;
+        return { sandbox: structuredClone(this.change(sandboxId, sandbox.state)) };
+      },
       getMetrics: ({ sandboxId }) => {
         this.#find(sandboxId);
         return {
-          points: [{ timeUnixSec: 1n, cpuPercent: 12.5, memoryBytes: 100n, diskBytes: 200n }],
+          points: this.metricPoints,
           memoryTotalBytes: 1000n,
           diskTotalBytes: 2000n,
         };
+      },
+      getLogs: (request) => {
+        const { sandboxId } = request;
+        this.logsAsked.push(request);
+        const entries = this.logs.get(sandboxId);
+        if (entries === undefined) this.#find(sandboxId);
+        return { entries: entries ?? [] };
       },
       getConsole: ({ sandboxId, bytesMax }) => {
         this.#find(sandboxId);

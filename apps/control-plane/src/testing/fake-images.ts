@@ -197,11 +197,11 @@ export class FakeImages {
         for (const id of ids) this.pause(id);
         return { pausedSandboxIds: ids };
       },
-      createTemplate: async ({ sandboxId, name, memory }) => {
+      createTemplate: async ({ sandboxId, name, memory, replace }) => {
         this.#allow(sandboxId, { kind: "snapshot" });
         this.#begin("createTemplate");
         const { spec } = machine.find(sandboxId);
-        if (this.templates.has(name)) throw hostError("snapshot_exists", `there is a template "${name}" already`);
+        if (this.templates.has(name) && !replace) throw hostError("snapshot_exists", `there is a template "${name}" already`);
         await this.gates.get("createTemplate");
         const hasMemory = memory ?? true;
         const template = create(TemplateSchema, {

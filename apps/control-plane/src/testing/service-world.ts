@@ -6,6 +6,7 @@ import type { NewEvent } from "../db/events.ts";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { HostLink } from "../hosts/host-link.ts";
 import { Hosts } from "../hosts/hosts.ts";
+import type { CreateOptions } from "../sandboxes/creates.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
 import { FakeHost } from "./fake-host.ts";
 
@@ -21,20 +22,31 @@ export class ServiceWorld implements AsyncDisposable {
   readonly #abort = new AbortController();
   #watching: Promise<void> = Promise.resolve();
 
-  private constructor(database: Database) {
-    this.sandboxes = new Sandboxes({
+  private constructor(database: Database, now: () => Date) {
+    this.sandboxes = this.#services(database, now);
+  }
+
+  /** Another control plane on the same database and host, which is not told what the host does. */
+  another(database: Database, now: () => Date): Sandboxes {
+    return this.#services(database, now);
+  }
+
+  #services(database: Database, now: () => Date): Sandboxes {
+    return new Sandboxes({
       database,
       hosts: this.hosts,
       log: silentLogger,
       onEnded: (id) => this.ended.push(id),
       onResumed: (row) => this.resumed.push(row.id),
+      onEvent: async (event) => void this.told.push(event),
+      now,
     });
   }
 
   /** On an emptied database. */
-  static async start(database: Database): Promise<ServiceWorld> {
+  static async start(database: Database, now: () => Date = () => new Date()): Promise<ServiceWorld> {
     await database.db.deleteFrom("sandbox").execute();
-    const world = new ServiceWorld(database);
+    const world = new ServiceWorld(database, now);
     world.#watching = world.link.run(world.#abort.signal, {
       observed: (sandbox) => world.sandboxes.observe(sandbox),
       removed: (id) => world.sandboxes.observeRemoved(id),
@@ -45,8 +57,8 @@ export class ServiceWorld implements AsyncDisposable {
     return world;
   }
 
-  async create(input: CreateSandboxInput = {}): Promise<SandboxRow> {
-    return this.sandboxes.create(createSandboxBodySchema.parse(input), new AbortController().signal);
+  async create(input: CreateSandboxInput = {}, options?: CreateOptions): Promise<SandboxRow> {
+    return this.sandboxes.create(createSandboxBodySchema.parse(input), new AbortController().signal, options);
   }
 
   async isState(id: string, state: string): Promise<void> {

@@ -63,7 +63,7 @@ export class Upgrades {
   }
 
   /** Listener for a server's `upgrade` event. */
-  handle(request: IncomingMessage, stream: Duplex, head: Buffer): void {
+  upgrade(request: IncomingMessage, stream: Duplex, head: Buffer): void {
     const requestId = requestIdOf(request.headers[requestIdHeader]);
     const log = this.#services.log.child({ requestId });
     stream.on("error", (error) => log.debug({ err: error }, "a connection failed during its upgrade"));

@@ -1,0 +1,50 @@
+import { newSandboxId, PlatformError, templateNameSchema, templateTagDefault } from "@roost/contract";
+
+/**
+ * E2B's names: `[namespace/]name[:tag]`. There is one namespace here, so it is left out, and without a tag `default` is meant; a template's
+ * own name is `name` or `name:tag` (see `templateNameSchema`).
+ */
+
+/** Characters of a name that are repeated to the caller */
+const shownMax = 80;
+const unnamedPattern = /^s[a-z0-9]{20}$/;
+
+/** The template that a name means; undefined when nothing can have that name. */
+export function templateNamed(text: string): string | undefined {
+  const [, name = "", tag = templateTagDefault] = /^(?:[a-zA-Z0-9][a-zA-Z0-9._-]*\/)?([^/:]+)(?::([^/:]+))?$/.exec(text) ?? [];
+  const parsed = templateNameSchema.safeParse(tag === templateTagDefault ? name : `${name}:${tag}`);
+  return parsed.success ? parsed.data : undefined;
+}
+
+/** The same, of a template that is to be there. */
+export function existingTemplate(text: string): string {
+  const name = templateNamed(text);
+  if (name === undefined) throw templateNotFound(text);
+  return name;
+}
+
+/** The same, for a new snapshot; one that is not given a name gets one that nobody else has. */
+export function newSnapshotName(text: string | undefined): string {
+  if (text === undefined) return newSandboxId().replace(/^i/, "s");
+  const name = templateNamed(text);
+  if (name !== undefined) return name;
+  throw new PlatformError(
+    "request_invalid",
+    `name: ${JSON.stringify(text.slice(0, shownMax))} is not accepted: written as name or name:tag, each a letter or digit and then letters, digits, '.', '_' and '-'`,
+  );
+}
+
+/** `name:tag`, also where the tag is the default. */
+export function fullName(template: string): string {
+  return template.includes(":") ? template : `${template}:${templateTagDefault}`;
+}
+
+/** All names that mean a template; none for a snapshot that was made without. */
+export function namesOf(template: string): string[] {
+  if (unnamedPattern.test(template)) return [];
+  return template.includes(":") ? [template] : [fullName(template), template];
+}
+
+export function templateNotFound(text: string): PlatformError {
+  return new PlatformError("template_not_found", `there is no template "${text.slice(0, shownMax)}"`);
+}

@@ -1,0 +1,165 @@
+import { allTraffic, networkPolicySchema } from "@roost/contract";
+import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+import { World } from "../testing/world.ts";
+import { networkFromE2b, networkToE2b } from "./network.ts";
+
+let world: World;
+beforeAll(async () => {
+  world = await World.start();
+});
+afterAll(async () => world[Symbol.asyncDispose]());
+
+interface Answer {
+  readonly status: number;
+  readonly body: Record<string, unknown> | undefined;
+}
+
+async function ask(method: string, path: string, body?: unknown): Promise<Answer> {
+  const answer = await world.request(method, path, body);
+  const text = await answer.text();
+  return { status: answer.status, body: text === "" ? undefined : (JSON.parse(text) as Record<string, unknown>) };
+}
+
+async function create(more: object = {}): Promise<string> {
+  const { status, body } = await ask("POST", "/sandboxes", { templateID: "base", timeout: 300, secure: true, ...more });
+  expect(status, JSON.stringify(body)).toBe(201);
+  return String(body?.["sandboxID"]);
+}
+
+const onHost = (id: string) => {
+  const { allowOut, denyOut } = world.host.sandboxes.get(id)?.spec?.network ?? { allowOut: [], denyOut: [] };
+  return { allowOut, denyOut };
+};
+const detail = async (id: string) => (await ask("GET", `/sandboxes/${id}`)).body;
+
+test("E2B's words become a policy, and that becomes E2B's words again", () => {
+  expect(networkFromE2b({})).toEqual({ ...networkPolicySchema.parse({}), is_public: true });
+  const policy = networkFromE2b({
+    network: { allowOut: ["Example.com"], denyOut: [allTraffic], allowPublicTraffic: false, maskRequestHost: "localhost:${PORT}" },
+    allow_internet_access: true,
+    secure: true,
+  });
+  expect(policy).toEqual({
+    allow_internet: true,
+    allow_out: ["example.com"],
+    deny_out: [allTraffic],
+    is_public: false,
+    mask_request_host: "localhost:${PORT}",
+  });
+  expect(networkToE2b(policy)).toEqual({
+    allowOut: ["example.com"],
+    denyOut: [allTraffic],
+    allowPublicTraffic: false,
+    maskRequestHost: "localhost:${PORT}",
+  });
+});
+
+test("a create's policy reaches its host and is shown", async () => {
+  const id = await create({ network: { allowOut: ["203.0.113.7", "*.example.com"], denyOut: [allTraffic], somethingNew: 1 } });
+  expect(onHost(id)).toEqual({ allowOut: ["203.0.113.7", "*.example.com"], denyOut: [allTraffic] });
+  expect(await detail(id)).toMatchObject({
+    allowInternetAccess: true,
+    network: { allowOut: ["203.0.113.7", "*.example.com"], denyOut: [allTraffic], allowPublicTraffic: true },
+  });
+});
+
+test("no internet access is denying everything", async () => {
+  const id = await create({ allow_internet_access: false, network: null });
+  expect(onHost(id)).toEqual({ allowOut: [], denyOut: [allTraffic] });
+  expect(await detail(id)).toMatchObject({ allowInternetAccess: false, network: { denyOut: [] } });
+  const other = await create({ allow_internet_access: false, network: { allowOut: ["example.com"] } });
+  expect(onHost(other)).toEqual({ allowOut: ["example.com"], denyOut: [allTraffic] });
+});
+
+test("ports that are not public have a token", async () => {
+  const { body } = await ask("POST", "/sandboxes", { templateID: "base", secure: true, network: { allowPublicTraffic: false } });
+  expect(body?.["trafficAccessToken"]).toMatch(/^[0-9a-f]{64}$/);
+  const open = await ask("POST", "/sandboxes", { templateID: "base", secure: true, network: { allowPublicTraffic: true } });
+  expect(open.body?.["trafficAccessToken"]).toBeNull();
+});
+
+test.each([
+  [{ network: { allowOut: ["nonsense"] } }, /^network\.allowOut\.0: "nonsense" is not accepted: must be an IPv4 address/],
+  [{ network: { allowOut: ["::1"] } }, /^network\.allowOut\.0: "::1" is not accepted: sandboxes have no IPv6/],
+  [{ network: { denyOut: ["1.1.1.1", "example.com"] } }, /^network\.denyOut\.1: "example\.com" is not accepted: a domain cannot be denied/],
+  [{ network: { denyOut: "1.1.1.1" } }, /^network\.denyOut: "1\.1\.1\.1" is not accepted: invalid input: expected array/],
+  [{ network: { allowOut: ["1.1.1.1", "example.com"] } }, /^network\.allowOut: "example\.com" is not accepted: .*deny 0\.0\.0\.0\/0/],
+  [{ network: { allowPublicTraffic: false }, secure: false }, /^network\.allowPublicTraffic: false needs secure: true$/],
+  [{ network: { maskRequestHost: "a b" } }, /^network\.maskRequestHost: "a b" is not accepted/],
+  [{ network: { egressProxy: { address: "proxy.example:1080" } } }, /^network\.egressProxy: an object is not accepted: .*leave it out/],
+  [{ network: { httpsPorts: [3000] } }, /^network\.httpsPorts: an array is not accepted: .*leave it out/],
+  [
+    { network: { rules: { "example.com": [{ transform: { headers: {} } }] } } },
+    /^network\.rules: an object is not accepted: .*leave it out/,
+  ],
+  [{ network: "none" }, /^network: "none" is not accepted/],
+])("a create with %j is a 400", async (more, message) => {
+  const { status, body } = await ask("POST", "/sandboxes", { templateID: "base", secure: true, ...more });
+  expect(body).toMatchObject({ code: 400, message: expect.stringMatching(message) as string });
+  expect(status).toBe(400);
+});
+
+test("a policy is replaced as a whole; who may reach ports stays", async () => {
+  const id = await create({ network: { denyOut: ["1.1.1.1"], allowPublicTraffic: false, maskRequestHost: "a.test" } });
+  expect(
+    await ask("PUT", `/sandboxes/${id}/network`, {
+      allowOut: ["example.com"],
+      allow_internet_access: false,
+      rules: { "example.com": [{}] },
+      egressProxy: null,
+    }),
+  ).toEqual({
+    status: 204,
+    body: undefined,
+  });
+  expect(onHost(id)).toEqual({ allowOut: ["example.com"], denyOut: [allTraffic] });
+  expect(await detail(id)).toMatchObject({
+    allowInternetAccess: false,
+    network: { allowOut: ["example.com"], denyOut: [], allowPublicTraffic: false, maskRequestHost: "a.test" },
+  });
+  expect((await ask("PUT", `/sandboxes/${id}/network`, {})).status).toBe(204);
+  expect(onHost(id)).toEqual({ allowOut: [], denyOut: [] });
+  expect(await detail(id)).toMatchObject({ allowInternetAccess: true, network: { allowOut: [], denyOut: [] } });
+});
+
+test("of a paused one, too; not while it changes, and not of one that is gone", async () => {
+  const id = await create();
+  world.host.change(id, SandboxState.PAUSED, { timePausedMs: 1n });
+  await expect.poll(async () => (await detail(id))?.["state"], { timeout: 30_000 }).toBe("paused");
+  expect((await ask("PUT", `/sandboxes/${id}/network`, { denyOut: ["1.1.1.1"] })).status).toBe(204);
+  expect(onHost(id)).toEqual({ allowOut: [], denyOut: ["1.1.1.1"] });
+  world.host.change(id, SandboxState.RESUMING);
+  await expect
+    .poll(async () => (await ask("PUT", `/sandboxes/${id}/network`, {})).body, { timeout: 30_000 })
+    .toMatchObject({ code: 409, error_code: "sandbox_wrong_state" });
+  world.host.change(id, SandboxState.RUNNING);
+  await expect.poll(async () => (await detail(id))?.["state"], { timeout: 30_000 }).toBe("running");
+  expect((await ask("DELETE", `/sandboxes/${id}`)).status).toBe(204);
+  expect(await ask("PUT", `/sandboxes/${id}/network`, {})).toMatchObject({ status: 404, body: { code: 404 } });
+  expect(await ask("PUT", "/sandboxes/inothere/network", {})).toMatchObject({ status: 404, body: { code: 404 } });
+});
+
+test("a policy that the host does not take is not recorded", async () => {
+  const id = await create({ network: { denyOut: ["1.1.1.1"] } });
+  expect((await ask("PUT", `/sandboxes/${id}/network`, { allowOut: ["example.com"] })).body).toMatchObject({ code: 400 });
+  world.host.isUnreachable = true;
+  try {
+    expect((await ask("PUT", `/sandboxes/${id}/network`, {})).status).toBe(503);
+  } finally {
+    world.host.isUnreachable = false;
+  }
+  expect(await detail(id)).toMatchObject({ network: { denyOut: ["1.1.1.1"] } });
+});
+
+test("of many changes at once the last one is what host and record have; too many are refused", async () => {
+  const id = await create();
+  const answers = await Promise.all(
+    Array.from({ length: 24 }, (_, index) => ask("PUT", `/sandboxes/${id}/network`, { denyOut: [`203.0.113.${index}`] })),
+  );
+  const refused = answers.filter(({ status }) => status === 429).length;
+  expect(answers.filter(({ status }) => status === 204).length + refused).toBe(24);
+  const { denyOut } = onHost(id);
+  expect(await detail(id)).toMatchObject({ network: { denyOut } });
+});

@@ -1,0 +1,100 @@
+import {
+  allowOutSchema,
+  denyOutSchema,
+  deniesAll,
+  domainsNeedDenyAll,
+  isDomain,
+  maskRequestHostSchema,
+  networkPolicySchema,
+  PlatformError,
+  type NetworkPolicy,
+} from "@roost/contract";
+import type { FastifyInstance } from "fastify";
+import { z } from "zod";
+
+import type { Services } from "../http/services.ts";
+import type { EgressWishes } from "../sandboxes/network.ts";
+import { addE2bRoute } from "./route.ts";
+
+const notRewritten = "requests of sandboxes are not rewritten on their way out; leave it out";
+const noTls = "ports of sandboxes are reached without TLS; leave it out";
+const noProxy = "connections of sandboxes cannot be sent through a proxy of your own; leave it out";
+
+/** What a guest may reach, in E2B's words. `null` means absent, as its clients send it. */
+const egressFields = {
+  allowOut: allowOutSchema.nullish(),
+  denyOut: denyOutSchema.nullish(),
+  egressProxy: z
+    .unknown()
+    .optional()
+    .refine((proxy) => proxy === undefined || proxy === null, noProxy),
+  rules: z
+    .record(z.string(), z.array(z.object({ transform: z.unknown().optional() })))
+    .nullish()
+    .refine((rules) => Object.values(rules ?? {}).every((list) => list.every(({ transform }) => transform === undefined)), notRewritten),
+};
+
+/** The part `network` of a create. */
+export const e2bNetworkSchema = z.object({
+  ...egressFields,
+  allowPublicTraffic: z.boolean().nullish(),
+  maskRequestHost: maskRequestHostSchema.nullish(),
+  httpsPorts: z
+    .array(z.unknown())
+    .nullish()
+    .refine((ports) => (ports ?? []).length === 0, noTls),
+});
+
+const replaceNetworkSchema = z.object({ ...egressFields, allow_internet_access: z.boolean().nullish() });
+
+/** A create's wishes about the network, in E2B's words. */
+export interface E2bNetworkWishes {
+  readonly network?: z.output<typeof e2bNetworkSchema> | undefined;
+  readonly allow_internet_access?: boolean | undefined;
+  readonly secure?: boolean | undefined;
+}
+
+export function networkFromE2b(wishes: E2bNetworkWishes): NetworkPolicy {
+  const { allow_internet_access: allowInternet, secure } = wishes;
+  const network: z.output<typeof e2bNetworkSchema> = wishes.network ?? {};
+  const isPublic = network.allowPublicTraffic ?? true;
+  // Without the access token whoever knows the sandbox's id could read the traffic token in the guest
+  if (!isPublic && secure !== true) throw new PlatformError("request_invalid", "network.allowPublicTraffic: false needs secure: true");
+  return networkPolicySchema.parse({
+    ...egressFromE2b(network, allowInternet, "network.allowOut"),
+    is_public: isPublic,
+    mask_request_host: network.maskRequestHost ?? null,
+  });
+}
+
+/** `field`: how the caller calls the list of what is allowed. */
+function egressFromE2b(
+  given: { readonly allowOut?: string[] | null | undefined; readonly denyOut?: string[] | null | undefined },
+  allowInternet: boolean | null | undefined,
+  field: string,
+): EgressWishes {
+  const egress = { allow_internet: allowInternet ?? true, allow_out: given.allowOut ?? [], deny_out: given.denyOut ?? [] };
+  const domain = egress.allow_out.find(isDomain);
+  if (domain !== undefined && !deniesAll(egress)) {
+    throw new PlatformError("request_invalid", `${field}: ${JSON.stringify(domain)} is not accepted: ${domainsNeedDenyAll}`);
+  }
+  return egress;
+}
+
+export function networkToE2b(policy: NetworkPolicy) {
+  return {
+    allowOut: policy.allow_out,
+    denyOut: policy.deny_out,
+    allowPublicTraffic: policy.is_public,
+    ...(policy.mask_request_host === null ? {} : { maskRequestHost: policy.mask_request_host }),
+  };
+}
+
+/** What a running or paused sandbox may reach: replaced as a whole, so what is left out is cleared. */
+export function addE2bNetworkRoutes(app: FastifyInstance, { sandboxes }: Services): void {
+  addE2bRoute(app, "setSandboxNetwork", { body: replaceNetworkSchema }, async ({ sandboxId, body }) => {
+    const egress = egressFromE2b(body, body.allow_internet_access, "allowOut");
+    await sandboxes.connects.present(sandboxId);
+    await sandboxes.networks.replaceEgress(sandboxId, egress);
+  });
+}

@@ -1,0 +1,250 @@
+/**
+ * Every route of E2B's control-plane API: registration, the answers to wrong methods, and the table in docs/e2b.md are made from this.
+ * What happens inside a sandbox (commands, files, terminals) is the guest agent's API, which the proxy passes on; it is not listed here.
+ */
+export interface E2bRoute {
+  readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
+  /** OpenAPI form, with E2B's own names of parameters */
+  readonly path: string;
+  /** Who needs it: E2B's SDKs, its CLI, neither, only old clients */
+  readonly mark: "SDK" | "CLI" | "optional" | "legacy";
+  readonly summary: string;
+  /** Of a good answer */
+  readonly answer: 200 | 201 | 202 | 204;
+  /** Why it is answered with 501; absent: it works */
+  readonly refused?: string;
+}
+
+const noBuilds = "templates are made from recipes or from sandboxes (snapshots); building them over this API is not there yet";
+const noTags = "a snapshot has the one name and tag it was made with";
+const noVolumes = "there are no volumes yet; what must outlive a sandbox goes into a snapshot";
+const noSecrets = "requests of sandboxes are not rewritten on their way out, so there is nothing that would use a secret";
+const oneTeam = "an installation has one team";
+
+export const e2bRoutes = {
+  createSandbox: { method: "POST", path: "/sandboxes", mark: "SDK", answer: 201, summary: "Create a sandbox" },
+  createSandboxV2: { method: "POST", path: "/v2/sandboxes", mark: "SDK", answer: 201, summary: "Create a sandbox, always `secure`" },
+  listSandboxes: { method: "GET", path: "/sandboxes", mark: "legacy", answer: 200, summary: "Running sandboxes" },
+  listSandboxesV2: { method: "GET", path: "/v2/sandboxes", mark: "SDK", answer: 200, summary: "Sandboxes, with filters, in pages" },
+  getSandbox: { method: "GET", path: "/sandboxes/{sandboxID}", mark: "SDK", answer: 200, summary: "One sandbox" },
+  killSandbox: { method: "DELETE", path: "/sandboxes/{sandboxID}", mark: "SDK", answer: 204, summary: "Kill a sandbox, also a paused one" },
+  connectSandbox: {
+    method: "POST",
+    path: "/sandboxes/{sandboxID}/connect",
+    mark: "SDK",
+    answer: 200,
+    summary: "Extend a running sandbox (200), resume a paused one (201)",
+  },
+  connectSandboxV2: {
+    method: "POST",
+    path: "/v2/sandboxes/{sandboxID}/connect",
+    mark: "SDK",
+    answer: 200,
+    summary: "The same, with an optional body",
+  },
+  resumeSandbox: {
+    method: "POST",
+    path: "/sandboxes/{sandboxID}/resume",
+    mark: "legacy",
+    answer: 201,
+    summary: "Resume a paused sandbox; 409 when it runs",
+  },
+  pauseSandbox: {
+    method: "POST",
+    path: "/sandboxes/{sandboxID}/pause",
+    mark: "SDK",
+    answer: 204,
+    summary: "Pause, with or without memory",
+  },
+  setSandboxTimeout: {
+    method: "POST",
+    path: "/sandboxes/{sandboxID}/timeout",
+    mark: "SDK",
+    answer: 204,
+    summary: "Set the time left; may shorten it",
+  },
+  refreshSandbox: {
+    method: "POST",
+    path: "/sandboxes/{sandboxID}/refreshes",
+    mark: "optional",
+    answer: 204,
+    summary: "Extend the time left; never shortens it",
+  },
+  forkSandbox: {
+    method: "POST",
+    path: "/sandboxes/{sandboxID}/fork",
+    mark: "SDK",
+    answer: 201,
+    summary: "New sandboxes that go on where this one is",
+  },
+  setSandboxNetwork: {
+    method: "PUT",
+    path: "/sandboxes/{sandboxID}/network",
+    mark: "SDK",
+    answer: 204,
+    summary: "Replace what the sandbox may reach",
+  },
+  getSandboxMetrics: { method: "GET", path: "/sandboxes/{sandboxID}/metrics", mark: "SDK", answer: 200, summary: "Metrics over time" },
+  getSandboxesMetrics: {
+    method: "GET",
+    path: "/sandboxes/metrics",
+    mark: "optional",
+    answer: 200,
+    summary: "Newest metrics of several sandboxes",
+  },
+  getSandboxLogs: { method: "GET", path: "/sandboxes/{sandboxID}/logs", mark: "CLI", answer: 200, summary: "Logs from an instant on" },
+  getSandboxLogsV2: {
+    method: "GET",
+    path: "/v2/sandboxes/{sandboxID}/logs",
+    mark: "optional",
+    answer: 200,
+    summary: "Logs by cursor, direction, level and text",
+  },
+  createSnapshot: {
+    method: "POST",
+    path: "/sandboxes/{sandboxID}/snapshots",
+    mark: "SDK",
+    answer: 201,
+    summary: "A snapshot; the sandbox goes on",
+  },
+  listSnapshots: { method: "GET", path: "/snapshots", mark: "SDK", answer: 200, summary: "Snapshots, in pages" },
+  listTemplates: { method: "GET", path: "/templates", mark: "CLI", answer: 200, summary: "Templates" },
+  listTemplatesV2: { method: "GET", path: "/v2/templates", mark: "optional", answer: 200, summary: "Templates, in pages" },
+  getTemplate: { method: "GET", path: "/templates/{templateID}", mark: "optional", answer: 200, summary: "One template or snapshot" },
+  deleteTemplate: { method: "DELETE", path: "/templates/{templateID}", mark: "SDK", answer: 204, summary: "Delete a snapshot" },
+  findTemplateAlias: {
+    method: "GET",
+    path: "/templates/aliases/{alias}",
+    mark: "SDK",
+    answer: 200,
+    summary: "Whether there is a template or snapshot of that name",
+  },
+  listTeams: { method: "GET", path: "/teams", mark: "CLI", answer: 200, summary: "The one team there is" },
+
+  requestBuild: { method: "POST", path: "/v3/templates", mark: "SDK", answer: 202, summary: "Request a template build", refused: noBuilds },
+  startBuild: {
+    method: "POST",
+    path: "/v2/templates/{templateID}/builds/{buildID}",
+    mark: "SDK",
+    answer: 202,
+    summary: "Start a template build",
+    refused: noBuilds,
+  },
+  getBuildStatus: {
+    method: "GET",
+    path: "/templates/{templateID}/builds/{buildID}/status",
+    mark: "SDK",
+    answer: 200,
+    summary: "How a template build goes",
+    refused: noBuilds,
+  },
+  getBuildLogs: {
+    method: "GET",
+    path: "/templates/{templateID}/builds/{buildID}/logs",
+    mark: "optional",
+    answer: 200,
+    summary: "Logs of a template build",
+    refused: noBuilds,
+  },
+  getBuildUpload: {
+    method: "GET",
+    path: "/templates/{templateID}/files/{hash}",
+    mark: "SDK",
+    answer: 201,
+    summary: "Where a build's files go",
+    refused: noBuilds,
+  },
+  createTemplateV2: {
+    method: "POST",
+    path: "/v2/templates",
+    mark: "legacy",
+    answer: 202,
+    summary: "Request a template build",
+    refused: noBuilds,
+  },
+  createTemplate: {
+    method: "POST",
+    path: "/templates",
+    mark: "legacy",
+    answer: 202,
+    summary: "Build from a Dockerfile",
+    refused: noBuilds,
+  },
+  rebuildTemplate: {
+    method: "POST",
+    path: "/templates/{templateID}",
+    mark: "legacy",
+    answer: 202,
+    summary: "Build again from a Dockerfile",
+    refused: noBuilds,
+  },
+  startBuildV1: {
+    method: "POST",
+    path: "/templates/{templateID}/builds/{buildID}",
+    mark: "legacy",
+    answer: 202,
+    summary: "Start a build from a Dockerfile",
+    refused: noBuilds,
+  },
+  updateTemplate: {
+    method: "PATCH",
+    path: "/templates/{templateID}",
+    mark: "legacy",
+    answer: 200,
+    summary: "Make a template public or not",
+    refused: oneTeam,
+  },
+  updateTemplateV2: {
+    method: "PATCH",
+    path: "/v2/templates/{templateID}",
+    mark: "CLI",
+    answer: 200,
+    summary: "Make a template public or not",
+    refused: oneTeam,
+  },
+  listTemplateTags: {
+    method: "GET",
+    path: "/templates/{templateID}/tags",
+    mark: "SDK",
+    answer: 200,
+    summary: "Tags of a template",
+    refused: noTags,
+  },
+  assignTemplateTags: { method: "POST", path: "/templates/tags", mark: "SDK", answer: 201, summary: "Tag a template", refused: noTags },
+  removeTemplateTags: { method: "DELETE", path: "/templates/tags", mark: "SDK", answer: 204, summary: "Untag a template", refused: noTags },
+  createVolume: { method: "POST", path: "/volumes", mark: "SDK", answer: 201, summary: "Create a volume", refused: noVolumes },
+  listVolumes: { method: "GET", path: "/volumes", mark: "SDK", answer: 200, summary: "Volumes", refused: noVolumes },
+  getVolume: { method: "GET", path: "/volumes/{volumeID}", mark: "SDK", answer: 200, summary: "One volume", refused: noVolumes },
+  deleteVolume: { method: "DELETE", path: "/volumes/{volumeID}", mark: "SDK", answer: 204, summary: "Delete a volume", refused: noVolumes },
+  createSecret: { method: "POST", path: "/secrets", mark: "SDK", answer: 201, summary: "Create a secret", refused: noSecrets },
+  listSecrets: { method: "GET", path: "/secrets", mark: "SDK", answer: 200, summary: "Secrets", refused: noSecrets },
+  getSecret: { method: "GET", path: "/secrets/{secretID}", mark: "SDK", answer: 200, summary: "One secret", refused: noSecrets },
+  updateSecret: { method: "POST", path: "/secrets/{secretID}", mark: "SDK", answer: 200, summary: "Change a secret", refused: noSecrets },
+  deleteSecret: { method: "DELETE", path: "/secrets/{secretID}", mark: "SDK", answer: 204, summary: "Delete a secret", refused: noSecrets },
+  getTeamMetrics: {
+    method: "GET",
+    path: "/teams/{teamID}/metrics",
+    mark: "optional",
+    answer: 200,
+    summary: "Sandboxes of a team over time",
+    refused: `${oneTeam}; its numbers are at GET /metrics, for Prometheus`,
+  },
+  getTeamMetricsMax: {
+    method: "GET",
+    path: "/teams/{teamID}/metrics/max",
+    mark: "optional",
+    answer: 200,
+    summary: "Most sandboxes of a team at once",
+    refused: `${oneTeam}; its numbers are at GET /metrics, for Prometheus`,
+  },
+} as const satisfies Record<string, E2bRoute>;
+
+export type E2bRouteId = keyof typeof e2bRoutes;
+
+const all: readonly E2bRoute[] = Object.values(e2bRoutes);
+const firstSegments = new Set(all.map(({ path }) => path.split("/", 2)[1]));
+
+/** Whether a path is of E2B's API, also one that has no route: its errors have E2B's form then. */
+export function isE2bPath(pathname: string): boolean {
+  return firstSegments.has(pathname.split("/", 2)[1]);
+}

@@ -1,0 +1,145 @@
+import type { IncomingMessage } from "node:http";
+
+import { accessTokenHeader, guestAgentPort } from "@roost/contract";
+
+import type { SandboxRow } from "../db/sandboxes.ts";
+import { trafficTokenHeader } from "./access.ts";
+import { expectsContinue } from "./request-body.ts";
+import { sandboxIdHeader, sandboxPortHeader } from "./route.ts";
+
+/** Headers as pairs in one list, name after name, as Node's `rawHeaders` are. */
+export type HeaderList = string[];
+
+/** Headers of a message; above 2,000 Node leaves some out of `headers`, which would then say something else than what is passed on */
+const headersMax = 1_000;
+
+export function hasTooManyHeaders(message: IncomingMessage): boolean {
+  return message.rawHeaders.length > 2 * headersMax;
+}
+
+/** They are about one connection, and this is where two meet (RFC 9110, 7.6.1; the last two are older clients' and browsers'). */
+const hopByHop: ReadonlySet<string> = new Set([
+  "connection",
+  "keep-alive",
+  "te",
+  "transfer-encoding",
+  "upgrade",
+  "http2-settings",
+  "proxy-connection",
+  "proxy-authorization",
+]);
+
+/** Written anew for the guest. */
+const rewritten: ReadonlySet<string> = new Set([
+  "host",
+  "content-length",
+  "expect",
+  "x-forwarded-for",
+  "x-forwarded-host",
+  "x-forwarded-proto",
+]);
+
+/**
+ * Spent: they told the proxy where to and by which right. A program in the guest that passes on a request it got would else send it to itself,
+ * and has no use for the right.
+ */
+const forTheProxy: ReadonlySet<string> = new Set([sandboxIdHeader, sandboxPortHeader, trafficTokenHeader]);
+
+/** What a response to a signed URL must not do: it comes from a guest, and a browser takes it for the platform's own, whose origin it has. */
+const originWide: ReadonlySet<string> = new Set([
+  "set-cookie",
+  "clear-site-data",
+  "strict-transport-security",
+  "service-worker-allowed",
+  "alt-svc",
+  "content-security-policy",
+  "x-content-type-options",
+]);
+
+/** Where a guest believes to be; stands in for a `Host` that an old client did not send. */
+const guestAddress = "169.254.0.21";
+
+export interface Forwarding {
+  readonly sandbox: SandboxRow;
+  readonly port: number;
+  /** Protocol that is asked for, where the connection is to become another one */
+  readonly upgrade?: string | undefined;
+}
+
+/** Headers of a request as the guest gets them. `Authorization` and cookies are between client and guest, and pass. */
+export function requestHeaders(request: IncomingMessage, { sandbox, port, upgrade }: Forwarding): HeaderList {
+  const dropped = connectionOptions(request);
+  const isForAgent = port === guestAgentPort;
+  const headers = filtered(request.rawHeaders, (name) => {
+    if (hopByHop.has(name) || rewritten.has(name) || forTheProxy.has(name) || dropped.has(name)) return false;
+    // The access token opens the whole guest: only the agent sees it. And the agent has no use for the platform's keys.
+    if (name === accessTokenHeader) return isForAgent && sandbox.is_secure;
+    return !(isForAgent && name === "x-api-key");
+  });
+  const { host } = request.headers;
+  const mask = isForAgent ? undefined : (sandbox.network.mask_request_host ?? undefined);
+  headers.push("host", mask?.replaceAll("${PORT}", String(port)) ?? host ?? guestAddress);
+  if (host !== undefined) headers.push("x-forwarded-host", host);
+  const before = request.headers["x-forwarded-for"];
+  const client = request.socket.remoteAddress ?? "unknown";
+  headers.push("x-forwarded-for", typeof before === "string" ? `${before}, ${client}` : client);
+  headers.push("x-forwarded-proto", request.headers["x-forwarded-proto"] === "https" ? "https" : "http");
+  if (isForAgent && !sandbox.is_secure) headers.push(accessTokenHeader, sandbox.access_token);
+  if (/\btrailers\b/i.test(String(request.headers.te ?? ""))) headers.push("te", "trailers");
+  pushFraming(headers, request);
+  if (upgrade !== undefined) headers.push("connection", "Upgrade", "upgrade", upgrade);
+  return headers;
+}
+
+/** Methods whose request has a body, or says that it has none. */
+const expectBody: ReadonlySet<string> = new Set(["POST", "PUT", "PATCH"]);
+
+/** The length is said once, in one way, and by what this server understood: nothing is left for the guest's to understand in another one. */
+function pushFraming(headers: HeaderList, request: IncomingMessage): void {
+  if (request.headers["transfer-encoding"] !== undefined) headers.push("transfer-encoding", "chunked");
+  else if (request.headers["content-length"] !== undefined) headers.push("content-length", request.headers["content-length"]);
+  else if (expectBody.has(request.method ?? "")) headers.push("content-length", "0");
+  if (expectsContinue(request)) headers.push("expect", "100-continue");
+}
+
+/** Headers of a guest's response as the client gets them. How it is framed is decided anew; values are checked by Node when they are written. */
+export function responseHeaders(response: IncomingMessage, isSignedFile: boolean): HeaderList {
+  const dropped = connectionOptions(response);
+  const isBodiless = response.statusCode === 204;
+  const headers = filtered(response.rawHeaders, (name) => {
+    if (hopByHop.has(name) || dropped.has(name) || (isBodiless && name === "content-length")) return false;
+    return !(isSignedFile && originWide.has(name));
+  });
+  if (isSignedFile) headers.push("content-security-policy", "default-src 'none'; sandbox", "x-content-type-options", "nosniff");
+  return headers;
+}
+
+/** Trailers less those that would be something else if they were headers. */
+export function trailersOf(message: IncomingMessage): [string, string][] {
+  const list = filtered(
+    message.rawTrailers,
+    (name) => !hopByHop.has(name) && !rewritten.has(name) && !forTheProxy.has(name) && name !== accessTokenHeader,
+  );
+  const pairs: [string, string][] = [];
+  for (let index = 0; index < list.length; index += 2) pairs.push([list[index] ?? "", list[index + 1] ?? ""]);
+  return pairs;
+}
+
+/** Header names that `Connection` makes hop-by-hop. */
+function connectionOptions(message: IncomingMessage): ReadonlySet<string> {
+  return new Set(
+    (message.headers.connection ?? "")
+      .toLowerCase()
+      .split(",")
+      .map((name) => name.trim()),
+  );
+}
+
+function filtered(raw: readonly string[], isKept: (name: string) => boolean): HeaderList {
+  const kept: HeaderList = [];
+  for (let index = 0; index < raw.length; index += 2) {
+    const name = raw[index] ?? "";
+    if (isKept(name.toLowerCase())) kept.push(name, raw[index + 1] ?? "");
+  }
+  return kept;
+}

@@ -1,0 +1,171 @@
+import { networkPolicySchema, PlatformError } from "@roost/contract";
+import fc from "fast-check";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+
+import type { Database } from "../db/database.ts";
+import type { SandboxRow } from "../db/sandboxes.ts";
+import { ServiceWorld } from "../testing/service-world.ts";
+import { openTestDatabase } from "../testing/test-database.ts";
+import type { Connects } from "./connects.ts";
+import type { CreateOptions } from "./creates.ts";
+
+let database: Database;
+let world: ServiceWorld;
+let connects: Connects;
+let time: number;
+beforeAll(async () => {
+  database = await openTestDatabase();
+}, 60_000);
+afterAll(async () => database.close());
+beforeEach(async () => {
+  time = Date.now();
+  world = await ServiceWorld.start(database, () => new Date(time));
+  connects = world.sandboxes.connects;
+});
+afterEach(async () => world[Symbol.asyncDispose]());
+
+async function make(sec: number, options: Partial<CreateOptions> = {}): Promise<SandboxRow> {
+  const all = { expirySec: sec, expiryMemory: true, isSecure: true, network: networkPolicySchema.parse({}), ...options };
+  return world.create({ timeout_sec: 0 }, { expiryAction: "delete", ...all });
+}
+
+const row = async (id: string) => world.sandboxes.records.recorded(id);
+const endOf = async (id: string) => (await row(id)).time_expires?.getTime();
+const connect = async (id: string, sec: number) => connects.connect(id, { sec, memory: true });
+const codeOf = async (promise: Promise<unknown>) =>
+  promise.then(
+    () => "none",
+    (error: unknown) => (error instanceof PlatformError ? error.code : String(error)),
+  );
+
+describe("connect", () => {
+  test.each([
+    { had: 300, passed: 100, asked: 100, has: 300 },
+    { had: 300, passed: 100, asked: 200, has: 300 },
+    { had: 300, passed: 100, asked: 201, has: 301 },
+    { had: 300, passed: 299, asked: 1, has: 300 },
+    { had: 300, passed: 0, asked: 3600, has: 3600 },
+  ])("of $had s, $passed s gone, with $asked s: $has s after the start", async ({ had, passed, asked, has }) => {
+    const start = time;
+    const { id } = await make(had);
+    time += passed * 1000;
+    const { row: connected, isResumed } = await connect(id, asked);
+    expect(isResumed).toBe(false);
+    expect(connected.time_expires?.getTime()).toBe(start + has * 1000);
+    expect(await endOf(id)).toBe(start + has * 1000);
+  });
+
+  test("resumes a paused one, whose time is then what was asked, also where that is less", async () => {
+    const { id, access_token: token } = await make(3600);
+    await world.sandboxes.pauseRunning(id, { memory: true });
+    time += 1e9;
+    const connected = await connect(id, 60);
+    expect(connected).toMatchObject({ isResumed: true, row: { state: "running", access_token: token, start_path: "restore" } });
+    expect(await endOf(id)).toBe(time + 60_000);
+  });
+
+  test("boots a paused one from its disk when asked to", async () => {
+    const { id } = await make(3600);
+    await world.sandboxes.pauseRunning(id, { memory: true });
+    expect(await connects.connect(id, { sec: 60, memory: false })).toMatchObject({ isResumed: true, row: { start_path: "boot" } });
+  });
+
+  test("of many at once resumes once, and each has what it asked for", async () => {
+    const { id } = await make(3600);
+    await world.sandboxes.pauseRunning(id, { memory: true });
+    const release = world.hold("resumeSandbox");
+    const asked = [30, 600, 60];
+    const connecting = Promise.all(asked.map(async (sec) => connect(id, sec)));
+    await world.isState(id, "resuming");
+    release();
+    for (const [index, connected] of (await connecting).entries()) {
+      expect(connected.row.time_expires?.getTime()).toBeGreaterThanOrEqual(time + (asked[index] ?? 0) * 1000);
+    }
+    expect(await endOf(id)).toBe(time + 600_000);
+  });
+
+  test("waits for a pause under way", async () => {
+    const { id } = await make(3600);
+    const release = world.hold("pauseSandbox");
+    const pausing = world.sandboxes.pauseRunning(id, { memory: true });
+    await world.isState(id, "pausing");
+    const connecting = connect(id, 60);
+    release();
+    await pausing;
+    expect(await connecting).toMatchObject({ isResumed: true });
+  });
+
+  test("gives no end to one that was made without", async () => {
+    const { id } = await world.create();
+    expect(await connect(id, 60)).toMatchObject({ row: { time_expires: null }, isResumed: false });
+    await world.sandboxes.lifecycle.pause(id, { memory: true });
+    expect(await connect(id, 60)).toMatchObject({ row: { time_expires: null }, isResumed: true });
+  });
+
+  test("finds out that the host has just paused one for inactivity", async () => {
+    const { id } = await world.create({ timeout_sec: 60 });
+    const { row: read } = await connect(id, 60);
+    expect(read.state).toBe("running");
+    world.host.cutWatches(); // the record is behind
+    world.host.images.pause(id);
+    expect(await connect(id, 60)).toMatchObject({ isResumed: true });
+  });
+
+  test("does not find what has ended, is unknown, or has failed", async () => {
+    const { id } = await make(60);
+    time += 60_000;
+    expect(await codeOf(connect(id, 60))).toBe("sandbox_not_found");
+    expect(await codeOf(connect("iunknown", 60))).toBe("sandbox_not_found");
+    const other = await make(60);
+    await world.sandboxes.kill(other.id);
+    expect(await codeOf(connect(other.id, 60))).toBe("sandbox_not_found");
+  });
+});
+
+test("a resume wants a paused one, and may change what happens when time is up", async () => {
+  const { id } = await make(60);
+  expect(await codeOf(connects.resume(id, { sec: 60, memory: true }))).toBe("sandbox_wrong_state");
+  await world.sandboxes.pauseRunning(id, { memory: true });
+  expect(await connects.resume(id, { sec: 30, memory: true, action: "pause" })).toMatchObject({ expiry_action: "pause", expiry_sec: 30 });
+});
+
+test("a set end may be earlier, also now; a paused sandbox has none to set", async () => {
+  const { id } = await make(3600);
+  await connects.setExpiry(id, 5);
+  expect(await endOf(id)).toBe(time + 5_000);
+  await connects.setExpiry(id, 7200);
+  expect(await endOf(id)).toBe(time + 7_200_000);
+  await world.sandboxes.pauseRunning(id, { memory: true });
+  expect(await codeOf(connects.setExpiry(id, 60))).toBe("sandbox_wrong_state");
+  expect(await codeOf(connects.refresh(id, 60))).toBe("sandbox_wrong_state");
+  await connect(id, 60);
+  await connects.setExpiry(id, 0);
+  expect(await codeOf(connects.setExpiry(id, 60))).toBe("sandbox_not_found");
+  expect(await codeOf(connects.refresh(id, 60))).toBe("sandbox_not_found");
+});
+
+test("whatever is asked in whatever order: only a set end comes earlier, and nothing brings back what is over", async () => {
+  const step = fc.oneof(
+    fc.record({ kind: fc.constantFrom("connect", "refresh", "set"), sec: fc.integer({ min: 1, max: 50 }) }),
+    fc.record({ kind: fc.constant("pass"), sec: fc.integer({ min: 1, max: 40 }) }),
+  );
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 8 }), async (steps) => {
+      const { id } = await make(30);
+      let end = time + 30_000;
+      for (const { kind, sec } of steps) {
+        if (kind === "pass") {
+          time += sec * 1000;
+          continue;
+        }
+        const isOver = time >= end;
+        const asked = time + sec * 1000;
+        const done = kind === "connect" ? connect(id, sec) : kind === "refresh" ? connects.refresh(id, sec) : connects.setExpiry(id, sec);
+        expect(await codeOf(done)).toBe(isOver ? "sandbox_not_found" : "none");
+        if (!isOver) end = kind === "set" ? asked : Math.max(end, asked);
+        expect(await endOf(id)).toBe(end);
+      }
+    }),
+    { numRuns: 40 },
+  );
+});

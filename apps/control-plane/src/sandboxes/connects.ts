@@ -1,0 +1,122 @@
+import { PlatformError, type ExpiryAction } from "@roost/contract";
+import { second } from "@roost/kit";
+
+import type { Database } from "../db/database.ts";
+import { extendExpiry, setExpiry, setExpiryOfPaused } from "../db/expiry.ts";
+import type { SandboxRow } from "../db/sandboxes.ts";
+import type { Lifecycle } from "./lifecycle.ts";
+import { presenceOf } from "./present.ts";
+import type { SandboxRecords } from "./records.ts";
+
+/** Tries of a connect whose sandbox ends or pauses just then, each time */
+const triesMax = 10;
+
+export interface ConnectOptions {
+  /** Time from now on in `s` that the sandbox has at least */
+  readonly sec: number;
+  /** false: a paused one boots from its disk */
+  readonly memory: boolean;
+  /** For a paused one: what happens when its time is up, from now on */
+  readonly action?: ExpiryAction;
+}
+
+export interface Connected {
+  readonly row: SandboxRow;
+  /** It was paused, and runs again */
+  readonly isResumed: boolean;
+}
+
+export interface ConnectsDependencies {
+  readonly database: Database;
+  readonly records: SandboxRecords;
+  readonly lifecycle: Lifecycle;
+}
+
+/** How long sandboxes have: given by whoever connects, or set. A sandbox that was made without an end gets one only by `setExpiry`. */
+export class Connects {
+  readonly #deps: ConnectsDependencies;
+
+  constructor(deps: ConnectsDependencies) {
+    this.#deps = deps;
+  }
+
+  /** A running or paused sandbox; `sandbox_not_found` for one that is neither. */
+  async present(id: string): Promise<SandboxRow> {
+    const row = await this.#deps.records.get(id);
+    if (presenceOf(row) === undefined) throw new PlatformError("sandbox_not_found", `sandbox ${id} was not found: it has ended`);
+    return row;
+  }
+
+  /**
+   * A running sandbox that has `sec` from now at least: its end never moves to earlier, and not at all where it is later anyway. A
+   * paused one is resumed, after a pause under way has ended, and its time counts from then.
+   */
+  async connect(id: string, options: ConnectOptions): Promise<Connected> {
+    const { lifecycle } = this.#deps;
+    let isResumed = false;
+    for (let tries = 0; tries < triesMax; tries += 1) {
+      const row = await this.present(id);
+      if (presenceOf(row) === "running" && (await lifecycle.answers(row))) {
+        const extended = await this.#extend(id, options.sec);
+        if (extended !== undefined) return { row: extended, isResumed };
+      } else {
+        await this.#setOfPaused(id, options);
+        await lifecycle.start(id, { memory: options.memory });
+        isResumed = true;
+      }
+    }
+    throw new PlatformError("sandbox_busy", `sandbox ${id} is being changed all the time; try again`);
+  }
+
+  /** Resumes a paused sandbox; `sandbox_wrong_state` when it runs. */
+  async resume(id: string, options: ConnectOptions): Promise<SandboxRow> {
+    const row = await this.present(id);
+    if (presenceOf(row) === "running") throw new PlatformError("sandbox_wrong_state", `sandbox ${id} is running already`);
+    return (await this.connect(id, options)).row;
+  }
+
+  /** Sets the end of a running sandbox to `sec` from now, which may be earlier than before; 0: its time is up. */
+  async setExpiry(id: string, sec: number): Promise<SandboxRow> {
+    const { records, database } = this.#deps;
+    const row = await setExpiry(database.db, id, sec, records.now());
+    if (row === undefined) throw await this.#notRunning(id);
+    records.written(row);
+    return row;
+  }
+
+  /** The same, but never to an earlier end. */
+  async refresh(id: string, sec: number): Promise<SandboxRow> {
+    for (let tries = 0; tries < triesMax; tries += 1) {
+      if (presenceOf(await this.present(id)) !== "running") break;
+      const row = await this.#extend(id, sec);
+      if (row !== undefined) return row;
+    }
+    throw await this.#notRunning(id);
+  }
+
+  /** The running sandbox with its end at `sec` from now or later; undefined when it does not run any more. */
+  async #extend(id: string, sec: number): Promise<SandboxRow | undefined> {
+    const { records, database } = this.#deps;
+    const now = records.now();
+    const row = await extendExpiry(database.db, id, sec, now);
+    if (row !== undefined) {
+      records.written(row);
+      return row;
+    }
+    const seen = await records.get(id);
+    const isLater = seen.time_expires === null || seen.time_expires.getTime() >= now.getTime() + sec * second;
+    return presenceOf(seen) === "running" && isLater ? seen : undefined;
+  }
+
+  async #setOfPaused(id: string, { sec, action }: ConnectOptions): Promise<void> {
+    await setExpiryOfPaused(this.#deps.database.db, id, { sec, action });
+  }
+
+  async #notRunning(id: string): Promise<PlatformError> {
+    const row = await this.present(id);
+    return new PlatformError(
+      "sandbox_wrong_state",
+      `sandbox ${id} is ${row.state}: it has no time that runs out; connect to it to resume it`,
+    );
+  }
+}

@@ -1,0 +1,79 @@
+import { egressOf, networkPolicySchema, PlatformError, type NetworkPolicy, type SandboxState } from "@roost/contract";
+
+import type { Database } from "../db/database.ts";
+import { recordNetwork } from "../db/network.ts";
+import type { SandboxRow } from "../db/sandboxes.ts";
+import { saveTimeoutMs } from "../hosts/host-link.ts";
+import type { Hosts } from "../hosts/hosts.ts";
+import { observedFrom } from "../hosts/observed.ts";
+import type { SandboxRecords } from "./records.ts";
+
+export interface NetworksDependencies {
+  readonly database: Database;
+  readonly records: SandboxRecords;
+  readonly hosts: Hosts;
+}
+
+/** Changes of one sandbox that may be under way; above it `sandbox_busy` */
+const changesMax = 16;
+
+/** What of a policy says what the guest may reach. */
+export type EgressWishes = Pick<NetworkPolicy, "allow_internet" | "allow_out" | "deny_out">;
+
+/** States in which a sandbox's host can be asked: in others its loop is busy with what may take long. */
+const settled: ReadonlySet<SandboxState> = new Set(["running", "snapshotting", "paused"]);
+
+/** Network policies of sandboxes that are there. */
+export class Networks {
+  readonly #deps: NetworksDependencies;
+  /** Changes under way by sandbox: host and record must see two of them in the same order */
+  readonly #changes = new Map<string, { last: Promise<unknown>; count: number }>();
+
+  constructor(deps: NetworksDependencies) {
+    this.#deps = deps;
+  }
+
+  /**
+   * Replaces what a sandbox's guest may reach; who may reach its ports stays. When this resolves it is in force, or, of a paused sandbox, will be when it
+   * runs again. The host comes first: a record must not name a policy that is not in force.
+   */
+  async replaceEgress(id: string, egress: EgressWishes): Promise<SandboxRow> {
+    const queue = this.#changes.get(id) ?? { last: Promise.resolve(), count: 0 };
+    if (queue.count >= changesMax) {
+      throw new PlatformError("sandbox_busy", `too many changes of the network of sandbox ${id} are under way; try again later`, {
+        retryAfterSec: 1,
+      });
+    }
+    this.#changes.set(id, queue);
+    queue.count += 1;
+    const change = queue.last.then(() => this.#replaceEgress(id, egress));
+    queue.last = change.catch(() => undefined); // its caller is told; the next one has nothing to do with it
+    try {
+      return await change;
+    } finally {
+      queue.count -= 1;
+      if (queue.count === 0) this.#changes.delete(id);
+    }
+  }
+
+  async #replaceEgress(id: string, egress: EgressWishes): Promise<SandboxRow> {
+    const { database, records, hosts } = this.#deps;
+    const row = await records.get(id);
+    if (!settled.has(row.state)) {
+      throw new PlatformError(
+        "sandbox_wrong_state",
+        `sandbox ${id} is ${row.state}: its network can be changed while it runs or is paused`,
+      );
+    }
+    const network: NetworkPolicy = { ...networkPolicySchema.parse(row.network), ...egress };
+    const { allowOut, denyOut } = egressOf(network);
+    const host = hosts.get(row.host_id);
+    const request = { sandboxId: id, network: { allowOut: [...allowOut], denyOut: [...denyOut] } };
+    const answer = await host.call(() => host.client.setNetwork(request, { timeoutMs: saveTimeoutMs }));
+    await records.observe(observedFrom(answer.sandbox, host.id));
+    const recorded = await recordNetwork(database.db, id, network);
+    if (recorded === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
+    records.changedHere(id);
+    return recorded;
+  }
+}

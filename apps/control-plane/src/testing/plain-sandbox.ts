@@ -1,0 +1,11 @@
+import type { NewSandbox } from "../db/sandboxes.ts";
+
+/** What a record has that nobody asked anything special for. */
+export const plainSandbox = {
+  expirySec: 0,
+  expiryAction: "delete",
+  expiryMemory: true,
+  isSecure: true,
+  network: {},
+  trafficToken: null,
+} as const satisfies Partial<NewSandbox>;
