@@ -32,13 +32,14 @@ function onStep(step: string): void {
 
 /** The one that the record names now: the operation may have ended the former and started another. */
 function killVmm(): void {
-  const record = JSON.parse(readFileSync(`${order.folder}/sandboxes/${order.sandboxId}/sandbox.json`, "utf8")) as {
-    vm: { vmm: { pid: number } } | null;
-  };
   try {
+    const record = JSON.parse(readFileSync(`${order.folder}/sandboxes/${order.sandboxId}/sandbox.json`, "utf8")) as {
+      vm: { vmm: { pid: number } } | null;
+    };
     if (record.vm !== null) process.kill(record.vm.vmm.pid, "SIGKILL");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error; // the operation has ended it
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "ESRCH" && code !== "ENOENT") throw error; // the operation has ended it, or removed its record with it
   }
 }
 
