@@ -14,7 +14,7 @@ const settingsPage = await readFile(new URL("../../../docs/settings.md", import.
 test("docs/cli.md names every command and every setting of the client", async () => {
   await using cli = await TestCli.start();
   const help = (await cli.run(["--help"])).stdout.toString();
-  const names = [...help.matchAll(/^ {2}([a-z]+)(?:\|[a-z]+)? [[<]/gm)].map((match) => match[1] ?? "");
+  const names = [...help.matchAll(/^ {2}([a-z][a-z0-9-]*)(?:\|[a-z]+)? [[<]/gm)].map((match) => match[1] ?? "");
   expect(names).toContain("up");
   for (const name of names) expect(page, name).toContain(`\`${name}\``);
   for (const key of clientOptions.keys) expect(page).toContain(clientOptions.environmentName(key));

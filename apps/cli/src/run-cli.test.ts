@@ -7,6 +7,8 @@ import { metricsRanges, sandboxStates } from "@roost/contract";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
 import packageJson from "../package.json" with { type: "json" };
+import { exportShells } from "./platform/e2b-environment.ts";
+import { exportShellNames } from "./program/platform-commands.ts";
 import { metricsRangeNames, sandboxStateNames } from "./program/sandbox-commands.ts";
 import { TestCli } from "./testing/test-cli.ts";
 import { version } from "./version.ts";
@@ -19,9 +21,10 @@ afterEach(() => cli[Symbol.asyncDispose]());
 
 const text = (bytes: Buffer) => bytes.toString("utf8");
 
-test("names that help repeats are those of the contract", () => {
+test("names that help repeats are those that are meant", () => {
   expect(sandboxStateNames).toEqual(sandboxStates);
   expect(metricsRangeNames).toEqual(Object.keys(metricsRanges));
+  expect(exportShellNames).toEqual(exportShells);
   expect(version).toBe(packageJson.version);
 });
 
@@ -37,7 +40,7 @@ describe("help and usage", () => {
 
   test("every command's help has an example", async () => {
     const help = text((await cli.run(["--help"])).stdout);
-    const names = [...help.matchAll(/^ {2}([a-z]+)(?:\|[a-z]+)? [[<]/gm)].map((match) => match[1] ?? "");
+    const names = [...help.matchAll(/^ {2}([a-z][a-z0-9-]*)(?:\|[a-z]+)? [[<]/gm)].map((match) => match[1] ?? "");
     expect(names.length).toBeGreaterThan(15);
     for (const name of names) expect(text((await cli.run([name, "--help"])).stdout), name).toContain("Examples:");
   });

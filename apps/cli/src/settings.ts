@@ -74,7 +74,8 @@ export async function findAccess(settings: ClientSettings): Promise<Access> {
   return { url, apiKey: await readApiKey(settings.dir) };
 }
 
-async function readApiKey(dir: string): Promise<string> {
+/** The key of the local platform, without the line's end. */
+export async function readApiKey(dir: string): Promise<string> {
   try {
     return (await readFile(apiKeyPath(dir), "utf8")).trim();
   } catch (error) {

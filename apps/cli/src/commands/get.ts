@@ -34,6 +34,7 @@ function formatSandbox(context: CommandContext, sandbox: Sandbox): string {
     ["last active", withAgo(sandbox.last_active_at)],
     ["stopped", withAgo(sandbox.stopped_at)],
     ["idle timeout", formatTimeout(sandbox.timeout_sec)],
+    ["time is up", formatExpiry(sandbox)],
     ["checkpoints", sandbox.checkpoint_interval_sec === 0 ? undefined : `every ${formatDuration(sandbox.checkpoint_interval_sec)}`],
     ["auto-resume", sandbox.auto_resume ? "yes" : undefined],
     ["metadata", Object.keys(sandbox.metadata).length === 0 ? undefined : printable(formatLabels(sandbox.metadata))],
@@ -52,6 +53,10 @@ function formatSandbox(context: CommandContext, sandbox: Sandbox): string {
 
 function formatGeneration({ current_generation: number, has_memory: hasMemory }: Sandbox): string | undefined {
   return number === null ? undefined : `${number} (${hasMemory ? "memory and disk" : "disk only"})`;
+}
+
+function formatExpiry({ expires_at: instant, expiry_action: action }: Sandbox): string | undefined {
+  return instant === null ? undefined : `${instant}, then it is ${action === "pause" ? "paused" : "deleted"}`;
 }
 
 function withAgo(instant: string | null): string | undefined {

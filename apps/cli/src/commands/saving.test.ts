@@ -80,7 +80,7 @@ test("fork prints the children's ids, and fails when one of them did", async () 
   expect(children).toHaveLength(2);
   expect(await json(["get", children[0] ?? ""])).toMatchObject({ metadata: { try: "2" } });
   expect(await json(["fork", id])).toMatchObject([{ sandbox: { state: "running" } }]);
-  expect((await cli.run(["fork", id, "-n", "65"])).exitCode).toBe(1);
+  expect((await cli.run(["fork", id, "-n", "101"])).exitCode).toBe(1);
 });
 
 test("snapshots from their making to their end", async () => {

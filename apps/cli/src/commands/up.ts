@@ -11,13 +11,14 @@ import { printable } from "../output/printable.ts";
 import { requiredChecks, type Check } from "../platform/checks.ts";
 import { ConsoleLog } from "../platform/console-log.ts";
 import { logPath, startDetached } from "../platform/detach.ts";
+import { e2bEnvironment, formatExports, formatExportsWithoutKey } from "../platform/e2b-environment.ts";
 import { findRunning, stateFolderMode } from "../platform/endpoint.ts";
 import { PlatformLock } from "../platform/platform-lock.ts";
 import type { SandboxFate } from "../platform/end-request.ts";
 import { refuseUnknownNames, upOptions, type UpOptions } from "../platform/platform-options.ts";
 import { RotatingLog } from "../platform/rotating-log.ts";
 import { serve } from "../platform/serve.ts";
-import { apiKeyPath, clientOptions } from "../settings.ts";
+import { apiKeyPath, clientOptions, readApiKey } from "../settings.ts";
 
 export interface UpFlags extends CommonOptions, Readonly<Record<string, unknown>> {
   readonly detach?: boolean;
@@ -67,7 +68,7 @@ async function serveHere(
   try {
     const platform = await startPlatform(settings, log);
     const isDetached = settings.up.logFile !== undefined;
-    if (!isDetached) await context.note(startedText(dir, platform.url));
+    if (!isDetached) await context.note(await startedText(dir, platform.url, context.io.stderr.isTTY === true));
     const options = { dir, sandboxes: fateOf(settings.up), ignoresHangup: isDetached };
     return await serve(context, platform, options, log);
   } catch (error) {
@@ -87,8 +88,17 @@ function destinationOf(context: CommandContext, logFile: string | undefined) {
   return isForPeople ? { destination: new ConsoleLog(context.io.stdout, context.colors) } : {};
 }
 
-function startedText(dir: string, url: string): string {
-  return `Roost listens at ${url}; its API key is in ${apiKeyPath(dir)}.\nCtrl-C ends it; sandboxes go on.`;
+async function startedText(dir: string, url: string, isTerminal: boolean): Promise<string> {
+  const exports = await e2bExports(dir, url, isTerminal);
+  return `Roost listens at ${url}; its API key is in ${apiKeyPath(dir)}.\n${exports}\nCtrl-C ends it; sandboxes go on.`;
+}
+
+/** What the E2B SDK and CLI need to use this platform. The key itself is shown to a person only: other outputs are often kept as logs. */
+async function e2bExports(dir: string, url: string, isTerminal: boolean): Promise<string> {
+  const lines = isTerminal
+    ? formatExports(e2bEnvironment({ url, apiKey: await readApiKey(dir) }), "sh")
+    : formatExportsWithoutKey(dir, url);
+  return `For the E2B SDK and CLI (\`roost e2b-env\` prints this again):\n${lines.replaceAll(/^/gm, "  ")}`;
 }
 
 async function announce(
@@ -103,6 +113,7 @@ async function announce(
     await context.print(`Roost ${wasRunning ? "already runs" : "runs"} at ${url} (pid ${pid})`);
     await context.print(`API key: ${apiKeyPath(dir)}`);
     await context.print(`log:     ${logPath(dir)}`);
+    await context.print(await e2bExports(dir, url, context.io.stdout.isTTY === true));
   }
   return exitCodes.ok;
 }

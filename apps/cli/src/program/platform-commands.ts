@@ -1,9 +1,12 @@
-import { Argument, type Command } from "commander";
+import { Argument, Option, type Command } from "commander";
 
 import { examples, withCommonOptions, withLocalOptions, type ProgramEnvironment } from "./define.ts";
 import { withSettings } from "./up-options.ts";
 
 const group = "Platform:";
+
+/** `exportShells`, repeated: help does not load what commands do. */
+export const exportShellNames = ["sh", "fish"] as const;
 
 export function definePlatformCommands(program: Command, { run, platformTables }: ProgramEnvironment): void {
   withLocalOptions(
@@ -34,6 +37,15 @@ export function definePlatformCommands(program: Command, { run, platformTables }
       .description("is the platform up, and what does it run on")
       .addHelpText("after", examples("roost status", "roost status --json | jq .healthy")),
   ).action(async (options) => run(options, async (context) => (await import("../commands/status.ts")).status(context)));
+
+  withCommonOptions(
+    program
+      .command("e2b-env")
+      .helpGroup(group)
+      .description("print what makes the E2B SDK and CLI use the platform, for your shell to evaluate")
+      .addOption(new Option("--shell <shell>", "whose syntax; sh is also for bash and zsh").choices(exportShellNames).default("sh"))
+      .addHelpText("after", examples('eval "$(roost e2b-env)"', "roost e2b-env --shell fish | source", "roost e2b-env --json")),
+  ).action(async (options) => run(options, async (context) => (await import("../commands/e2b-env.ts")).e2bEnv(context, options)));
 
   withLocalOptions(
     program
