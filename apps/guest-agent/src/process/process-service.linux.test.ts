@@ -432,6 +432,19 @@ describe("input", () => {
     expect((await settled).every((write) => write.status === "rejected")).toBe(true);
   });
 
+  test("of a process that ends without reading it: the end, however soon it is known", async () => {
+    for (let round = 0; round < 20; round += 1) {
+      const stream = events(agent.processes.start({ process: { cmd: "/bin/sh", args: ["-c", "exit 3"] }, stdin: true }));
+      const process = { selector: { case: "pid", value: pidOf(await until(stream, "start")) } } as const;
+      const input = { input: { case: "stdin", value: new Uint8Array(100_000) } } as const;
+      const feeding = (async () => {
+        for (;;) await agent.processes.sendInput({ process, input });
+      })();
+      await expect(feeding).rejects.toMatchObject({ code: Code.NotFound });
+      expect(await until(stream, "end")).toMatchObject({ value: { exitCode: 3 } });
+    }
+  });
+
   test("of a process that closed it is refused, not lost", async () => {
     const stream = events(agent.processes.start({ process: { cmd: "/bin/sh", args: ["-c", "exec <&-; echo closed; sleep 30"] } }));
     const process = { selector: { case: "pid", value: pidOf(await until(stream, "start")) } } as const;

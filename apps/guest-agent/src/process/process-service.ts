@@ -1,11 +1,15 @@
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
 import { Signal, type Process, type ProcessInput } from "@roost/contract/gen/process/process_pb.js";
+import { withDeadline } from "@roost/kit";
 
 import type { GuestProcess } from "./guest-process.ts";
 import { selector, type ProcessStreams, type StreamCall } from "./process-streams.ts";
 import type { ProcessTable } from "./process-table.ts";
 import { checkSize } from "./start-request.ts";
 import { toEvent } from "./stream-event.ts";
+
+/** How long after its input broke the end of a process may become known in `ms`: reaping it, and reading what it wrote last */
+const endNoticedMs = 1_000;
 
 /** `process.Process` of the wire. */
 export function createProcessService(table: ProcessTable, streams: ProcessStreams): ServiceImpl<typeof Process> {
@@ -87,5 +91,20 @@ function streamCall(context: HandlerContext): StreamCall {
 async function writeInput(process: GuestProcess, input: ProcessInput | undefined): Promise<void> {
   const given = input?.input;
   if (given?.case === undefined) throw new ConnectError("input is missing", Code.InvalidArgument);
-  await process.input(given.case).write(given.value);
+  try {
+    await process.input(given.case).write(given.value);
+  } catch (error) {
+    // The pipe of a program that ends breaks a moment before its end is known, and clients take only `not_found` for that end.
+    const isClosed = error instanceof ConnectError && error.code === Code.FailedPrecondition;
+    if (isClosed && (await endsWithin(process, endNoticedMs)))
+      throw new ConnectError(`process ${process.pid} has ended`, Code.NotFound, undefined, undefined, error);
+    throw error;
+  }
+}
+
+async function endsWithin(process: GuestProcess, timeoutMs: number): Promise<boolean> {
+  return withDeadline("the end of the process", timeoutMs, process.ended).then(
+    () => true,
+    () => false,
+  );
 }
