@@ -14,6 +14,7 @@ import { checkpointGroup } from "./checkpoint.ts";
 import { coldBootGroup } from "./cold-boot.ts";
 import { crunGroup } from "./crun.ts";
 import { densityGroup } from "./density.ts";
+import { e2bGroup } from "./e2b.ts";
 import { execGroup } from "./exec.ts";
 import { forkGroup } from "./fork.ts";
 import { idleGroup } from "./idle.ts";
@@ -35,6 +36,7 @@ const groups: readonly Group[] = [
   checkpointGroup,
   forkGroup,
   execGroup,
+  e2bGroup,
   transferGroup,
   idleGroup,
   pausedDiskGroup,

@@ -5,58 +5,23 @@ import { networkInterfaces } from "node:os";
 import { must, run } from "@roost/kit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
+import { outside, useOutsideHosts } from "../support/outside-hosts.ts";
 import { usePlatform, useSandbox } from "../support/platform.ts";
-
-/**
- * A host "on the internet": a namespace behind a veth pair, with one address that is nobody's private or reserved one (what
- * the policy calls the internet) and one that is private. No packet leaves this machine.
- */
-const namespace = `roosttest${process.pid}`;
-const link = `rt${process.pid}`.slice(0, 12);
-const publicAddress = "11.78.0.10";
-const privateAddress = "10.99.87.10";
 
 const platform = usePlatform();
 const sandbox = useSandbox(platform);
 const other = useSandbox(platform);
 let hostServer: Server | undefined;
-let testHost: { pid: number; end: () => void } | undefined;
+useOutsideHosts();
 
 beforeAll(async () => {
-  await run(["ip", "netns", "add", namespace]);
-  await run(["ip", "link", "add", `${link}a`, "type", "veth", "peer", "name", `${link}b`, "netns", namespace]);
-  await run(["ip", "addr", "add", "11.78.0.1/24", "dev", `${link}a`]);
-  await run(["ip", "addr", "add", "10.99.87.1/24", "dev", `${link}a`]);
-  await run(["ip", "link", "set", `${link}a`, "up"]);
-  for (const address of [`${publicAddress}/24`, `${privateAddress}/24`])
-    await run(["ip", "-n", namespace, "addr", "add", address, "dev", `${link}b`]);
-  await run(["ip", "-n", namespace, "link", "set", `${link}b`, "up"]);
-  await run(["ip", "-n", namespace, "link", "set", "lo", "up"]);
-  const { spawn } = await import("node:child_process");
-  const child = spawn(
-    "ip",
-    [
-      "netns",
-      "exec",
-      namespace,
-      process.execPath,
-      "-e",
-      `require("node:http").createServer((q,r)=>r.end("from "+q.socket.remoteAddress)).listen(80,"0.0.0.0",()=>console.log("up"))`,
-    ],
-    { stdio: ["ignore", "pipe", "inherit"] },
-  );
-  await new Promise((resolve) => child.stdout.once("data", resolve));
-  testHost = { pid: child.pid ?? Number.NaN, end: () => child.kill("SIGKILL") };
   const server = createServer((_request, response) => response.end("the host"));
   await new Promise<void>((resolve) => server.listen(0, "0.0.0.0", resolve));
   hostServer = server;
 });
 
-afterAll(async () => {
-  testHost?.end();
+afterAll(() => {
   hostServer?.close();
-  await run(["ip", "link", "del", `${link}a`]).catch(() => undefined); // gone with the namespace when set-up failed half-way
-  await run(["ip", "netns", "del", namespace]);
 });
 
 async function reaches(url: string): Promise<string> {
@@ -77,11 +42,11 @@ async function slotAddresses(): Promise<string[]> {
 
 describe("a guest reaches", () => {
   test("the internet, with the host's address in place of its own", async () => {
-    expect(await reaches(`http://${publicAddress}/`)).toBe("from 11.78.0.1");
+    expect(await reaches(`http://${outside.address}/`)).toBe(`from ${outside.seenAs}`);
   });
 
   test("not a private address", async () => {
-    expect(await reaches(`http://${privateAddress}/`)).toMatch(/^no/);
+    expect(await reaches(`http://${outside.privateAddress}/`)).toMatch(/^no/);
   });
 
   test("not the host, by none of its addresses", async () => {
@@ -110,14 +75,14 @@ describe("a guest reaches", () => {
 test("a packet with another source address is dropped", async () => {
   const script = [
     "ip addr add 11.78.0.77/32 dev eth0",
-    `curl -sS -m 4 --interface 11.78.0.77 http://${publicAddress}/`,
+    `curl -sS -m 4 --interface 11.78.0.77 http://${outside.address}/`,
     "code=$?",
     "ip addr del 11.78.0.77/32 dev eth0",
     "exit $code",
   ].join("; ");
   const { exit_code } = await sandbox().exec("sh", { args: ["-c", script], user: "root" });
   expect(exit_code).not.toBe(0);
-  expect(await reaches(`http://${publicAddress}/`)).toBe("from 11.78.0.1");
+  expect(await reaches(`http://${outside.address}/`)).toBe(`from ${outside.seenAs}`);
 });
 
 test("only root on the host may dial a guest", async () => {

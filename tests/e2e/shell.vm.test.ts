@@ -1,44 +1,14 @@
-import { spawn } from "@lydell/node-pty";
 import { expect, test } from "vitest";
 
-import { poll } from "@roost/kit";
-
 import { usePlatform, useSandbox } from "../support/platform.ts";
+import { openTerminal } from "../support/terminal.ts";
 import { roostProgram } from "../support/test-platform.ts";
 
 const platform = usePlatform();
 const sandbox = useSandbox(platform);
 
-/** A person at a terminal: what `roost shell` shows, and keys typed into it. */
-function openTerminal(args: readonly string[], size: { readonly cols: number; readonly rows: number }) {
-  const environment = Object.fromEntries(
-    Object.entries(platform().environment).filter((entry): entry is [string, string] => entry[1] !== undefined),
-  );
-  const terminal = spawn(roostProgram, [...args], { ...size, name: "xterm-256color", env: environment });
-  let screen = "";
-  let exitCode: number | undefined;
-  terminal.onData((data) => {
-    screen += data;
-  });
-  terminal.onExit((exit) => {
-    exitCode = exit.exitCode;
-  });
-  return {
-    terminal,
-    shows: (what: RegExp) =>
-      poll({ what: `a screen that matches ${what}`, timeoutMs: 60_000, intervalMs: 50 }, () => {
-        if (what.test(screen)) return true;
-        throw new Error(JSON.stringify(screen.slice(-500)));
-      }),
-    ends: () => poll({ what: "the end of roost shell", timeoutMs: 30_000, intervalMs: 50 }, () => exitCode),
-    clear: () => {
-      screen = "";
-    },
-  };
-}
-
 test("a terminal runs top, follows the window's size, and ends with the shell's exit code", async () => {
-  const { terminal, shows, ends, clear } = openTerminal(["shell", sandbox().id], { cols: 100, rows: 30 });
+  const { terminal, shows, ends, clear } = openTerminal(roostProgram, ["shell", sandbox().id], { environment: platform().environment });
   try {
     await shows(/user@\S+/);
     terminal.write("stty size\r");

@@ -57,6 +57,11 @@ export class TestPlatform implements AsyncDisposable {
     return this.#process?.pid ?? Number.NaN;
   }
 
+  /** What the server has printed, its newest part. */
+  get output(): string {
+    return this.#output;
+  }
+
   /** What the CLI and the platform need to use this installation and no other. */
   get environment(): NodeJS.ProcessEnv {
     const inherited = Object.entries(process.env).filter(([name]) => !/^(ROOST_(?!CACHE_DIR)|VITEST|NODE_ENV|FORCE_COLOR)/.test(name));

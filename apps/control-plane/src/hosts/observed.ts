@@ -7,7 +7,15 @@ import {
   type Template as WireTemplate,
   type GetHostResponse,
 } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { isEventKind, nameLengthMax, noticeLengthMax, PlatformError, sandboxIdPattern, templateNameLengthMax, type SandboxState } from "@roost/contract";
+import {
+  isEventKind,
+  nameLengthMax,
+  noticeLengthMax,
+  PlatformError,
+  sandboxIdPattern,
+  templateNameLengthMax,
+  type SandboxState,
+} from "@roost/contract";
 
 import type { NewEvent } from "../db/events.ts";
 import type { HostInfo, TemplateTable } from "../db/schema.ts";
