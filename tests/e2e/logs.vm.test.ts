@@ -33,6 +33,7 @@ const echo = (text: string) => ["-c", `echo ${text}`];
 test("pause, resume, checkpoint, rollback, fork, kill -9 of the platform: every line once, in its place", async () => {
   const sandbox = await platform().sandbox({ timeout_sec: 0 });
   await sandbox.exec("sh", { args: echo("one") });
+  expect(await story(sandbox.id)).toEqual(["sandbox.created", "one"]); // who looks fetches: a pause does not
   await sandbox.pause();
   await sandbox.resume();
   await sandbox.exec("sh", { args: echo("two") });

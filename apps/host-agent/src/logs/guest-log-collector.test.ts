@@ -52,20 +52,37 @@ test("the newest of a running sandbox's log is asked for when somebody looks", a
   expect(await messages(id, { cursorMs: entries[3]?.timeMs ?? 0n })).toEqual(["three"]);
 });
 
-test("what a paused, lost or deleted sandbox wrote last is there, and what the platform did with it", async () => {
+test("what a sandbox wrote last before it was paused without memory, or deleted, is there, and what the platform did with it", async () => {
   const { id, guest } = await create();
   guest.output.push("before the pause\n", "no line end");
-  await host.client.pauseSandbox({ sandboxId: id });
+  await host.client.pauseSandbox({ sandboxId: id, memory: false });
   expect((await messages(id)).slice(1)).toEqual(["before the pause", "no line end", "sandbox was paused"]);
   await host.client.resumeSandbox({ sandboxId: id });
   host.guests.get(id)?.output.push("x\n", "y\n", "before the end\n"); // its records 1 and 2 are known already
   await host.client.destroySandbox({ sandboxId: id });
   expect((await messages(id)).slice(3)).toEqual([
     "sandbox was paused",
-    "sandbox was resumed (restore)",
+    "sandbox was resumed (boot)",
     "before the end",
     "sandbox was deleted",
   ]);
+});
+
+test("a pause with memory asks the guest nothing: what it had not told yet is told after the resume", async () => {
+  const { id, guest } = await create();
+  guest.output.push("told before\n");
+  expect((await messages(id)).slice(1)).toEqual(["told before"]);
+  const asked = guest.logsAsked.length;
+  guest.output.push("told late\n");
+  await host.client.pauseSandbox({ sandboxId: id });
+  expect(guest.logsAsked.length).toBe(asked);
+  expect((await messages(id)).slice(1)).toEqual(["told before", "sandbox was paused"]);
+  await host.client.resumeSandbox({ sandboxId: id });
+  host.guests.get(id)?.output.push("told before\n", "told late\n"); // as its memory has them
+  await poll({ what: "the late line", timeoutMs: 30_000, intervalMs: 20 }, async () =>
+    (await output(id)).includes("told late") ? true : undefined,
+  );
+  expect(await output(id)).toEqual(["told before", "told late"]);
 });
 
 test("why a sandbox was paused or ended is told where somebody gave a reason", async () => {

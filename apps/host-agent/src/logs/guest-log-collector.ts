@@ -7,7 +7,7 @@ import type { SandboxLog } from "./sandbox-log.ts";
 
 /** Pages asked for in one go: more than a guest keeps, so it only ends one that says there is always more. */
 const pagesMax = 8;
-/** Time in `ms` that a pause or an end of a sandbox waits for the last of its log. */
+/** Time in `ms` that a pause without memory or an end of a sandbox waits for the last of its log. */
 const finishTimeoutMs = 300;
 
 export interface GuestLogCollectorOptions {
@@ -48,7 +48,7 @@ export class GuestLogCollector {
     if (this.#told.length > 0) await this.#options.target.append(this.#told.splice(0));
   }
 
-  /** As `collect`, before the VM is saved or ended: lines whose end has not come are written as they are. */
+  /** As `collect`, before the guest's memory is gone: lines whose end has not come are written as they are. */
   async finish(): Promise<void> {
     await this.collect(finishTimeoutMs);
     await this.#writeRest();

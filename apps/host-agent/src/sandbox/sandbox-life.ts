@@ -115,7 +115,7 @@ export class SandboxLife {
     if (decision.kind === "ignore") return undefined;
     if (decision.kind === "deny") throw wrongState(keeper.current.state, decision.reason);
     const running = must(this.#running, "a running sandbox has a VM");
-    await running.logs.finish();
+    if (!options.memory) await running.logs.finish(); // memory keeps what the guest has not told yet, and asking would be a third of a pause
     await this.#upkeep.end();
     await keeper.save({ state: decision.next });
     let captured: Captured;
