@@ -67,7 +67,7 @@ async function lookAfterwards({ folder, operation, sandboxId, children }: CrashO
 }
 
 /** Steps tried of each operation; the soak tries all. */
-const stepsTried = process.env["CRASH_STEPS"] === "all" ? Number.POSITIVE_INFINITY : 3;
+const stepsTried = process.env["CRASH_STEPS"] === "all" ? Number.POSITIVE_INFINITY : 1;
 
 describe.each(crashOperations)("%s", (operation) => {
   test("is whole after kill -9 at any step", async () => {
