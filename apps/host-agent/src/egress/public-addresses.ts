@@ -1,10 +1,9 @@
 import { Resolver } from "node:dns/promises";
 import { networkInterfaces } from "node:os";
 
-import { parseAddressRange } from "@roost/contract";
-import { must } from "@roost/kit";
+import type { AddressRange } from "@roost/contract";
 
-import { isInRanges } from "../network/egress-rules.ts";
+import { isInRanges, rangeOf } from "../network/egress-rules.ts";
 
 /** Per question and server in `ms`; asked twice */
 const questionTimeoutMs = 3_000;
@@ -22,24 +21,20 @@ export interface PublicAddressesOptions {
  */
 export class PublicAddresses {
   readonly #resolver = new Resolver({ timeout: questionTimeoutMs, tries: 2 });
-  readonly #denied: ReturnType<typeof parseRange>[];
+  readonly #denied: readonly AddressRange[];
 
   constructor(options: PublicAddressesOptions) {
     this.#resolver.setServers(options.resolvers);
-    this.#denied = options.denied.map(parseRange);
+    this.#denied = options.denied.map(rangeOf);
   }
 
   /** IPv4 addresses of a name without those that no guest reaches, which a name may point to as well. Rejects when the name has none at all. */
   async find(name: string): Promise<string[]> {
     const own = ownAddresses();
     return (await this.#resolver.resolve4(name)).filter(
-      (address) => !own.has(address) && !isInRanges(parseRange(address).first, this.#denied),
+      (address) => !own.has(address) && !isInRanges(rangeOf(address).first, this.#denied),
     );
   }
-}
-
-function parseRange(text: string) {
-  return must(parseAddressRange(text), `an address or CIDR block, not '${text}'`);
 }
 
 /** Read anew each time: a host may get an address at any moment. */

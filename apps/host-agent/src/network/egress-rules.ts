@@ -17,12 +17,16 @@ export interface EgressRules {
 }
 
 export function egressRules(policy: EgressPolicy): EgressRules {
-  const range = (entry: string) => must(parseAddressRange(entry), `an address or CIDR block in a checked policy, not '${entry}'`);
   return {
-    allowed: mergeRanges(policy.allowOut.filter((entry) => !isDomain(entry)).map(range)),
-    denied: mergeRanges(policy.denyOut.map(range)),
+    allowed: mergeRanges(policy.allowOut.filter((entry) => !isDomain(entry)).map(rangeOf)),
+    denied: mergeRanges(policy.denyOut.map(rangeOf)),
     domains: [...new Set(policy.allowOut.filter(isDomain))],
   };
+}
+
+/** Of text that was checked before: it is a bug if it is no range. */
+export function rangeOf(text: string): AddressRange {
+  return must(parseAddressRange(text), `an address or CIDR block, not '${text}'`);
 }
 
 export function isOpen(policy: EgressPolicy): boolean {
