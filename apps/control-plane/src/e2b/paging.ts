@@ -1,29 +1,19 @@
 import { PlatformError } from "@roost/contract";
 import type { FastifyReply } from "fastify";
 
-/** One place in a list: an instant, and what tells apart those that have the same. */
-export interface PagePosition {
-  readonly time: Date;
-  readonly key: string;
-}
-
-/** As an opaque word: `<unix ms in base 36> <key>`. */
-export function encodeToken({ time, key }: PagePosition): string {
-  return Buffer.from(`${time.getTime().toString(36)} ${key}`).toString("base64url");
-}
+import { decodePosition, encodePosition, type PagePosition } from "../page-position.ts";
 
 export function decodeToken(token: string): PagePosition {
-  const [time = "", key = "", ...rest] = Buffer.from(token, "base64url").toString("latin1").split(" ");
-  // 9 digits of base 36: to the year 5188
-  if (!/^[0-9a-z]{1,9}$/.test(time) || !/^[A-Za-z0-9._:-]{1,256}$/.test(key) || rest.length > 0) {
+  const position = decodePosition(token);
+  if (position === undefined || !/^[A-Za-z0-9._:-]{1,256}$/.test(position.key)) {
     throw new PlatformError("request_invalid", "nextToken: this is not the X-Next-Token of an earlier page");
   }
-  return { time: new Date(Number.parseInt(time, 36)), key };
+  return position;
 }
 
 /** Where the next page starts; nothing on the last one. */
 export function setNextToken(reply: FastifyReply, next: PagePosition | undefined): void {
-  if (next !== undefined) void reply.header("x-next-token", encodeToken(next));
+  if (next !== undefined) void reply.header("x-next-token", encodePosition(next));
 }
 
 /** A page of a list that is there as a whole, newest first. */

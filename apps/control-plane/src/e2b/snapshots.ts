@@ -3,8 +3,9 @@ import type { FastifyInstance } from "fastify";
 
 import type { Services } from "../http/services.ts";
 import type { TemplateDetail } from "../snapshots/snapshots.ts";
+import type { PagePosition } from "../page-position.ts";
 import { existingTemplate, fullName, namesOf, newSnapshotName, templateNamed, templateNotFound } from "./names.ts";
-import { pageOf, setNextToken, type PagePosition } from "./paging.ts";
+import { pageOf, setNextToken } from "./paging.ts";
 import { addE2bRoute } from "./route.ts";
 import { listSnapshotsQuerySchema, newSnapshotSchema, pageQuerySchema } from "./schemas.ts";
 import { envdVersion } from "./views.ts";
