@@ -11,6 +11,12 @@ import { row } from "./report.ts";
 const staggerMs = 200;
 const sampleCount = 50;
 const burstCount = 20;
+/** Sandboxes whose time is let run out */
+const expiryCount = 10;
+/** Their time in `ms`: long enough to look at them before, on a slow machine */
+const expiryTimeoutMs = 4_000;
+/** How precise the end of a sandbox's time is to be, in `ms` */
+const expiryReachMs = 500;
 /** Longest that one attempt may take in `ms`; the SDK's own limit for one request is as long. */
 const attemptTimeoutMs = 60_000;
 
@@ -42,6 +48,19 @@ export const e2bGroup: Group = {
       await rest();
       const burst = Array.from({ length: bench.samples(burstCount) }, () => attempt(client));
       report(bench, `${burst.length} at once`, await Promise.all(burst));
+
+      for (const onTimeout of ["kill", "pause"] as const) {
+        const late: number[] = [];
+        for (let left = bench.samples(expiryCount); left > 0; left -= 1) {
+          await rest();
+          late.push(await lateness(client, onTimeout));
+        }
+        bench.report(
+          row(`E2B SDK: from the end of a sandbox's time (${onTimeout}) to the end of its command`, "ms", late, {
+            reach: [{ of: "p99", atMost: expiryReachMs }],
+          }),
+        );
+      }
     });
   },
 };
@@ -66,6 +85,22 @@ async function attempt({ Sandbox }: E2B): Promise<Attempt> {
   } catch (error) {
     return { failure: error instanceof Error ? `${error.constructor.name}: ${error.message}` : String(error) };
   }
+}
+
+/**
+ * Time in `ms` from the end of a sandbox's time until the command that ran in it is cut off. Readers are told sooner: that a time is up is seen by comparing.
+ */
+async function lateness({ Sandbox }: E2B, onTimeout: "kill" | "pause"): Promise<number> {
+  const sandbox = await Sandbox.create({ timeoutMs: expiryTimeoutMs, lifecycle: { onTimeout } });
+  const { endAt } = await sandbox.getInfo();
+  const command = await sandbox.commands.run("sleep 3600", { background: true, timeoutMs: 0 });
+  await command.wait().then(
+    () => Promise.reject(new Error("the command of a sandbox whose time was up ended by itself")),
+    () => undefined,
+  );
+  const lateMs = Date.now() - endAt.getTime();
+  await sandbox.kill();
+  return lateMs;
 }
 
 function report(bench: Bench, how: string, attempts: readonly Attempt[]): void {

@@ -93,13 +93,12 @@ export class WarmPool {
     this.#pokeTimer.unref();
   }
 
-  /** A VM of this template and these sizes, now the caller's alone; undefined when none waits. */
+  /** A VM of this template and these sizes, now the caller's alone, who is also to take over what it holds of the capacity; undefined when none waits. */
   take(template: string, sizes: Sizes): PoolMember | undefined {
     const members = this.#shelves.get(template)?.members ?? [];
     const index = members.findIndex((member) => member.sizes.vcpus === sizes.vcpus && member.sizes.memoryMib === sizes.memoryMib);
     const [member] = index < 0 ? [] : members.splice(index, 1);
     if (member === undefined) return undefined;
-    this.#parts.context.capacity.release(member.id);
     this.#pokeLater();
     return member;
   }

@@ -40,3 +40,49 @@ test("what is held adds up, whatever is reserved and released", () => {
     expect(capacity.sandboxCount).toBe(held.size);
   }
 });
+
+test("who finds no room waits for it, first come first served, and a small one does not pass a large one", async () => {
+  const capacity = new Capacity({ sandboxCountMax: 10, memoryMib: 1_000 }, { roomWaitMs: 30_000 });
+  capacity.reserve("a", 400);
+  capacity.reserve("b", 200);
+  const order: string[] = [];
+  const large = capacity.reserveSoon("large", 500).then(() => order.push("large"));
+  const small = capacity.reserveSoon("small", 100).then(() => order.push("small"));
+  capacity.release("b");
+  await Promise.resolve();
+  expect(order, "there would be room for the small one").toEqual([]);
+  capacity.release("a");
+  await Promise.all([large, small]);
+  expect(order).toEqual(["large", "small"]);
+  expect(capacity.memoryFreeMib).toBe(1_000 - 500 - 100 - 2 * vmOverheadMib);
+});
+
+test("who waits in vain is told the numbers, who gives up holds nothing, and those behind are served", async () => {
+  const impatient = new Capacity({ sandboxCountMax: 1, memoryMib: 1_000 }, { roomWaitMs: 1 });
+  impatient.reserve("a", 100);
+  await expect(impatient.reserveSoon("b", 100)).rejects.toThrow("this host holds 1 of at most 1 sandboxes");
+  const capacity = new Capacity({ sandboxCountMax: 10, memoryMib: 1_000 }, { roomWaitMs: 30_000 });
+  capacity.reserve("a", 500);
+  await expect(capacity.reserveSoon("huge", 2_000), "more than there can ever be").rejects.toThrow("this host has");
+  const abort = new AbortController();
+  const gone = capacity.reserveSoon("gone", 600, abort.signal);
+  const behind = capacity.reserveSoon("behind", 100);
+  abort.abort(new Error("no longer wanted"));
+  await expect(gone).rejects.toThrow("no longer wanted");
+  await behind;
+  expect(capacity.sandboxCount).toBe(2);
+  await capacity.reserveSoon("behind", 100);
+  expect(capacity.sandboxCount, "who holds keeps what it has").toBe(2);
+});
+
+test("what is passed on is never free in between", async () => {
+  const capacity = new Capacity({ sandboxCountMax: 1, memoryMib: 1_000 }, { roomWaitMs: 30_000 });
+  capacity.reserve("a", 100);
+  const waiting = capacity.reserveSoon("b", 100);
+  capacity.pass("a", "c");
+  expect(capacity.sandboxCount).toBe(1);
+  capacity.release("a");
+  expect(capacity.sandboxCount, "a holds nothing any more").toBe(1);
+  capacity.release("c");
+  await waiting;
+});

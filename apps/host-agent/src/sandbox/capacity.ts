@@ -12,6 +12,14 @@ export const vmOverheadMib = 96;
 /** `Retry-After` of a full host in `s`: sandboxes end all the time */
 const retryAfterSec = 10;
 
+/** Time in `ms` for which a full host lets who asks wait for somebody to leave. In a burst of short-lived sandboxes one ends each moment; who asks a host that stays full is soon told. */
+const roomWaitMs = 5_000;
+
+/** Who waits for room, and how to let it look again. */
+interface Waiting {
+  readonly look: () => void;
+}
+
 export interface CapacityLimits {
   readonly sandboxCountMax: number;
   /** Memory all sandboxes together may reserve, in `MiB` */
@@ -22,10 +30,14 @@ export interface CapacityLimits {
 export class Capacity {
   readonly limits: CapacityLimits;
   readonly #held = new Map<string, number>();
+  /** First come, first served: a small one does not pass a large one for ever */
+  readonly #waiting: Waiting[] = [];
+  readonly #roomWaitMs: number;
   #memoryHeldMib = 0;
 
-  constructor(limits: CapacityLimits) {
+  constructor(limits: CapacityLimits, options: { readonly roomWaitMs?: number } = {}) {
     this.limits = limits;
+    this.#roomWaitMs = options.roomWaitMs ?? roomWaitMs;
   }
 
   get sandboxCount(): number {
@@ -56,6 +68,65 @@ export class Capacity {
     this.hold(sandboxId, memoryMib);
   }
 
+  /**
+   * As `reserve`, but waits a while for room. Who holds already keeps it; what is more than the whole host is refused at once. Rejects with the signal's reason, and
+   * holds nothing then.
+   */
+  async reserveSoon(sandboxId: string, memoryMib: number, signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    if (this.#held.has(sandboxId)) return;
+    if (this.#waiting.length === 0 || this.#isTooLarge(memoryMib)) {
+      const failure = this.#tryReserve(sandboxId, memoryMib);
+      if (failure === undefined) return;
+      if (this.#isTooLarge(memoryMib)) throw failure;
+    }
+    await new Promise<void>((resolve, reject) => {
+      const settle = (outcome: () => void) => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", onAbort);
+        this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+        outcome();
+      };
+      const look = (isLast: boolean) => {
+        const failure = this.#tryReserve(sandboxId, memoryMib);
+        if (failure === undefined) settle(resolve);
+        else if (isLast) settle(() => reject(failure));
+      };
+      const waiting: Waiting = { look: () => look(false) };
+      const onAbort = () => {
+        settle(() => reject(signal?.reason));
+        this.#lookAgain();
+      };
+      const timer = setTimeout(() => {
+        look(true);
+        this.#lookAgain();
+      }, this.#roomWaitMs);
+      this.#waiting.push(waiting);
+      signal?.addEventListener("abort", onAbort, { once: true });
+    });
+  }
+
+  #isTooLarge(memoryMib: number): boolean {
+    return memoryMib + vmOverheadMib > this.limits.memoryMib || this.limits.sandboxCountMax === 0;
+  }
+
+  #tryReserve(sandboxId: string, memoryMib: number): unknown {
+    try {
+      this.reserve(sandboxId, memoryMib);
+      return undefined;
+    } catch (error) {
+      return error;
+    }
+  }
+
+  #lookAgain(): void {
+    for (let first = this.#waiting[0]; first !== undefined;) {
+      first.look();
+      const next = this.#waiting[0];
+      first = next === first ? undefined : next; // it still waits, and so does everybody behind it
+    }
+  }
+
   /** For a sandbox that is there already: adopted, whatever the limits say now. */
   hold(sandboxId: string, memoryMib: number): void {
     assert(!this.#held.has(sandboxId), "a sandbox reserves once");
@@ -63,10 +134,19 @@ export class Capacity {
     this.#memoryHeldMib += memoryMib + vmOverheadMib;
   }
 
+  /** What one holds becomes another's: nobody who waits comes between. */
+  pass(from: string, to: string): void {
+    const heldMib = this.#held.get(from);
+    assert(heldMib !== undefined && !this.#held.has(to), "one who holds passes it to one who does not");
+    this.#held.delete(from);
+    this.#held.set(to, heldMib);
+  }
+
   /** Idempotent. */
   release(sandboxId: string): void {
     this.#memoryHeldMib -= this.#held.get(sandboxId) ?? 0;
     this.#held.delete(sandboxId);
+    this.#lookAgain();
   }
 }
 

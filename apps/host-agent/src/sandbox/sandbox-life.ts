@@ -221,10 +221,10 @@ export class SandboxLife {
         await this.#step("rollback:vm-ended");
       }
       await keeper.saveAnyway(noVm, { visible: false });
-      this.#parts.context.capacity.release(keeper.current.spec.sandboxId);
       const source = await this.#sourceOf(generation);
       await this.#start(source, source.kind, { to: "paused", isBegun: true });
     } catch (error) {
+      if (this.#running === undefined) this.#parts.context.capacity.release(keeper.current.spec.sandboxId);
       if (keeper.current.state === decision.next) await this.#fallBack(error);
       else if (keeper.current.state === from) await keeper.saveAnyway(pausedAt(generation), { visible: false });
       throw asPlatformError("sandbox_resume_failed", `the sandbox is at generation ${number}, but could not be started; resume it`, error);
@@ -397,10 +397,10 @@ export class SandboxLife {
     const layersBefore = keeper.current.layers;
     if (this.#running !== undefined || keeper.current.vm !== null) await this.tearDown("a VM that could not be ended before");
     if (options.isBegun !== true) await context.checkRoom(spec.memoryMib);
-    context.capacity.reserve(spec.sandboxId, spec.memoryMib);
     const abort = new AbortController();
     this.#startAbort = abort;
     try {
+      await context.capacity.reserveSoon(spec.sandboxId, spec.memoryMib, abort.signal);
       if (options.isBegun !== true) await keeper.save({ state: "resuming" });
       await this.#step("resume:recorded");
       await this.#freezeLayers();

@@ -81,7 +81,8 @@ export class SandboxManager {
     const member = isUsualDisk ? pool.take(spec.template, spec) : undefined;
     const sandbox = this.#newSandbox(spec);
     try {
-      this.#context.capacity.reserve(spec.sandboxId, spec.memoryMib);
+      if (member === undefined) await this.#context.capacity.reserveSoon(spec.sandboxId, spec.memoryMib);
+      else this.#context.capacity.pass(member.id, spec.sandboxId);
       await this.#context.checkRoom(spec.memoryMib);
       this.#refuseWhenDraining();
       const parts = { spec, context: this.#context, log: this.#log };
