@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { createClient, createRouterTransport, type Client } from "@connectrpc/connect";
 import { allTraffic, guestAgentPort } from "@roost/contract";
 import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { silentLogger } from "@roost/kit";
-import { listOwnedResources } from "@roost/testing";
+import { poll, silentLogger } from "@roost/kit";
+import { listOwnedResources, proxyServersScript } from "@roost/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { createHostAgent, type HostAgent } from "./host-agent.ts";
@@ -88,5 +88,24 @@ describe.skipIf(!hasImages)("egress policies of real VMs", () => {
     expect(await curl(`http://${world.internet}/`)).toMatch(/^curl 7/);
     await client.setNetwork({ sandboxId });
     expect(await curl("http://internet.test/")).toBe("world sees 11.77.2.0\n");
+  });
+
+  test("a proxy carries what is allowed, also for the next host agent and after a pause", async () => {
+    const listeners = [{ protocol: "socks5", kind: "open", port: 1_080 }] as const;
+    await using proxy = lab.beginInWorld(proxyServersScript({ listeners, address: world.proxies, names: {} }));
+    await poll({ what: "the proxy", timeoutMs: 30_000 }, () => (proxy.output.includes("ready") ? true : undefined));
+    const viaProxy = `world sees ${world.proxies}\n`;
+    await client.setNetwork({
+      sandboxId,
+      network: { denyOut: [world.elsewhere], proxy: { protocol: "socks5", address: "proxies.test:1080" } },
+    });
+    expect(await curl("http://internet.test/")).toBe(viaProxy);
+    expect(await curl(`http://${world.elsewhere}/`)).toMatch(/^curl 7/);
+    await agent.close({ stopSandboxes: false });
+    await startAgent();
+    expect(await curl("http://internet.test/")).toBe(viaProxy);
+    await client.pauseSandbox({ sandboxId });
+    await client.resumeSandbox({ sandboxId });
+    expect(await curl("http://internet.test/")).toBe(viaProxy);
   });
 });

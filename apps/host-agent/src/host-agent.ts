@@ -263,6 +263,7 @@ async function createNetwork(options: HostAgentOptions, instance: Instance, log:
     slotPoolSize: options.slotPoolSize,
     uidBase: options.uidBase,
     guestDnsServers: options.guestDnsServers ?? (await findResolvers()),
+    egressProxyRanges: options.egressProxyRanges ?? [],
     log,
   });
 }

@@ -2,13 +2,12 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { silentLogger } from "@roost/kit";
 import { instanceTag, listOwnedResources } from "@roost/testing";
 import { expect, test } from "vitest";
 
 import { InstanceLock } from "./instance-lock.ts";
 import { namespaceName, openInstance, vethName } from "./instance.ts";
-import { LinuxNetwork } from "./network/linux-network.ts";
+import { labNetwork } from "./testing/egress-lab.ts";
 
 test("the leak check finds what an installation holds, and nothing when it is gone", async () => {
   const folder = await mkdtemp(join(tmpdir(), "roost-instance-"));
@@ -17,15 +16,7 @@ test("the leak check finds what an installation holds, and nothing when it is go
   expect(await listOwnedResources(folder)).toEqual([]);
 
   const lock = await InstanceLock.take(instance);
-  const network = new LinuxNetwork({
-    instance,
-    slotCidr: "198.18.0.0/15",
-    slotCount: 2,
-    slotPoolSize: 0,
-    uidBase: 1_879_048_192,
-    guestDnsServers: ["192.0.2.53"],
-    log: silentLogger,
-  });
+  const network = labNetwork(instance, { slotCount: 2 });
   await network.start([]);
   const slot = await network.acquire();
   const found = (await listOwnedResources(folder)).join("\n");

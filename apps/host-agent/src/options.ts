@@ -9,6 +9,11 @@ const addressListSchema = z
   .transform((text) => text.split(",").map((part) => part.trim()))
   .pipe(z.array(z.ipv4()).min(1).max(3));
 
+const rangeListSchema = z
+  .string()
+  .transform((text) => text.split(",").map((part) => part.trim()))
+  .pipe(z.array(z.cidrv4()).min(1).max(64));
+
 /** Most VMs that may wait for one template */
 const poolSizeMax = 256;
 
@@ -98,6 +103,10 @@ export const hostAgentOptions = defineOptions("ROOST_", {
   guestDnsServers: {
     schema: addressListSchema.optional(),
     desc: "Resolvers of the guests, comma-separated; default: the host's own. Guests may reach them on port 53 even in private ranges",
+  },
+  egressProxyRanges: {
+    schema: rangeListSchema.optional(),
+    desc: "CIDR blocks, comma-separated, where egress proxies of sandboxes may be although no sandbox reaches them; default: none",
   },
 });
 

@@ -7,6 +7,7 @@ import { z } from "zod";
 export const errorCatalogue = {
   request_invalid: { status: 400, retryable: false },
   path_invalid: { status: 400, retryable: false },
+  egress_proxy_invalid: { status: 400, retryable: false },
   template_size_fixed: { status: 400, retryable: false },
   user_unknown: { status: 400, retryable: false },
   api_key_invalid: { status: 401, retryable: false },

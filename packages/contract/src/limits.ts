@@ -64,6 +64,8 @@ export const tagLengthMax = 128;
 
 /** Entries of each list of a network policy: each is an element of a set in the kernel, or a name compared for each connection */
 export const networkEntriesMax = 1000;
+/** User name and password of an egress proxy in bytes each: RFC 1929 has one byte for their length */
+export const egressProxyCredentialBytesMax = 255;
 /** A host name and a port, with room for `${PORT}` */
 export const maskRequestHostLengthMax = 270;
 

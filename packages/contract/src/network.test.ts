@@ -1,7 +1,18 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 
-import { allTraffic, deniesAll, egressOf, isDomain, matchesDomain, networkPolicySchema, parseAddressRange } from "./network.ts";
+import {
+  allTraffic,
+  deniesAll,
+  egressOf,
+  isDomain,
+  isSameProxy,
+  matchesDomain,
+  networkPolicySchema,
+  parseAddressRange,
+  parseProxyAddress,
+  type EgressProxy,
+} from "./network.ts";
 
 const messages = (input: unknown) => {
   const parsed = networkPolicySchema.safeParse(input);
@@ -15,6 +26,7 @@ test("nothing said means: the internet, ports for those with the token", () => {
     deny_out: [],
     is_public: false,
     mask_request_host: null,
+    egress_proxy: null,
   });
 });
 
@@ -90,12 +102,75 @@ test("what is written differently and means the same is taken", () => {
 
 test("a host is told what it can enforce", () => {
   const egress = (input: unknown) => egressOf(networkPolicySchema.parse(input));
-  expect(egress({})).toEqual({ allowOut: [], denyOut: [] });
-  expect(egress({ allow_internet: false })).toEqual({ allowOut: [], denyOut: [allTraffic] });
+  expect(egress({})).toEqual({ allowOut: [], denyOut: [], proxy: null });
+  expect(egress({ allow_internet: false })).toEqual({ allowOut: [], denyOut: [allTraffic], proxy: null });
   expect(egress({ allow_internet: false, deny_out: [allTraffic, "::/0"], allow_out: ["a.example"] })).toEqual({
     allowOut: ["a.example"],
     denyOut: [allTraffic],
+    proxy: null,
   });
+  const proxy = { protocol: "http", address: "proxy.example.com:3128", username: "a", password: "b" };
+  expect(egress({ egress_proxy: proxy }).proxy).toEqual(proxy);
+});
+
+const longest = "p".repeat(255);
+
+test.each([
+  [{ address: "proxy.example.com:1080" }, { protocol: "socks5", address: "proxy.example.com:1080" }],
+  [{ address: " Proxy.Example.COM:1 " }, { protocol: "socks5", address: "proxy.example.com:1" }],
+  [
+    { protocol: "http", address: "192.0.2.1:65535", username: "a" },
+    { protocol: "http", address: "192.0.2.1:65535", username: "a" },
+  ],
+  [
+    { address: "192.0.2.1:1080", username: "with:colon", password: longest },
+    { protocol: "socks5", address: "192.0.2.1:1080", username: "with:colon", password: longest },
+  ],
+])("%j is a proxy", (given, proxy) => {
+  expect(networkPolicySchema.parse({ egress_proxy: given }).egress_proxy).toEqual(proxy);
+});
+
+test.each<[object, string]>([
+  [{}, "egress_proxy.address: Invalid input"],
+  ...[
+    "proxy.example.com",
+    "proxy.example.com:0",
+    "proxy.example.com:080",
+    "proxy.example.com:65536",
+    ":1080",
+    "[2001:db8::1]:1080",
+    "2001:db8::1:1080",
+    "192.0.2.0/24:1080",
+    "*.example.com:1080",
+    "localhost:1080",
+    "socks5://proxy.example.com:1080",
+    "user@proxy.example.com:1080",
+  ].map((address) => [{ address }, "egress_proxy.address: must be host:port"] satisfies [object, string]),
+  [{ address: "192.0.2.1:1", username: "" }, "egress_proxy.username: Too small"],
+  [{ address: "192.0.2.1:1", username: "é".repeat(128) }, "egress_proxy.username: at most 255 bytes"],
+  [{ address: "192.0.2.1:1", username: "a", password: `${longest}p` }, "egress_proxy.password: Too big"],
+  [{ address: "192.0.2.1:1", password: "a" }, "egress_proxy.username: a password needs a username"],
+  [{ protocol: "http", address: "192.0.2.1:1", username: "a:b" }, "egress_proxy.username: an HTTP proxy's username has no colon"],
+  [{ protocol: "socks4", address: "192.0.2.1:1" }, "egress_proxy.protocol: Invalid option"],
+])("%j is none", (given, message) => {
+  expect(messages({ egress_proxy: given })).toContainEqual(expect.stringContaining(message));
+});
+
+test("an address has a host and a port", () => {
+  expect(parseProxyAddress("proxy.example.com:1080")).toEqual({ host: "proxy.example.com", port: 1_080 });
+  expect(parseProxyAddress("192.0.2.1:99999")).toBeUndefined();
+});
+
+test("proxies are the same when nothing differs", () => {
+  const one: EgressProxy = { protocol: "socks5", address: "192.0.2.1:1080", username: "a", password: "b" };
+  expect([isSameProxy(null, null), isSameProxy(one, { ...one }), isSameProxy(one, null), isSameProxy(null, one)]).toEqual([
+    true,
+    true,
+    false,
+    false,
+  ]);
+  for (const change of [{ protocol: "http" }, { address: "192.0.2.1:1081" }, { username: "c" }, { password: undefined }] as const)
+    expect(isSameProxy(one, { ...one, ...change })).toBe(false);
 });
 
 test("whatever is parsed, what a host is told needs no more checking", () => {

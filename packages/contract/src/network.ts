@@ -1,6 +1,6 @@
 import { z } from "zod";
 
-import { maskRequestHostLengthMax, networkEntriesMax } from "./limits.ts";
+import { egressProxyCredentialBytesMax, maskRequestHostLengthMax, networkEntriesMax } from "./limits.ts";
 
 /**
  * What a sandbox's guest may reach, and who reaches its ports.
@@ -8,6 +8,7 @@ import { maskRequestHostLengthMax, networkEntriesMax } from "./limits.ts";
  * Of a connection out of the guest, the first of these that applies decides: ranges that no guest reaches (private, link-local, the
  * host's own, and everything that is IPv6) are refused; `allow_out` allows; `deny_out` refuses; everything else is allowed. A domain in
  * `allow_out` is matched with the name that a connection to port 80 or 443 asks for (HTTP `Host`, TLS SNI), never with DNS answers.
+ * TCP that is allowed leaves through `egress_proxy`, where there is one; everything else leaves as usual.
  */
 
 /** All of IPv4: what `allow_internet: false` denies. */
@@ -79,6 +80,65 @@ export const allowOutSchema = z
   .describe("IPv4 addresses, CIDR blocks and domains (`*.` for all below one) that are allowed even where `deny_out` has them");
 export const denyOutSchema = z.array(denyOutEntrySchema).max(networkEntriesMax).describe("IP addresses and CIDR blocks that are denied");
 
+const portMax = 65_535;
+/** Of `host:port` */
+const proxyAddressLengthMax = domainLengthMax + 6;
+
+/** Host and port of an egress proxy; undefined when the text is not `host:port` with an IPv4 address or a domain. */
+export function parseProxyAddress(text: string): { readonly host: string; readonly port: number } | undefined {
+  const match = /^([^:]+):([1-9]\d{0,4})$/.exec(text);
+  const [, host = "", digits = ""] = match ?? [];
+  const port = Number(digits);
+  const isHost = isAddress(host) || (isDomain(host) && !host.startsWith("*"));
+  return match !== null && isHost && port <= portMax ? { host, port } : undefined;
+}
+
+function isAddress(text: string): boolean {
+  const range = parseAddressRange(text);
+  return range !== undefined && !text.includes("/");
+}
+
+const utf8 = new TextEncoder();
+const credentialSchema = z
+  .string()
+  .min(1)
+  .max(egressProxyCredentialBytesMax)
+  .refine((text) => utf8.encode(text).length <= egressProxyCredentialBytesMax, `at most ${egressProxyCredentialBytesMax} bytes`);
+
+/** `socks5`: RFC 1928 with RFC 1929. `http`: a proxy that is asked with CONNECT, with Basic credentials */
+const egressProxyProtocols = ["socks5", "http"] as const;
+
+/** The keys are the same wherever it is written: here, in records of hosts, in `hostagent.v1`. */
+export const egressProxySchema = z
+  .object({
+    protocol: z.enum(egressProxyProtocols).default("socks5"),
+    address: z
+      .string()
+      .max(proxyAddressLengthMax)
+      .trim()
+      .toLowerCase()
+      .refine(
+        (text) => parseProxyAddress(text) !== undefined,
+        "must be host:port with an IPv4 address or a domain, such as proxy.example.com:1080",
+      ),
+    username: credentialSchema.optional(),
+    /** Never shown again */
+    password: credentialSchema.optional(),
+  })
+  .superRefine(({ protocol, username, password }, context) => {
+    if (password !== undefined && username === undefined)
+      context.addIssue({ code: "custom", path: ["username"], message: "a password needs a username" });
+    if (protocol === "http" && username?.includes(":") === true)
+      context.addIssue({ code: "custom", path: ["username"], message: "an HTTP proxy's username has no colon" });
+  });
+export type EgressProxy = z.output<typeof egressProxySchema>;
+
+/** Whether two policies send connections the same way. */
+export function isSameProxy(one: EgressProxy | null, other: EgressProxy | null): boolean {
+  if (one === null || other === null) return one === other;
+  return (["protocol", "address", "username", "password"] as const).every((key) => one[key] === other[key]);
+}
+
 /** `host`, `host:port`, or with `${PORT}` for the port that was asked for. */
 export const maskRequestHostSchema = z
   .string()
@@ -96,6 +156,7 @@ export const networkPolicySchema = z
     deny_out: denyOutSchema.default([]),
     is_public: z.boolean().default(false).describe("Whether its ports, but not the guest agent's, are open without the traffic token"),
     mask_request_host: maskRequestHostSchema.nullable().default(null),
+    egress_proxy: egressProxySchema.nullable().default(null).describe("Where TCP leaves through, once it is allowed; null: directly"),
   })
   .superRefine((policy, context) => {
     const index = policy.allow_out.findIndex(isDomain);
@@ -114,9 +175,15 @@ export interface EgressPolicy {
   readonly allowOut: readonly string[];
   /** IPv4 only */
   readonly denyOut: readonly string[];
+  /** Where TCP leaves through, once it is allowed; null: directly */
+  readonly proxy: EgressProxy | null;
 }
 
 export function egressOf(policy: NetworkPolicy): EgressPolicy {
   const denied = policy.deny_out.filter((entry) => !isIpv6(entry)); // denied to everyone as it is
-  return { allowOut: policy.allow_out, denyOut: policy.allow_internet || denied.includes(allTraffic) ? denied : [allTraffic, ...denied] };
+  return {
+    allowOut: policy.allow_out,
+    denyOut: policy.allow_internet || denied.includes(allTraffic) ? denied : [allTraffic, ...denied],
+    proxy: policy.egress_proxy,
+  };
 }

@@ -1,2 +1,3 @@
 export { SeededRandom } from "./seeded-random.ts";
+export { earlyText, proxyCredentials, proxyServersScript } from "./proxy-servers.ts";
 export { instanceTag, listOwnedResources } from "./leaks.ts";

@@ -77,11 +77,66 @@ describe.concurrent("what a sandbox may reach", () => {
     [{ allowOut: ["1.2.3.4/33"] }, "1.2.3.4/33"],
     [{ allowOut: ["example.com"] }, "0.0.0.0/0"],
     [{ rules: { "api.example.com": [{ transform: { headers: { a: "b" } } }] } }, "rules"],
-    [{ egressProxy: { address: "proxy.example.com:1080" } }, "egressProxy"],
+    [{ egressProxy: { address: "proxy.example.com" } }, "egressProxy"],
+    [{ egressProxy: { address: `${privateAddress}:1080` } }, privateAddress],
+    [{ egressProxy: { address: "127.0.0.1:1080" } }, "127.0.0.1"],
+    [{ egressProxy: { address: "proxy.invalid:1080" } }, "proxy.invalid"],
+    [{ egressProxy: { address: "192.0.2.1:1080", password: "secret" } }, "username"],
     [{ httpsPorts: [8443] }, "httpsPorts"],
   ])("%j is refused by name", async (network, named) => {
     const error = await failureOf(Sandbox.create({ network }));
     expect(error).toMatchObject({ statusCode: 400, message: expect.stringContaining(named) });
+  });
+});
+
+describe("a proxy of one's own", () => {
+  const sandbox = useE2bSandbox();
+  const { proxyAddress, proxyPort, passwordProxyPort, proxyCredentials, nameForProxies } = outside;
+  const open = { address: `${proxyAddress}:${proxyPort}` };
+  const withPassword = { address: `${proxyAddress}:${passwordProxyPort}`, ...proxyCredentials };
+
+  /** Who an address sees, or nothing. */
+  const seenBy = async (from: Sandbox, address: string, ...more: string[]) =>
+    output(from, `curl -sS -m 5 ${more.join(" ")} http://${address}/ 2>/dev/null || true`);
+  const direct = `from ${outside.seenAs}`;
+  const viaProxy = `from ${proxyAddress}`;
+
+  test("carries connections from the first moment on, over a pause, and those of children; its password is shown to nobody", async () => {
+    await using own = await ownSandbox({ network: { egressProxy: withPassword } });
+    expect(await seenBy(own, one)).toBe(viaProxy);
+    const { network } = await own.getInfo();
+    expect(network?.egressProxy).toEqual({ address: withPassword.address, username: withPassword.username });
+    expect(await (await api("GET", `/v1/sandboxes/${own.sandboxId}`)).text()).not.toContain(withPassword.password);
+    await own.pause();
+    await own.connect();
+    expect(await seenBy(own, two)).toBe(viaProxy);
+    const [child] = await own.fork();
+    if (!(child instanceof Sandbox)) throw child ?? new Error("no child");
+    await using forked = killedAtEnd(child);
+    expect(await seenBy(forked, one)).toBe(viaProxy);
+  });
+
+  test("is set and cleared while the sandbox runs, and leaves what is allowed as it is", async () => {
+    expect(await seenBy(sandbox(), one)).toBe(direct);
+    await sandbox().updateNetwork({ egressProxy: open, denyOut: [two] });
+    expect([await seenBy(sandbox(), one), await seenBy(sandbox(), two)]).toEqual([viaProxy, ""]);
+    await sandbox().updateNetwork({});
+    expect(await seenBy(sandbox(), one)).toBe(direct);
+    expect((await sandbox().getInfo()).network?.egressProxy).toBeUndefined();
+  });
+
+  test("resolves the names that decide", async () => {
+    await sandbox().updateNetwork({ egressProxy: open, denyOut: [ALL_TRAFFIC], allowOut: [nameForProxies] });
+    expect(await seenBy(sandbox(), two, `-H 'Host: ${nameForProxies}'`)).toBe(viaProxy);
+    expect(await seenBy(sandbox(), two, "-H 'Host: other.example'")).toContain("does not allow other.example");
+  });
+
+  test.each([
+    ["does not take the password", { ...withPassword, password: "wrong" }],
+    ["is not there", { address: `${proxyAddress}:9` }],
+  ])("that %s lets nothing out", async (_why, egressProxy) => {
+    await sandbox().updateNetwork({ egressProxy });
+    expect(await seenBy(sandbox(), one)).toBe("");
   });
 });
 

@@ -2,6 +2,7 @@ import { allTraffic, networkPolicySchema } from "@roost/contract";
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
+import { hostError } from "../testing/fake-images.ts";
 import { World } from "../testing/world.ts";
 import { networkFromE2b, networkToE2b } from "./network.ts";
 
@@ -32,6 +33,10 @@ const onHost = (id: string) => {
   const { allowOut, denyOut } = world.host.sandboxes.get(id)?.spec?.network ?? { allowOut: [], denyOut: [] };
   return { allowOut, denyOut };
 };
+const proxyOnHost = (id: string) => {
+  const { protocol, address, username, password } = world.host.sandboxes.get(id)?.spec?.network?.proxy ?? {};
+  return { protocol, address, username, password };
+};
 const detail = async (id: string) => (await ask("GET", `/sandboxes/${id}`)).body;
 
 test("E2B's words become a policy, and that becomes E2B's words again", () => {
@@ -47,6 +52,7 @@ test("E2B's words become a policy, and that becomes E2B's words again", () => {
     deny_out: [allTraffic],
     is_public: false,
     mask_request_host: "localhost:${PORT}",
+    egress_proxy: null,
   });
   expect(networkToE2b(policy)).toEqual({
     allowOut: ["example.com"],
@@ -88,7 +94,20 @@ test.each([
   [{ network: { allowOut: ["1.1.1.1", "example.com"] } }, /^network\.allowOut: "example\.com" is not accepted: .*deny 0\.0\.0\.0\/0/],
   [{ network: { allowPublicTraffic: false }, secure: false }, /^network\.allowPublicTraffic: false needs secure: true$/],
   [{ network: { maskRequestHost: "a b" } }, /^network\.maskRequestHost: "a b" is not accepted/],
-  [{ network: { egressProxy: { address: "proxy.example:1080" } } }, /^network\.egressProxy: an object is not accepted: .*leave it out/],
+  [
+    { network: { egressProxy: { address: "proxy.example" } } },
+    /^network\.egressProxy\.address: its value is not accepted: must be host:port/,
+  ],
+  [{ network: { egressProxy: "socks5://a:secret@b.example:1" } }, /^network\.egressProxy: its value is not accepted: invalid input/],
+  [{ network: { egressProxy: {} } }, /^network\.egressProxy\.address is missing/],
+  [
+    { network: { egressProxy: { address: "proxy.example:1080", password: "secret" } } },
+    /^network\.egressProxy\.username is missing: a password needs a username$/,
+  ],
+  [
+    { network: { egressProxy: { address: "proxy.example:1080", username: "a", password: `secret${"x".repeat(250)}` } } },
+    /^network\.egressProxy\.password: its value is not accepted: too big/,
+  ],
   [{ network: { httpsPorts: [3000] } }, /^network\.httpsPorts: an array is not accepted: .*leave it out/],
   [
     { network: { rules: { "example.com": [{ transform: { headers: {} } }] } } },
@@ -98,7 +117,52 @@ test.each([
 ])("a create with %j is a 400", async (more, message) => {
   const { status, body } = await ask("POST", "/sandboxes", { templateID: "base", secure: true, ...more });
   expect(body).toMatchObject({ code: 400, message: expect.stringMatching(message) as string });
+  expect(JSON.stringify(body)).not.toContain("secret");
   expect(status).toBe(400);
+});
+
+const egressProxy = { address: "proxy.example.com:1080", username: "someone", password: "secret" };
+
+test("a proxy reaches its host whole, and is shown without its password", async () => {
+  const id = await create({ network: { egressProxy } });
+  expect(proxyOnHost(id)).toEqual({ protocol: "socks5", ...egressProxy });
+  const shown = await detail(id);
+  expect(shown).toMatchObject({ network: { egressProxy: { address: "proxy.example.com:1080", username: "someone" } } });
+  const listed = await ask("GET", "/v2/sandboxes");
+  const native = await ask("GET", `/v1/sandboxes/${id}`);
+  expect(native.status).toBe(200);
+  for (const each of [shown, listed.body, native.body]) expect(JSON.stringify(each)).not.toContain("secret");
+
+  expect(
+    (await ask("PUT", `/sandboxes/${id}/network`, { egressProxy: { address: "192.0.2.7:1", username: null, password: null } })).status,
+  ).toBe(204);
+  expect(proxyOnHost(id)).toEqual({ protocol: "socks5", address: "192.0.2.7:1", username: undefined, password: undefined });
+  expect((await ask("PUT", `/sandboxes/${id}/network`, { denyOut: ["1.1.1.1"] })).status).toBe(204);
+  expect(proxyOnHost(id).address, "cleared, as everything that is left out").toBeUndefined();
+  expect((await detail(id))?.["network"]).not.toHaveProperty("egressProxy");
+});
+
+test("a proxy may be an HTTP proxy, which E2B's are not", async () => {
+  const id = await create({ network: { egressProxy: { protocol: "http", address: "proxy.example.com:3128" } } });
+  expect(proxyOnHost(id)).toMatchObject({ protocol: "http", address: "proxy.example.com:3128" });
+  expect(await detail(id)).toMatchObject({ network: { egressProxy: { protocol: "http", address: "proxy.example.com:3128" } } });
+});
+
+test("children have their parent's proxy", async () => {
+  const id = await create({ network: { egressProxy } });
+  const [child] = (await ask("POST", `/sandboxes/${id}/fork`, { count: 1 })).body as unknown as { sandbox?: { sandboxID: string } }[];
+  expect((await detail(child?.sandbox?.sandboxID ?? ""))?.["network"]).toMatchObject({ egressProxy: { address: egressProxy.address } });
+});
+
+test("a proxy that the host does not take leaves no sandbox, and the policy before", async () => {
+  const message = "the egress proxy is not accepted: it is private";
+  const before = ((await ask("GET", "/sandboxes")).body as unknown as unknown[]).length;
+  world.host.createFailure = hostError("egress_proxy_invalid", message);
+  expect(await ask("POST", "/sandboxes", { templateID: "base", secure: true, network: { egressProxy } })).toEqual({
+    status: 400,
+    body: { code: 400, error_code: "egress_proxy_invalid", message },
+  });
+  expect((await ask("GET", "/sandboxes")).body).toHaveLength(before);
 });
 
 test("a policy is replaced as a whole; who may reach ports stays", async () => {

@@ -3,10 +3,12 @@ import {
   denyOutSchema,
   deniesAll,
   domainsNeedDenyAll,
+  egressProxySchema,
   isDomain,
   maskRequestHostSchema,
   networkPolicySchema,
   PlatformError,
+  type EgressProxy,
   type NetworkPolicy,
 } from "@roost/contract";
 import type { FastifyInstance } from "fastify";
@@ -18,16 +20,19 @@ import { addE2bRoute } from "./route.ts";
 
 const notRewritten = "requests of sandboxes are not rewritten on their way out; leave it out";
 const noTls = "ports of sandboxes are reached without TLS; leave it out";
-const noProxy = "connections of sandboxes cannot be sent through a proxy of your own; leave it out";
+
+/** E2B's clients send `null` for what is absent. `protocol` is not E2B's: its proxies are all SOCKS5. */
+const egressProxyFieldSchema = z.preprocess(
+  (given) =>
+    typeof given === "object" && given !== null ? Object.fromEntries(Object.entries(given).filter(([, value]) => value !== null)) : given,
+  egressProxySchema.nullish(),
+);
 
 /** What a guest may reach, in E2B's words. `null` means absent, as its clients send it. */
 const egressFields = {
   allowOut: allowOutSchema.nullish(),
   denyOut: denyOutSchema.nullish(),
-  egressProxy: z
-    .unknown()
-    .optional()
-    .refine((proxy) => proxy === undefined || proxy === null, noProxy),
+  egressProxy: egressProxyFieldSchema,
   rules: z
     .record(z.string(), z.array(z.object({ transform: z.unknown().optional() })))
     .nullish()
@@ -69,11 +74,20 @@ export function networkFromE2b(wishes: E2bNetworkWishes): NetworkPolicy {
 
 /** `field`: how the caller calls the list of what is allowed. */
 function egressFromE2b(
-  given: { readonly allowOut?: string[] | null | undefined; readonly denyOut?: string[] | null | undefined },
+  given: {
+    readonly allowOut?: string[] | null | undefined;
+    readonly denyOut?: string[] | null | undefined;
+    readonly egressProxy?: EgressProxy | null | undefined;
+  },
   allowInternet: boolean | null | undefined,
   field: string,
 ): EgressWishes {
-  const egress = { allow_internet: allowInternet ?? true, allow_out: given.allowOut ?? [], deny_out: given.denyOut ?? [] };
+  const egress = {
+    allow_internet: allowInternet ?? true,
+    allow_out: given.allowOut ?? [],
+    deny_out: given.denyOut ?? [],
+    egress_proxy: given.egressProxy ?? null,
+  };
   const domain = egress.allow_out.find(isDomain);
   if (domain !== undefined && !deniesAll(egress)) {
     throw new PlatformError("request_invalid", `${field}: ${JSON.stringify(domain)} is not accepted: ${domainsNeedDenyAll}`);
@@ -87,7 +101,13 @@ export function networkToE2b(policy: NetworkPolicy) {
     denyOut: policy.deny_out,
     allowPublicTraffic: policy.is_public,
     ...(policy.mask_request_host === null ? {} : { maskRequestHost: policy.mask_request_host }),
+    ...(policy.egress_proxy === null ? {} : { egressProxy: proxyToE2b(policy.egress_proxy) }),
   };
+}
+
+/** Without its password, which is never told. */
+function proxyToE2b({ protocol, address, username }: EgressProxy) {
+  return { address, ...(username === undefined ? {} : { username }), ...(protocol === "socks5" ? {} : { protocol }) };
 }
 
 /** What a running or paused sandbox may reach: replaced as a whole, so what is left out is cleared. */

@@ -5,6 +5,8 @@ import type { z } from "zod";
 const issuesMax = 5;
 /** Characters of a value that are repeated to the caller */
 const valueLengthMax = 60;
+/** Fields whose content is not: it may be, or hold, a password */
+const secretFields: ReadonlySet<PropertyKey> = new Set(["egressProxy", "password"]);
 
 /**
  * Parses what a caller sent; throws `request_invalid` that names each field, the value it had, and what would do.
@@ -27,7 +29,8 @@ function describeIssue(issue: z.core.$ZodIssue, input: unknown, where: string): 
   const value = valueAt(input, issue.path);
   if (issue.code === "unrecognized_keys") return `${field}: there is no field ${issue.keys.slice(0, issuesMax).map(quote).join(", ")} here`;
   if (value === undefined) return `${field} is missing: ${lowerFirst(issue.message)}`;
-  return `${field}: ${quote(value)} is not accepted: ${lowerFirst(issue.message)}`;
+  const shown = issue.path.some((key) => secretFields.has(key)) ? "its value" : quote(value);
+  return `${field}: ${shown} is not accepted: ${lowerFirst(issue.message)}`;
 }
 
 function valueAt(input: unknown, path: readonly PropertyKey[]): unknown {

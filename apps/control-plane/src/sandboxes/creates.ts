@@ -1,5 +1,4 @@
 import {
-  egressOf,
   memoryMibDefault,
   networkPolicySchema,
   newSandboxId,
@@ -29,6 +28,7 @@ import { failureFrom } from "../hosts/from-connect-error.ts";
 import { createTimeoutMs, type HostLink } from "../hosts/host-link.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import type { Hosts } from "../hosts/hosts.ts";
+import { toWireEgress } from "../hosts/wire-egress.ts";
 import type { SandboxRecords } from "./records.ts";
 import { requireNotEnded } from "./require-state.ts";
 
@@ -39,6 +39,7 @@ const nothingRemains: ReadonlySet<ErrorCode> = new Set([
   "capacity_exhausted",
   "shutting_down",
   "request_invalid",
+  "egress_proxy_invalid",
   "sandbox_busy",
   "rate_limited",
 ]);
@@ -128,7 +129,6 @@ export class Creates {
         trafficToken: options.network.is_public ? null : newToken(),
       });
       inFlight.recorded();
-      const egress = egressOf(options.network);
       const spec = {
         sandboxId: id,
         template: body.template,
@@ -139,7 +139,7 @@ export class Creates {
         checkpointIntervalSec: body.checkpoint_interval_sec,
         envs: body.envs,
         accessToken,
-        network: { allowOut: [...egress.allowOut], denyOut: [...egress.denyOut] },
+        network: toWireEgress(options.network),
       };
       const answer = await host.call(() => host.client.createSandbox({ spec }, { timeoutMs: createTimeoutMs }));
       await records.observe(observedFrom(answer.sandbox, host.id));

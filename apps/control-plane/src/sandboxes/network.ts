@@ -1,4 +1,4 @@
-import { egressOf, networkPolicySchema, PlatformError, type NetworkPolicy, type SandboxState } from "@roost/contract";
+import { networkPolicySchema, PlatformError, type NetworkPolicy, type SandboxState } from "@roost/contract";
 
 import type { Database } from "../db/database.ts";
 import { recordNetwork } from "../db/network.ts";
@@ -6,6 +6,7 @@ import type { SandboxRow } from "../db/sandboxes.ts";
 import { saveTimeoutMs } from "../hosts/host-link.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import { observedFrom } from "../hosts/observed.ts";
+import { toWireEgress } from "../hosts/wire-egress.ts";
 import type { SandboxRecords } from "./records.ts";
 
 export interface NetworksDependencies {
@@ -18,7 +19,7 @@ export interface NetworksDependencies {
 const changesMax = 16;
 
 /** What of a policy says what the guest may reach. */
-export type EgressWishes = Pick<NetworkPolicy, "allow_internet" | "allow_out" | "deny_out">;
+export type EgressWishes = Pick<NetworkPolicy, "allow_internet" | "allow_out" | "deny_out" | "egress_proxy">;
 
 /** States in which a sandbox's host can be asked: in others its loop is busy with what may take long. */
 const settled: ReadonlySet<SandboxState> = new Set(["running", "snapshotting", "paused"]);
@@ -66,9 +67,8 @@ export class Networks {
       );
     }
     const network: NetworkPolicy = { ...networkPolicySchema.parse(row.network), ...egress };
-    const { allowOut, denyOut } = egressOf(network);
     const host = hosts.get(row.host_id);
-    const request = { sandboxId: id, network: { allowOut: [...allowOut], denyOut: [...denyOut] } };
+    const request = { sandboxId: id, network: toWireEgress(network) };
     const answer = await host.call(() => host.client.setNetwork(request, { timeoutMs: saveTimeoutMs }));
     await records.observe(observedFrom(answer.sandbox, host.id));
     const recorded = await recordNetwork(database.db, id, network);

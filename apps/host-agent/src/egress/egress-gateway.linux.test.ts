@@ -1,56 +1,31 @@
-import { mkdtemp, rm } from "node:fs/promises";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 
 import { allTraffic } from "@roost/contract";
-import { run, silentLogger } from "@roost/kit";
+import { run } from "@roost/kit";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
-import { hostTableName, namespaceName, openInstance, type Instance } from "../instance.ts";
+import { hostTableName } from "../instance.ts";
 import { openEgress } from "../network/egress-rules.ts";
-import { LinuxNetwork } from "../network/linux-network.ts";
-import type { Slot } from "../network/network.ts";
 import { clientHello } from "../testing/client-hello.ts";
-import { NetworkLab, world, type LabGuest } from "../testing/network-lab.ts";
+import { EgressLab } from "../testing/egress-lab.ts";
+import { world, type LabGuest } from "../testing/network-lab.ts";
 import { connectionsMax } from "./egress-gateway.ts";
 
-let folder: string;
-let instance: Instance;
-let network: LinuxNetwork;
-let lab: NetworkLab;
-let slot: Slot;
+let lab: EgressLab;
 let guest: LabGuest;
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "roost-gateway-"));
-  instance = await openInstance(folder);
-  lab = await NetworkLab.create(`rg${instance.tag}`);
-  network = new LinuxNetwork({
-    instance,
-    slotCidr: "198.18.0.0/15",
-    slotCount: 4,
-    slotPoolSize: 0,
-    uidBase: 1_879_048_192,
-    guestDnsServers: [world.resolver],
-    log: silentLogger,
-  });
-  await network.start([]);
-  slot = await network.acquire();
-  guest = await lab.plugGuest(namespaceName(instance, slot.index), 0);
+  lab = await EgressLab.create("rg");
+  ({ guest } = lab);
 });
 
-afterAll(async () => {
-  await lab?.[Symbol.asyncDispose]();
-  await network?.close({ remove: true });
-  await rm(folder, { recursive: true, force: true });
-});
+afterAll(async () => lab?.[Symbol.asyncDispose]());
 
 beforeEach(async () => {
   await allow("internet.test", "*.internet.test");
 });
 
-const allow = (...allowOut: string[]) => network.setEgress(slot, { allowOut, denyOut: [allTraffic] });
+const allow = (...allowOut: string[]) => lab.setEgress({ ...openEgress, allowOut, denyOut: [allTraffic] });
 
 /** What comes back to the first bytes of a connection, as far as it is text; or the error it ended with. */
 const say = (bytes: Buffer, address: string, port: number) =>
@@ -127,10 +102,10 @@ socket.on("close", () => process.exit());
   await allow("stream.test");
   const length = program.output.length;
   await expect.poll(() => program.output.length, { timeout: 30_000 }).toBeGreaterThan(length);
-  await network.setEgress(slot, openEgress);
+  await lab.setEgress(openEgress);
   const later = program.output.length;
   await expect.poll(() => program.output.length, { timeout: 30_000 }).toBeGreaterThan(later);
-  await network.setEgress(slot, { allowOut: [], denyOut: [allTraffic] });
+  await lab.setEgress({ ...openEgress, denyOut: [allTraffic] });
   await expect.poll(() => program.output, { timeout: 30_000 }).toContain("ended ");
 });
 
@@ -172,18 +147,18 @@ setTimeout(() => { console.log("only", reset, "were reset"); process.exit(); }, 
 });
 
 test("nobody but the slot is served, and nothing is left when the slot is given back", async () => {
-  const other = await network.acquire();
-  await network.setEgress(other, { allowOut: ["internet.test"], denyOut: [allTraffic] });
-  const table = hostTableName(instance);
+  const other = await lab.network.acquire();
+  await lab.network.setEgress(other, { ...openEgress, allowOut: ["internet.test"], denyOut: [allTraffic] });
+  const table = hostTableName(lab.instance);
   const elements = async () => [...(await run(["nft", "list", "set", "inet", table, "egress_listeners"])).matchAll(/([\d.]+) \. (\d+)/g)];
   const listeners = await elements();
-  expect(listeners).toHaveLength(4);
+  expect(listeners).toHaveLength(6);
   const socket = connect({ host: listeners[0]?.[1] ?? "", port: Number(listeners[0]?.[2]) });
   const ended = await new Promise<string>((resolve) => {
     socket.once("error", (error: NodeJS.ErrnoException) => resolve(String(error.code)));
     socket.once("end", () => resolve("end"));
   });
   expect(ended).toBe("ECONNRESET");
-  await network.release(other);
-  expect(await elements()).toHaveLength(2);
+  await lab.network.release(other);
+  expect(await elements()).toHaveLength(3);
 });

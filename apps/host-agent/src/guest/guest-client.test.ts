@@ -127,7 +127,7 @@ const spec = {
   checkpointIntervalSec: 0,
   envs: { A: "1" },
   accessToken: newToken(),
-  network: { allowOut: [], denyOut: [] },
+  network: { allowOut: [], denyOut: [], proxy: null },
 };
 
 test("a guest whose clock is late after its /init is told the time once more, and nothing else", async () => {

@@ -28,3 +28,22 @@ export async function dialTcp(host: string, port: number, options: DialOptions &
     socket.once("connect", onConnect);
   });
 }
+
+/** Time for one of several addresses to answer in `ms` */
+const oneOfTimeoutMs = 10_000;
+/** Addresses of a name that are tried */
+const oneOfCountMax = 3;
+
+/** A connection, which may be half closed, to the first of several addresses that answers; rejects as the last one did. */
+export async function dialOneOf(addresses: readonly string[], port: number, signal: AbortSignal): Promise<Socket> {
+  let failure: unknown;
+  for (const address of addresses.slice(0, oneOfCountMax)) {
+    try {
+      return await dialTcp(address, port, { timeoutMs: oneOfTimeoutMs, signal, allowHalfOpen: true });
+    } catch (error) {
+      signal.throwIfAborted();
+      failure = error;
+    }
+  }
+  throw failure;
+}

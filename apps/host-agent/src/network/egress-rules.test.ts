@@ -1,8 +1,9 @@
+import type { EgressPolicy } from "@roost/contract";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 
 import { allowsAddress, closedEgress, egressRules, elementsOf, isInRanges, isOpen, mergeRanges, openEgress } from "./egress-rules.ts";
-import { listenersChange, slotEgressChange, slotRuleset } from "./policy.ts";
+import { listenersChange, slotEgressChange, slotRuleset, type EgressListeners } from "./policy.ts";
 
 const slot = { innerAddress: "198.18.0.1", hostAddress: "198.18.0.0", uplink: "eth0", resolvers: ["192.0.2.53"], deniedExtra: [] };
 const lines = (text: string) => text.split("\n").map((line) => line.trim());
@@ -20,7 +21,11 @@ test("ranges are merged: same addresses, ascending, none touching the next", () 
 });
 
 test("what is allowed wins over what is denied; what is neither is allowed", () => {
-  const rules = egressRules({ allowOut: ["203.0.113.7", "example.com", "example.com"], denyOut: ["203.0.113.0/24", "203.0.114.0/24"] });
+  const rules = egressRules({
+    ...openEgress,
+    allowOut: ["203.0.113.7", "example.com", "example.com"],
+    denyOut: ["203.0.113.0/24", "203.0.114.0/24"],
+  });
   const [base, allowed] = [0xcb007100, 0xcb007107];
   expect([base - 1, base, allowed, base + 511, base + 512].map((address) => allowsAddress(rules, address))).toEqual([
     true,
@@ -30,11 +35,11 @@ test("what is allowed wins over what is denied; what is neither is allowed", () 
     true,
   ]);
   expect(rules.domains).toEqual(["example.com"]);
-  expect([openEgress, closedEgress, { allowOut: ["1.2.3.4"], denyOut: [] }].map(isOpen)).toEqual([true, false, true]);
+  expect([openEgress, closedEgress, { ...openEgress, allowOut: ["1.2.3.4"], denyOut: [] }].map(isOpen)).toEqual([true, false, true]);
 });
 
 test("the rules of a policy replace those before in one transaction, which ends in a verdict", () => {
-  const rules = egressRules({ allowOut: ["203.0.113.7"], denyOut: ["0.0.0.0/0"] });
+  const rules = egressRules({ ...openEgress, allowOut: ["203.0.113.7"], denyOut: ["0.0.0.0/0"] });
   const text = lines(slotEgressChange(slot, { rules, listeners: null }));
   expect(text.filter((line) => line.startsWith("flush"))).toEqual(["flush chain inet roost capture", "flush chain inet roost egress"]);
   const egress = text.slice(text.indexOf("chain egress {")).filter((line) => line !== "");
@@ -49,12 +54,24 @@ test("the rules of a policy replace those before in one transaction, which ends 
   expect(text.filter((line) => line.includes("dnat"))).toEqual([]);
 });
 
+test("connections that the host agent carries are limited: by name, or all TCP where there is a proxy", () => {
+  const limited = (policy: EgressPolicy, listeners: EgressListeners | null) =>
+    lines(slotEgressChange(slot, { rules: egressRules(policy), listeners })).filter((line) => line.includes("limit rate"));
+  const proxy = { protocol: "socks5", address: "192.0.2.1:1080" } as const;
+  const listeners = { httpPort: 1, tlsPort: 2, divertedPort: 3 };
+  expect(limited(openEgress, null)).toEqual([]);
+  const rate = "ct state new limit rate over 100/second burst 1000 packets goto refuse";
+  expect(limited({ ...closedEgress, allowOut: ["example.com"] }, listeners)).toEqual([`ct status dnat ${rate}`]);
+  expect(limited({ ...openEgress, proxy }, null)).toEqual([`meta l4proto tcp ${rate}`]);
+  expect(isOpen({ ...openEgress, proxy })).toBe(false);
+});
+
 test("names send ports 80 and 443 to the listeners, but never what is allowed by address or denied to all", () => {
-  const rules = egressRules({ allowOut: ["example.com", "203.0.113.7"], denyOut: ["0.0.0.0/0"] });
-  const text = lines(slotRuleset(slot, { rules, listeners: { httpPort: 1_080, tlsPort: 1_443 } }));
+  const rules = egressRules({ ...openEgress, allowOut: ["example.com", "203.0.113.7"], denyOut: ["0.0.0.0/0"] });
+  const text = lines(slotRuleset(slot, { rules, listeners: { httpPort: 1_080, tlsPort: 1_443, divertedPort: 1_081 } }));
   expect(text).toContain("tcp dport 80 ip daddr != @denied ip daddr != { 203.0.113.7 } dnat ip to 198.18.0.0:1080");
   expect(text).toContain("tcp dport 443 ip daddr != @denied ip daddr != { 203.0.113.7 } dnat ip to 198.18.0.0:1443");
-  expect(listenersChange("add", "roost_1", "198.18.0.0", { httpPort: 1_080, tlsPort: 1_443 })).toBe(
-    "add element inet roost_1 egress_listeners { 198.18.0.0 . 1080, 198.18.0.0 . 1443 }\n",
+  expect(listenersChange("add", "roost_1", "198.18.0.0", { httpPort: 1_080, tlsPort: 1_443, divertedPort: 1_081 })).toBe(
+    "add element inet roost_1 egress_listeners { 198.18.0.0 . 1080, 198.18.0.0 . 1443, 198.18.0.0 . 1081 }\n",
   );
 });

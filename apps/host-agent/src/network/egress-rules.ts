@@ -1,12 +1,12 @@
-import { allTraffic, isDomain, parseAddressRange, type AddressRange, type EgressPolicy } from "@roost/contract";
+import { allTraffic, isDomain, parseAddressRange, type AddressRange, type EgressPolicy, type EgressProxy } from "@roost/contract";
 import { must } from "@roost/kit";
 
 import { formatAddress } from "./address-block.ts";
 
 /** Nothing allowed or denied beyond what holds for every guest: the internet. */
-export const openEgress: EgressPolicy = { allowOut: [], denyOut: [] };
+export const openEgress: EgressPolicy = { allowOut: [], denyOut: [], proxy: null };
 
-export const closedEgress: EgressPolicy = { allowOut: [], denyOut: [allTraffic] };
+export const closedEgress: EgressPolicy = { allowOut: [], denyOut: [allTraffic], proxy: null };
 
 /** An egress policy in the form in which it is enforced: ranges ascend, do not overlap, and do not touch. */
 export interface EgressRules {
@@ -14,6 +14,8 @@ export interface EgressRules {
   readonly denied: readonly AddressRange[];
   /** Allowed by name; what they stand for is decided for each connection */
   readonly domains: readonly string[];
+  /** Where TCP leaves through that is allowed; null: directly */
+  readonly proxy: EgressProxy | null;
 }
 
 export function egressRules(policy: EgressPolicy): EgressRules {
@@ -21,6 +23,7 @@ export function egressRules(policy: EgressPolicy): EgressRules {
     allowed: mergeRanges(policy.allowOut.filter((entry) => !isDomain(entry)).map(rangeOf)),
     denied: mergeRanges(policy.denyOut.map(rangeOf)),
     domains: [...new Set(policy.allowOut.filter(isDomain))],
+    proxy: policy.proxy,
   };
 }
 
@@ -30,7 +33,7 @@ export function rangeOf(text: string): AddressRange {
 }
 
 export function isOpen(policy: EgressPolicy): boolean {
-  return policy.denyOut.length === 0; // without anything denied there is nothing to allow
+  return policy.denyOut.length === 0 && policy.proxy === null; // without anything denied there is nothing to allow
 }
 
 export function mergeRanges(ranges: readonly AddressRange[]): AddressRange[] {

@@ -1,9 +1,9 @@
 import type { Socket } from "node:net";
 
-import { PlatformError, type EgressPolicy } from "@roost/contract";
+import { PlatformError, type EgressPolicy, type EgressProxy } from "@roost/contract";
 
 import { dialTcp } from "./dial.ts";
-import { guestMacAddress, tapName, type DialOptions, type Network, type Slot } from "./network.ts";
+import { guestMacAddress, tapName, type DialOptions, type Network, type Slot, type SlotInUse } from "./network.ts";
 
 /**
  * Slots without a kernel, for tests: a dial goes to the loopback port that the test gives. Keeps the promises of the
@@ -22,17 +22,22 @@ export class FakeNetwork implements Network {
   onRelease: (slot: Slot) => Promise<void> | void = () => undefined;
   /** Called at each change of what a slot's guest may reach; throws to make it fail */
   onSetEgress: (slot: Slot, policy: EgressPolicy) => Promise<void> | void = () => undefined;
+  /** Called before a policy with a proxy is taken; throws to refuse it */
+  onCheckProxy: (proxy: EgressProxy) => Promise<void> | void = () => undefined;
   /** What is in force, by number of a lent slot; absent: the internet */
   readonly egress = new Map<number, EgressPolicy>();
+  /** Slots that were in use when it was started last */
+  startedWith: readonly SlotInUse[] = [];
   closed = false;
 
   constructor(options: { readonly slotCountMax?: number } = {}) {
     this.slotCountMax = options.slotCountMax ?? 64;
   }
 
-  async start(inUse: readonly number[]): Promise<void> {
+  async start(inUse: readonly SlotInUse[]): Promise<void> {
+    this.startedWith = inUse;
     this.lent.clear();
-    for (const index of inUse) this.lent.add(index);
+    for (const { index } of inUse) this.lent.add(index);
     for (const index of this.egress.keys()) if (!this.lent.has(index)) this.egress.delete(index);
     this.closed = false;
   }
@@ -60,6 +65,10 @@ export class FakeNetwork implements Network {
   async setEgress(slot: Slot, policy: EgressPolicy): Promise<void> {
     await this.onSetEgress(slot, policy);
     this.egress.set(slot.index, policy);
+  }
+
+  async checkProxy(proxy: EgressProxy): Promise<void> {
+    await this.onCheckProxy(proxy);
   }
 
   async release(slot: Slot): Promise<void> {

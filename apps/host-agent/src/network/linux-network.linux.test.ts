@@ -7,10 +7,12 @@ import { must, run, silentLogger } from "@roost/kit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { hostTableName, namespaceName, namespacePrefix, openInstance, vethPrefix, type Instance } from "../instance.ts";
+import { labNetwork } from "../testing/egress-lab.ts";
 import { fetchAsUser, fetchFromHost, NetworkLab, world, type LabGuest } from "../testing/network-lab.ts";
 import { InstanceLock } from "../instance-lock.ts";
 import { blocksOf, claimAddressBlock, releaseAddressBlock } from "./address-block.ts";
-import { LinuxNetwork } from "./linux-network.ts";
+import { openEgress } from "./egress-rules.ts";
+import type { LinuxNetwork } from "./linux-network.ts";
 import type { Slot } from "./network.ts";
 
 const nobody = 65_534;
@@ -21,18 +23,6 @@ let network: LinuxNetwork;
 let lab: NetworkLab;
 let slots: readonly [Slot, Slot];
 let guests: readonly [LabGuest, LabGuest];
-
-function networkOf(of: Instance, options: { readonly slotPoolSize?: number; readonly slotCount?: number } = {}): LinuxNetwork {
-  return new LinuxNetwork({
-    instance: of,
-    slotCidr: "198.18.0.0/15",
-    slotCount: options.slotCount ?? 8,
-    slotPoolSize: options.slotPoolSize ?? 0,
-    uidBase: 1_879_048_192,
-    guestDnsServers: [world.resolver],
-    log: silentLogger,
-  });
-}
 
 async function leftoversOf(of: Instance): Promise<string[]> {
   const namespaces = (await readdir("/run/netns")).filter((name) => name.startsWith(namespacePrefix(of)));
@@ -48,7 +38,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "roost-network-"));
   instance = await openInstance(folder);
   lab = await NetworkLab.create(`rl${instance.tag}`);
-  network = networkOf(instance);
+  network = labNetwork(instance);
   await network.start([]);
   slots = [await network.acquire(), await network.acquire()];
   guests = [
@@ -185,7 +175,7 @@ test("the range cannot change under running sandboxes; without any, the old clai
 test("another installation gets other names, addresses and uids; a restart keeps them and removes what nobody uses", async () => {
   const otherFolder = await mkdtemp(join(tmpdir(), "roost-network-"));
   const other = await openInstance(otherFolder);
-  const first = networkOf(other, { slotPoolSize: 2, slotCount: 3 });
+  const first = labNetwork(other, { slotPoolSize: 2, slotCount: 3 });
   await first.start([]);
   const [kept, lost] = [await first.acquire(), await first.acquire()];
   try {
@@ -194,8 +184,8 @@ test("another installation gets other names, addresses and uids; a restart keeps
     expect(new Set([kept.index, lost.index]).size).toBe(2);
     // The first one is simply dropped, as by kill -9; only `kept` has a sandbox
     await first.close({ remove: false });
-    const second = networkOf(other, { slotCount: 3 });
-    await second.start([kept.index]);
+    const second = labNetwork(other, { slotCount: 3 });
+    await second.start([{ index: kept.index, policy: openEgress }]);
     expect(second.slot(kept.index)).toEqual(kept);
     expect((await leftoversOf(other)).filter((name) => name.startsWith("roost-"))).toEqual([namespaceName(other, kept.index)]);
     const [a, b] = await Promise.all([second.acquire(), second.acquire()]);

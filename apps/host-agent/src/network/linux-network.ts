@@ -1,14 +1,14 @@
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import type { Socket } from "node:net";
 
-import type { EgressPolicy } from "@roost/contract";
+import type { EgressPolicy, EgressProxy } from "@roost/contract";
 import { assert, must, run, type Logger } from "@roost/kit";
 
 import { hostTableName, namespaceFolder, namespaceName, namespacePrefix, vethName, vethPrefix, type Instance } from "../instance.ts";
 import { claimAddressBlock, releaseAddressBlock, slotAddresses, slotsPerBlock, type AddressBlock } from "./address-block.ts";
 import { dialTcp } from "./dial.ts";
 import { findLocalNetworks } from "./local-networks.ts";
-import { guestMacAddress, tapName, type DialOptions, type Network, type Slot, type UidRange } from "./network.ts";
+import { guestMacAddress, tapName, type DialOptions, type Network, type Slot, type SlotInUse, type UidRange } from "./network.ts";
 import { hostRuleset, removeTable } from "./policy.ts";
 import { makeSlot, removeSlot, type SlotPlan } from "./slot-commands.ts";
 import { SlotEgresses } from "./slot-egress.ts";
@@ -21,6 +21,8 @@ export interface LinuxNetworkOptions {
   readonly slotPoolSize: number;
   readonly uidBase: number;
   readonly guestDnsServers: readonly string[];
+  /** CIDR blocks where proxies of sandboxes may be although no guest reaches them */
+  readonly egressProxyRanges: readonly string[];
   readonly log: Logger;
 }
 
@@ -48,8 +50,10 @@ export class LinuxNetwork implements Network {
     return { first: this.#options.uidBase + must(this.#block, "address block").index * slotsPerBlock, count: slotsPerBlock };
   }
 
-  async start(inUse: readonly number[]): Promise<void> {
+  async start(slotsInUse: readonly SlotInUse[]): Promise<void> {
     assert(this.#pool === undefined, "a network is started once");
+    const inUse = slotsInUse.map(({ index }) => index);
+    const proxied = new Set(slotsInUse.flatMap(({ index, policy }) => (policy.proxy === null ? [] : [index])));
     this.#block = await claimAddressBlock(this.#instance, {
       slotCidr: this.#options.slotCidr,
       hasSlotsInUse: inUse.length > 0,
@@ -64,14 +68,17 @@ export class LinuxNetwork implements Network {
         blockCidr: this.#block.cidr,
         resolvers: this.guestDnsServers,
         deniedExtra: this.#deniedExtra,
+        proxied: [...proxied].map((index) => this.slot(index).address),
       }),
     });
     await this.#warnOfOtherFirewalls();
     this.#egress = new SlotEgresses({
       tableName: hostTableName(this.#instance),
       plan: (index) => this.#plan(index),
+      proxied,
       resolvers: this.guestDnsServers,
       deniedExtra: this.#deniedExtra,
+      proxyRanges: this.#options.egressProxyRanges,
       log: this.#options.log,
     });
     await this.#sweep(inUse);
@@ -157,6 +164,10 @@ export class LinuxNetwork implements Network {
 
   async setEgress(slot: Slot, policy: EgressPolicy): Promise<void> {
     await must(this.#egress, "slot egresses: start() comes first").set(slot.index, policy);
+  }
+
+  async checkProxy(proxy: EgressProxy): Promise<void> {
+    await must(this.#egress, "slot egresses: start() comes first").checkProxy(proxy);
   }
 
   async release(slot: Slot): Promise<void> {

@@ -1,6 +1,6 @@
 import type { Socket } from "node:net";
 
-import type { EgressPolicy } from "@roost/contract";
+import type { EgressPolicy, EgressProxy } from "@roost/contract";
 
 /**
  * The port between the sandbox manager and the host's network. `LinuxNetwork` is the real one, `FakeNetwork` serves tests.
@@ -10,10 +10,10 @@ import type { EgressPolicy } from "@roost/contract";
  */
 export interface Network {
   /**
-   * Readies the host and removes what no slot in `inUse` owns, then prepares slots ahead of need in the background.
-   * To be called once, before everything else.
+   * Readies the host and removes what no slot in `inUse` owns, then prepares slots ahead of need in the background. Until `setEgress` of a slot in use whose policy has a
+   * proxy none of its TCP leaves. To be called once, before everything else.
    */
-  start(inUse: readonly number[]): Promise<void>;
+  start(inUse: readonly SlotInUse[]): Promise<void>;
 
   /** Lends a slot. Rejects with `capacity_exhausted` when all are lent. */
   acquire(signal?: AbortSignal): Promise<Slot>;
@@ -26,6 +26,9 @@ export interface Network {
    * end. When this rejects, what was in force before still is.
    */
   setEgress(slot: Slot, policy: EgressPolicy): Promise<void>;
+
+  /** Rejects with `egress_proxy_invalid` when no connection would be opened to a proxy: its address is private, or its name has no other. */
+  checkProxy(proxy: EgressProxy): Promise<void>;
 
   /** Takes a slot back: nothing of its last guest is left when this resolves. Idempotent. */
   release(slot: Slot): Promise<void>;
@@ -49,6 +52,12 @@ export interface Network {
 export interface UidRange {
   readonly first: number;
   readonly count: number;
+}
+
+/** A slot of a VM that an earlier host agent started, with the policy that its sandbox has. */
+export interface SlotInUse {
+  readonly index: number;
+  readonly policy: EgressPolicy;
 }
 
 export interface DialOptions {

@@ -35,6 +35,12 @@ export const connectionCountMax = 4_096;
 /** Set in the host's table: address and port of each listener that slots may reach. */
 const listenerSet = "egress_listeners";
 
+/** Set in the host's table: inner addresses of the slots whose TCP must not leave directly, whatever else is set up. */
+const proxiedSet = "egress_proxied";
+
+/** Map in the host's table: where the TCP of a slot goes instead, by its inner address. */
+const divertedMap = "egress_diverted";
+
 /** The table in each slot's namespace. */
 const slotTable = "roost";
 
@@ -43,11 +49,11 @@ const httpPort = 80;
 const tlsPort = 443;
 
 /**
- * New connections by name of one guest, per second and at once. Above it they are refused in the kernel: each costs the host agent, which serves all guests, far more
- * than it costs the guest.
+ * New connections of one guest that the host agent carries, per second and at once. Above it they are refused in the kernel: each costs the host agent, which serves
+ * all guests, far more than it costs the guest.
  */
-const namedRateMax = 100;
-const namedBurstMax = 1_000;
+const carriedRateMax = 100;
+const carriedBurstMax = 1_000;
 
 export interface SlotPolicy {
   /** The namespace's end of the veth pair: what the guest's traffic looks like outside */
@@ -61,10 +67,12 @@ export interface SlotPolicy {
   readonly deniedExtra: readonly string[];
 }
 
-/** Where a slot's connections go that are allowed by name: listeners of the host agent, at the host's end of the veth pair. */
+/** Where a slot's connections go that the host agent carries: its listeners at the host's end of the veth pair. */
 export interface EgressListeners {
   readonly httpPort: number;
   readonly tlsPort: number;
+  /** What leaves through a proxy by address */
+  readonly divertedPort: number;
 }
 
 /** What differs from sandbox to sandbox, and may change while one runs. */
@@ -152,7 +160,8 @@ ${egressChains(policy, egress)}`;
 
 /** `capture` sends away what is decided by name; `egress` has the last word on everything else. */
 function egressChains(policy: SlotPolicy, { rules, listeners }: SlotEgress): string {
-  const { allowed, denied } = rules;
+  const { allowed, denied, proxy } = rules;
+  const carried = proxy === null ? "ct status dnat" : "meta l4proto tcp";
   const notAllowed = allowed.length === 0 ? "" : `ip daddr != { ${elementsOf(allowed)} } `;
   const capture = (port: number, listener: number) =>
     `tcp dport ${port} ip daddr != @denied ${notAllowed}dnat ip to ${policy.hostAddress}:${listener}`;
@@ -161,7 +170,8 @@ function egressChains(policy: SlotPolicy, { rules, listeners }: SlotEgress): str
     ${listeners === null ? "" : `${capture(httpPort, listeners.httpPort)}\n    ${capture(tlsPort, listeners.tlsPort)}`}
   }
   chain egress {
-    ${listeners === null ? "" : `${toResolver("accept")}\n    ct status dnat ct state new limit rate over ${namedRateMax}/second burst ${namedBurstMax} packets goto refuse\n    ct status dnat accept`}
+    ${listeners === null && proxy === null ? "" : `${carried} ct state new limit rate over ${carriedRateMax}/second burst ${carriedBurstMax} packets goto refuse`}
+    ${listeners === null ? "" : `${toResolver("accept")}\n    ct status dnat accept`}
     ${allowed.length === 0 ? "" : `ct original ip daddr { ${elementsOf(allowed)} } accept`}
     ${denied.length === 0 ? "" : `ct original ip daddr { ${elementsOf(denied)} } goto refuse`}
     accept
@@ -183,6 +193,8 @@ export interface HostPolicy {
   readonly blockCidr: string;
   readonly resolvers: readonly string[];
   readonly deniedExtra: readonly string[];
+  /** Inner addresses of the slots whose TCP must not leave directly, from the table's first moment on */
+  readonly proxied: readonly string[];
 }
 
 /**
@@ -190,6 +202,9 @@ export interface HostPolicy {
  *
  * Its chains run before other firewalls' (priority -10) and only ever drop what concerns our slots. A firewall whose own
  * forward chain drops by default (Docker's, ufw's) still has the last word: it has to accept the slots' traffic.
+ *
+ * TCP of a slot that has a proxy never passes `forward`: it is diverted to the host agent before that, and reset where it is not, also when it was established
+ * before. So nothing of it leaves directly while the host agent is away, or changes something, or has died. Questions to the resolvers are not diverted.
  */
 export function hostRuleset(policy: HostPolicy): string {
   const slots = `"${policy.vethPrefix}*"`;
@@ -201,6 +216,21 @@ table inet ${policy.tableName} {
   set ${listenerSet} {
     type ipv4_addr . inet_service;
   }
+  set ${proxiedSet} {
+    type ipv4_addr;
+    ${policy.proxied.length === 0 ? "" : `elements = { ${policy.proxied.join(", ")} }`}
+  }
+  map ${divertedMap} {
+    type ipv4_addr : ipv4_addr . inet_service;
+  }
+  chain nat_in {
+    type nat hook prerouting priority dstnat - 10; policy accept;
+    iifname ${slots} meta l4proto tcp ip daddr != ${policy.blockCidr} jump divert
+  }
+  chain divert {
+    ip daddr @resolvers tcp dport 53 return
+    meta l4proto tcp dnat ip to ip saddr map @${divertedMap}
+  }
   chain forward {
     type filter hook forward priority filter - 10; policy accept;
     iifname ${slots} jump from_guest
@@ -210,6 +240,7 @@ table inet ${policy.tableName} {
     meta nfproto != ipv4 drop
     ip saddr != ${policy.blockCidr} drop
     oifname ${slots} drop
+    ip saddr @${proxiedSet} meta l4proto tcp jump only_resolvers
     ct state established,related accept
     ct state invalid drop
     ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
@@ -217,8 +248,14 @@ table inet ${policy.tableName} {
     accept
   }
   chain to_guest {
+    ip daddr @${proxiedSet} meta l4proto tcp jump only_resolvers
     ct state established,related accept
     drop
+  }
+  chain only_resolvers {
+    ip daddr @resolvers tcp dport 53 return
+    ip saddr @resolvers tcp sport 53 return
+    reject with tcp reset
   }
   chain input {
     type filter hook input priority filter - 10; policy accept;
@@ -239,13 +276,24 @@ table inet ${policy.tableName} {
 }
 
 /** Lets a slot reach the listeners that the host agent opened at its host's end, or no longer. */
-export function listenersChange(
+export function listenersChange(verb: "add" | "delete", tableName: string, hostAddress: string, listeners: EgressListeners): string {
+  const elements = [listeners.httpPort, listeners.tlsPort, listeners.divertedPort].map((port) => `${hostAddress} . ${port}`);
+  return `${verb} element inet ${tableName} ${listenerSet} { ${elements.join(", ")} }\n`;
+}
+
+/** Lets no TCP of a slot leave directly, or lets it again. */
+export function proxiedChange(verb: "add" | "delete", tableName: string, innerAddress: string): string {
+  return `${verb} element inet ${tableName} ${proxiedSet} { ${innerAddress} }\n`;
+}
+
+/** Diverts TCP of a slot to the listener for it, or no longer. */
+export function divertedChange(
   verb: "add" | "delete",
   tableName: string,
-  hostAddress: string,
-  { httpPort: http, tlsPort: tls }: EgressListeners,
+  { innerAddress, hostAddress }: Pick<SlotPolicy, "innerAddress" | "hostAddress">,
+  { divertedPort }: EgressListeners,
 ): string {
-  return `${verb} element inet ${tableName} ${listenerSet} { ${hostAddress} . ${http}, ${hostAddress} . ${tls} }\n`;
+  return `${verb} element inet ${tableName} ${divertedMap} { ${innerAddress} : ${hostAddress} . ${divertedPort} }\n`;
 }
 
 export function removeTable(tableName: string): string {

@@ -1,6 +1,7 @@
 import { create } from "@bufbuild/protobuf";
-import type { SandboxState } from "@roost/contract";
+import type { EgressPolicy, EgressProxy, SandboxState } from "@roost/contract";
 import {
+  EgressPolicySchema,
   EventSchema,
   GenerationSchema,
   SandboxSchema,
@@ -37,7 +38,7 @@ const wireStates: Readonly<Record<SandboxState, WireState>> = {
 export function toWireSandbox(record: SandboxRecord): WireSandbox {
   const { spec, vmExit } = record;
   return create(SandboxSchema, {
-    spec: create(SandboxSpecSchema, spec),
+    spec: create(SandboxSpecSchema, { ...spec, network: toWireEgress(spec.network) }),
     state: wireStates[record.state],
     generation: BigInt(record.revision),
     timeCreatedMs: BigInt(record.timeCreatedMs),
@@ -123,5 +124,24 @@ export function fromWireSpec(spec: WireSpec): SandboxSpec {
 }
 
 export function fromWireEgress(policy: WireEgressPolicy | undefined): SandboxSpec["network"] {
-  return { allowOut: policy?.allowOut ?? [], denyOut: policy?.denyOut ?? [] };
+  const proxy = policy?.proxy;
+  return {
+    allowOut: policy?.allowOut ?? [],
+    denyOut: policy?.denyOut ?? [],
+    proxy:
+      proxy === undefined
+        ? null
+        : {
+            protocol: proxy.protocol as EgressProxy["protocol"], // checked with everything else, by whoever takes it
+            address: proxy.address,
+            ...(proxy.username === undefined ? {} : { username: proxy.username }),
+            ...(proxy.password === undefined ? {} : { password: proxy.password }),
+          },
+  };
+}
+
+/** Without the password of its proxy, which is never told. */
+function toWireEgress({ allowOut, denyOut, proxy }: EgressPolicy): WireEgressPolicy {
+  const { password: _, ...shown } = proxy ?? {};
+  return create(EgressPolicySchema, { allowOut: [...allowOut], denyOut: [...denyOut], ...(proxy === null ? {} : { proxy: shown }) });
 }

@@ -1,7 +1,8 @@
-import { readFile, rename } from "node:fs/promises";
+import { readFile, rename, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { inspect } from "node:util";
 
-import { allTraffic } from "@roost/contract";
+import { allTraffic, PlatformError } from "@roost/contract";
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { must, poll } from "@roost/kit";
 import { expect, test } from "vitest";
@@ -13,11 +14,15 @@ import type { SandboxRecord } from "./sandbox-record.ts";
 const none = { allowOut: [], denyOut: [allTraffic] };
 const some = { allowOut: ["203.0.113.7", "example.com"], denyOut: [allTraffic] };
 const open = { allowOut: [], denyOut: [] };
+const proxy = { protocol: "socks5", address: "proxy.example.com:1080", username: "someone", password: "open-sesame" };
+const proxied = { ...some, proxy };
+/** As it is in force, and recorded */
+const [noneInForce, someInForce, openInForce] = [none, some, open].map((policy) => ({ ...policy, proxy: null }));
 
 /** What the guest of a sandbox may reach right now. */
 function inForce(host: FakeHost, sandboxId: string): unknown {
   const uid = must(host.driver.specOf(sandboxId), "a VM that runs").uid;
-  return host.network.egress.get(host.network.slot(uid - host.network.slot(0).uid).index) ?? open;
+  return host.network.egress.get(host.network.slot(uid - host.network.slot(0).uid).index) ?? openInForce;
 }
 
 async function recorded(host: FakeHost, sandboxId: string): Promise<unknown> {
@@ -30,7 +35,7 @@ function atStarts(host: FakeHost): unknown[] {
   const seen: unknown[] = [];
   host.onGuest = () => {
     const slot = must([...host.network.lent].at(-1), "the slot that was lent last");
-    seen.push(host.network.egress.get(slot) ?? open);
+    seen.push(host.network.egress.get(slot) ?? openInForce);
   };
   return seen;
 }
@@ -53,8 +58,8 @@ test("a policy is in force before the guest runs: after a create, a resume, a ro
   await host.client.rollbackSandbox({ sandboxId, generation: generation?.number ?? 0 });
   const child = aSpec();
   await host.client.forkSandbox({ sandboxId, children: [{ sandboxId: child.sandboxId, accessToken: child.accessToken, envs: {} }] });
-  expect(seen).toEqual([some, some, some, some]);
-  expect(inForce(host, child.sandboxId)).toEqual(some);
+  expect(seen).toEqual([someInForce, someInForce, someInForce, someInForce]);
+  expect(inForce(host, child.sandboxId)).toEqual(someInForce);
 });
 
 test("a VM from the warm pool gets the policy of its sandbox before it goes on", async () => {
@@ -68,7 +73,7 @@ test("a VM from the warm pool gets the policy of its sandbox before it goes on",
   const { sandbox } = await host.client.createSandbox({ spec });
   expect(sandbox?.startPath).toBe("pool");
   expect(wasStopped).toBe(true);
-  expect(await recorded(host, spec.sandboxId)).toEqual(none);
+  expect(await recorded(host, spec.sandboxId)).toEqual(noneInForce);
 });
 
 test("a VM of a snapshot reaches nothing while it waits in the pool", async () => {
@@ -76,11 +81,11 @@ test("a VM of a snapshot reaches nothing while it waits in the pool", async () =
   const spec = aSpec();
   await host.client.createSandbox({ spec });
   await host.client.createTemplate({ sandboxId: spec.sandboxId, name: "mine" });
-  expect(inForce(host, await waitingVm(host))).toEqual(none);
+  expect(inForce(host, await waitingVm(host))).toEqual(noneInForce);
   const taker = aSpec({ template: "mine", vcpus: 0, memoryMib: 0 });
   expect((await host.client.createSandbox({ spec: taker })).sandbox?.startPath).toBe("pool");
   const slots = [...host.network.egress.values()];
-  expect(slots, "the internet, as it was asked for").toContainEqual(open);
+  expect(slots, "the internet, as it was asked for").toContainEqual(openInForce);
 });
 
 test("a policy is replaced while the sandbox runs, and recorded before that is answered", async () => {
@@ -90,10 +95,10 @@ test("a policy is replaced while the sandbox runs, and recorded before that is a
   await host.client.createSandbox({ spec });
   const { sandbox } = await host.client.setNetwork({ sandboxId, network: some });
   expect(sandbox?.spec?.network).toMatchObject(some);
-  expect(inForce(host, sandboxId)).toEqual(some);
-  expect(await recorded(host, sandboxId)).toEqual(some);
+  expect(inForce(host, sandboxId)).toEqual(someInForce);
+  expect(await recorded(host, sandboxId)).toEqual(someInForce);
   await host.client.setNetwork({ sandboxId });
-  expect(inForce(host, sandboxId)).toEqual(open);
+  expect(inForce(host, sandboxId)).toEqual(openInForce);
 });
 
 test("a paused sandbox's new policy is in force when it runs again", async () => {
@@ -103,10 +108,10 @@ test("a paused sandbox's new policy is in force when it runs again", async () =>
   await host.client.createSandbox({ spec });
   await host.client.pauseSandbox({ sandboxId });
   await host.client.setNetwork({ sandboxId, network: none });
-  expect(await recorded(host, sandboxId)).toEqual(none);
+  expect(await recorded(host, sandboxId)).toEqual(noneInForce);
   const seen = atStarts(host);
   await host.client.resumeSandbox({ sandboxId });
-  expect(seen).toEqual([none]);
+  expect(seen).toEqual([noneInForce]);
 });
 
 test("a policy that cannot be put in force leaves the one before, and says so", async () => {
@@ -119,8 +124,8 @@ test("a policy that cannot be put in force leaves the one before, and says so", 
   };
   const failure = await failureOf(host.client.setNetwork({ sandboxId, network: none }));
   expect(failure).toMatchObject({ code: "internal", message: expect.stringContaining("the one before stays") as string });
-  expect(inForce(host, sandboxId)).toEqual(some);
-  expect(await recorded(host, sandboxId)).toEqual(some);
+  expect(inForce(host, sandboxId)).toEqual(someInForce);
+  expect(await recorded(host, sandboxId)).toEqual(someInForce);
   // And a start that cannot be held to its policy does not happen
   const refused = aSpec({ network: none });
   expect(await failureOf(host.client.createSandbox({ spec: refused }))).toMatchObject({ code: "sandbox_start_failed" });
@@ -137,8 +142,8 @@ test("a policy that cannot be written down leaves the one before in force, and s
   const failure = await failureOf(host.client.setNetwork({ sandboxId, network: none }));
   await rename(`${folder}x`, folder);
   expect(failure).toMatchObject({ code: "internal", message: expect.stringContaining("the one before stays") as string });
-  expect(inForce(host, sandboxId)).toEqual(some);
-  expect(await recorded(host, sandboxId)).toEqual(some);
+  expect(inForce(host, sandboxId)).toEqual(someInForce);
+  expect(await recorded(host, sandboxId)).toEqual(someInForce);
 });
 
 test("a policy that makes no sense is refused, and one for a sandbox in between too", async () => {
@@ -179,9 +184,69 @@ test("the next host agent holds the VMs that it takes over to their recorded pol
     if (policy.allowOut.length === 0) throw new Error("nft says no");
   };
   await host.startAgent();
-  expect(inForce(host, one.sandboxId)).toEqual(some);
+  expect(inForce(host, one.sandboxId)).toEqual(someInForce);
   expect(host.driver.running).toEqual([one.sandboxId]);
   const { sandbox } = await host.client.getSandbox({ sandboxId: other.sandboxId });
   expect(sandbox?.state).toBe(SandboxState.FAILED);
   expect(host.network.lent.size).toBe(1);
+});
+
+test("a proxy stays with its sandbox: over a pause, a rollback, a fork and the next host agent", async () => {
+  await using host = await FakeHost.start();
+  const seen = atStarts(host);
+  const spec = aSpec({ network: proxied });
+  const { sandboxId } = spec;
+  await host.client.createSandbox({ spec });
+  host.network.onCheckProxy = () => {
+    throw new PlatformError("egress_proxy_invalid", "only who asks for one is told");
+  };
+  await host.client.pauseSandbox({ sandboxId });
+  await host.client.resumeSandbox({ sandboxId });
+  const { generation } = await host.client.checkpointSandbox({ sandboxId });
+  await host.client.rollbackSandbox({ sandboxId, generation: generation?.number ?? 0 });
+  const child = aSpec();
+  await host.client.forkSandbox({ sandboxId, children: [{ sandboxId: child.sandboxId, accessToken: child.accessToken, envs: {} }] });
+  expect(seen).toEqual([proxied, proxied, proxied, proxied]);
+  await host.endAgent();
+  await host.startAgent();
+  expect([...host.network.startedWith].map(({ policy }) => policy)).toEqual([proxied, proxied]);
+  expect(inForce(host, sandboxId)).toEqual(proxied);
+});
+
+test("a password is recorded for root alone, and told to nobody", async () => {
+  await using host = await FakeHost.start();
+  const spec = aSpec({ network: proxied });
+  const { sandboxId } = spec;
+  const created = await host.client.createSandbox({ spec });
+  const known = await host.client.getSandbox({ sandboxId });
+  const listed = await host.client.listSandboxes({});
+  const changed = await host.client.setNetwork({ sandboxId, network: proxied });
+  expect(known.sandbox?.spec?.network?.proxy).toMatchObject({ address: proxy.address, username: proxy.username });
+  for (const answer of [created, known, listed, changed]) expect(inspect(answer, { depth: 10 })).not.toContain(proxy.password);
+  expect(await recorded(host, sandboxId)).toEqual(proxied);
+  const { mode } = await stat(join(host.folder, "state", "sandboxes", sandboxId, "sandbox.json"));
+  expect(mode & 0o777).toBe(0o600);
+});
+
+test("a proxy that no connection would be opened to is refused before anything is done", async () => {
+  await using host = await FakeHost.start();
+  const spec = aSpec();
+  await host.client.createSandbox({ spec });
+  host.network.onCheckProxy = () => {
+    throw new PlatformError("egress_proxy_invalid", "the egress proxy is not accepted: it is private");
+  };
+  const refused = { code: "egress_proxy_invalid", message: expect.stringContaining("it is private") as string };
+  const other = aSpec({ network: proxied });
+  expect(await failureOf(host.client.createSandbox({ spec: other }))).toMatchObject(refused);
+  expect(await host.hasFile("sandboxes", other.sandboxId)).toBe(false);
+  expect(await failureOf(host.client.setNetwork({ sandboxId: spec.sandboxId, network: proxied }))).toMatchObject(refused);
+  expect(await recorded(host, spec.sandboxId)).toEqual(openInForce);
+  for (const [bad, message] of [
+    [{ ...proxy, protocol: "" }, "network"],
+    [{ ...proxy, address: "nowhere" }, "host:port"],
+    [{ protocol: "socks5", address: proxy.address, password: "x" }, "needs a username"],
+  ] as const) {
+    const failure = await failureOf(host.client.setNetwork({ sandboxId: spec.sandboxId, network: { ...open, proxy: bad } }));
+    expect(failure).toMatchObject({ code: "request_invalid", message: expect.stringContaining(message) as string });
+  }
 });

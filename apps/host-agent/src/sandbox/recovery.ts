@@ -39,7 +39,9 @@ export async function recover(options: RecoveryOptions): Promise<void> {
   const judged: { record: SandboxRecord; vm: Vm | VmExit | undefined }[] = [];
   for (const record of records) judged.push(await judge(record, context, log));
 
-  const inUse = judged.flatMap(({ record, vm }) => (isAdopted(vm) && record.slot !== null ? [record.slot] : []));
+  const inUse = judged.flatMap(({ record, vm }) =>
+    isAdopted(vm) && record.slot !== null ? [{ index: record.slot, policy: record.spec.network }] : [],
+  );
   await context.network.start(inUse);
 
   const found: Found[] = [];

@@ -73,6 +73,7 @@ export class SandboxManager {
 
   async #create(asked: SandboxSpec): Promise<SandboxRecord> {
     this.#refuseNew();
+    if (asked.network.proxy !== null) await this.#context.network.checkProxy(asked.network.proxy);
     const { templates, pool } = this.#options;
     const template = await templates.resolve(asked.template);
     const spec = { ...asked, ...templates.sizesFor(template, asked) };

@@ -3,6 +3,7 @@ import {
   checkpointIntervalSecMax,
   denyOutSchema,
   domainsNeedDenyAll,
+  egressProxySchema,
   envsSchema,
   isDomain,
   memoryMibMax,
@@ -20,7 +21,7 @@ import { vmExitSchema, vmRecordSchema } from "../vmm/driver.ts";
 
 /** What the guest may reach. Entries are checked as in the public API, and that no name is allowed where everything is. */
 export const egressPolicySchema = z
-  .object({ allowOut: allowOutSchema, denyOut: denyOutSchema })
+  .object({ allowOut: allowOutSchema, denyOut: denyOutSchema, proxy: egressProxySchema.nullable().default(null) })
   .refine(({ allowOut, denyOut }) => !allowOut.some(isDomain) || denyOut.some((entry) => entry.endsWith("/0")), domainsNeedDenyAll);
 
 /** What a sandbox was asked to be. Checked again here: the host agent does not trust whoever calls it. */

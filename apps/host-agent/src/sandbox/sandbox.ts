@@ -216,6 +216,7 @@ export class Sandbox {
 
   /** What its guest may reach from now on, or from its next resume. */
   async setNetwork(network: EgressPolicy): Promise<SandboxRecord> {
+    if (network.proxy !== null) await this.#context.network.checkProxy(network.proxy); // not in the loop: it asks resolvers
     return this.#ask(() => changeNetwork(this.#specChange(), network));
   }
 

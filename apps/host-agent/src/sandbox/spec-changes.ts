@@ -30,7 +30,7 @@ export async function changeTimeoutSec(parts: SpecChangeParts, timeoutSec: numbe
 export async function changeNetwork(parts: SpecChangeParts, network: EgressPolicy): Promise<void> {
   const { keeper, context, running, log } = parts;
   const spec = specOfSettled(parts);
-  const next = { allowOut: [...network.allowOut], denyOut: [...network.denyOut] };
+  const next = { allowOut: [...network.allowOut], denyOut: [...network.denyOut], proxy: network.proxy };
   if (running !== undefined) {
     await context.network.setEgress(running.slot, next).catch((error: unknown) => {
       throw notChanged("could not be put in force", error);

@@ -25,7 +25,7 @@ export interface WireSpec {
   checkpointIntervalSec: number;
   envs: Record<string, string>;
   accessToken: string;
-  network?: { allowOut: string[]; denyOut: string[] };
+  network?: { allowOut: string[]; denyOut: string[]; proxy?: { protocol: string; address: string; username?: string; password?: string } };
 }
 
 /**

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { connect } from "node:net";
+import { connect, createServer } from "node:net";
 
 import { Cleanup, poll, run } from "@roost/kit";
 
@@ -11,6 +11,10 @@ export const world = {
   streams: "11.77.0.3",
   /** Another one out there */
   elsewhere: "11.77.0.2",
+  /** Where proxies are, if a test begins some */
+  proxies: "11.77.0.9",
+  /** Where they are in a private network */
+  privateProxies: "10.77.0.9",
   resolver: "10.77.0.53",
   denied: ["10.77.0.1", "172.16.77.1", "192.168.77.1", "100.64.77.1", "169.254.169.254", "198.18.255.77"],
   /** A public address of the host itself */
@@ -28,6 +32,7 @@ export const names = {
   "private.test": ["10.77.0.1"],
   "host.test": [world.host],
   "stream.test": [world.streams],
+  "proxies.test": [world.proxies],
 } as const;
 
 /**
@@ -53,9 +58,13 @@ for (const address of ["${world.internet}", "${world.resolver}"]) {
 }
 `;
 
+/** Longer in `ms` than the tests of any file take that has a network, and shorter than a hook may take */
+const turnTimeoutMs = 110_000;
+
 /**
  * A small network around the host: a namespace that is the rest of the world, reached through a veth pair; and guests that are
- * namespaces behind a slot's tap (a veth pair in its place, with the guest's addresses), where programs can do what a guest could.
+ * namespaces behind a slot's tap (a veth pair in its place, with the guest's addresses), where programs can do what a guest could. The host
+ * knows its addresses, so a machine has one of them at a time: another one waits.
  */
 export class NetworkLab implements AsyncDisposable {
   readonly #cleanup = new Cleanup();
@@ -73,6 +82,7 @@ export class NetworkLab implements AsyncDisposable {
   static async create(name: string): Promise<NetworkLab> {
     const lab = new NetworkLab(name);
     try {
+      await lab.#awaitTurn();
       await lab.#makeWorld();
       return lab;
     } catch (error) {
@@ -81,11 +91,34 @@ export class NetworkLab implements AsyncDisposable {
     }
   }
 
+  /** A name that only one process can listen on, which is free again when that ends, however it does. */
+  async #awaitTurn(): Promise<void> {
+    await poll({ what: "the end of another test's network", timeoutMs: turnTimeoutMs, intervalMs: 50 }, async () => {
+      const lock = createServer();
+      const isOurs = await new Promise<boolean>((resolve) => {
+        lock.once("error", () => resolve(false));
+        lock.listen("\0roost-network-lab", () => resolve(true));
+      });
+      if (isOurs) this.#cleanup.defer("let another one have its turn", () => new Promise((resolve) => lock.close(resolve)));
+      return isOurs ? true : undefined;
+    });
+  }
+
   async #makeWorld(): Promise<void> {
     const namespace = `${this.#name}-world`;
     const veth = `${this.#name}w`;
     this.#cleanup.defer("remove the world", () => run(["ip", "netns", "del", namespace]));
-    const addresses = [world.internet, world.elsewhere, world.streams, world.resolver, ...world.denied];
+    // Before its namespace, which is taken down in the background: the routes are gone when the command returns
+    this.#cleanup.defer("unplug the world", () => run(["ip", "link", "del", veth]));
+    const addresses = [
+      world.internet,
+      world.elsewhere,
+      world.streams,
+      world.proxies,
+      world.privateProxies,
+      world.resolver,
+      ...world.denied,
+    ];
     await run(["ip", "-batch", "-"], {
       input: [
         `netns add ${namespace}`,
@@ -138,6 +171,11 @@ export class NetworkLab implements AsyncDisposable {
       input: ["link set lo up", "addr add 169.254.0.21/30 dev eth0", "link set eth0 up", "route add default via 169.254.0.22"].join("\n"),
     });
     return new LabGuest(namespace);
+  }
+
+  /** Runs a Node program out there, until the returned object is disposed of. */
+  beginInWorld(script: string): LabProgram {
+    return new LabProgram(`${this.#name}-world`, script);
   }
 
   async fromWorld(script: string): Promise<string> {

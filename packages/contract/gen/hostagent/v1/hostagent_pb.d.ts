@@ -109,6 +109,13 @@ export declare type EgressPolicy = Message<"hostagent.v1.EgressPolicy"> & {
    * @generated from field: repeated string deny_out = 2;
    */
   denyOut: string[];
+
+  /**
+   * Where TCP leaves through, once it is allowed; absent = directly.
+   *
+   * @generated from field: hostagent.v1.EgressProxy proxy = 3;
+   */
+  proxy?: EgressProxy | undefined;
 };
 
 /**
@@ -116,6 +123,45 @@ export declare type EgressPolicy = Message<"hostagent.v1.EgressPolicy"> & {
  * Use `create(EgressPolicySchema)` to create a new message.
  */
 export declare const EgressPolicySchema: GenMessage<EgressPolicy>;
+
+/**
+ * A proxy of the user's for connections out of a guest.
+ *
+ * @generated from message hostagent.v1.EgressProxy
+ */
+export declare type EgressProxy = Message<"hostagent.v1.EgressProxy"> & {
+  /**
+   * `socks5` or `http` (CONNECT).
+   *
+   * @generated from field: string protocol = 1;
+   */
+  protocol: string;
+
+  /**
+   * `host:port`, with an IPv4 address or a domain.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+
+  /**
+   * @generated from field: optional string username = 3;
+   */
+  username?: string | undefined;
+
+  /**
+   * Only asked, never told: absent in what a host describes.
+   *
+   * @generated from field: optional string password = 4;
+   */
+  password?: string | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.EgressProxy.
+ * Use `create(EgressProxySchema)` to create a new message.
+ */
+export declare const EgressProxySchema: GenMessage<EgressProxy>;
 
 /**
  * How a VM ended.

@@ -13,7 +13,7 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/
  * Describes the file hostagent/v1/hostagent.proto.
  */
 export const file_hostagent_v1_hostagent = /*@__PURE__*/
-  fileDesc("Chxob3N0YWdlbnQvdjEvaG9zdGFnZW50LnByb3RvEgxob3N0YWdlbnQudjEixgIKC1NhbmRib3hTcGVjEhIKCnNhbmRib3hfaWQYASABKAkSEAoIdGVtcGxhdGUYAiABKAkSDQoFdmNwdXMYAyABKA0SEgoKbWVtb3J5X21pYhgEIAEoDRIVCg1kaXNrX3NpemVfbWliGAUgASgNEhMKC3RpbWVvdXRfc2VjGAYgASgNEjEKBGVudnMYByADKAsyIy5ob3N0YWdlbnQudjEuU2FuZGJveFNwZWMuRW52c0VudHJ5EhQKDGFjY2Vzc190b2tlbhgIIAEoCRIfChdjaGVja3BvaW50X2ludGVydmFsX3NlYxgJIAEoDRIrCgduZXR3b3JrGAogASgLMhouaG9zdGFnZW50LnYxLkVncmVzc1BvbGljeRorCglFbnZzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIzCgxFZ3Jlc3NQb2xpY3kSEQoJYWxsb3dfb3V0GAEgAygJEhAKCGRlbnlfb3V0GAIgAygJImQKBlZtRXhpdBIWCglleGl0X2NvZGUYASABKA1IAIgBARITCgZzaWduYWwYAiABKAlIAYgBARIUCgxjb25zb2xlX3RhaWwYAyADKAlCDAoKX2V4aXRfY29kZUIJCgdfc2lnbmFsIucECgdTYW5kYm94EicKBHNwZWMYASABKAsyGS5ob3N0YWdlbnQudjEuU2FuZGJveFNwZWMSKQoFc3RhdGUYAiABKA4yGi5ob3N0YWdlbnQudjEuU2FuZGJveFN0YXRlEhIKCmdlbmVyYXRpb24YAyABKAQSFwoPdGltZV9jcmVhdGVkX21zGAQgASgDEhwKD3RpbWVfc3RhcnRlZF9tcxgFIAEoA0gAiAEBEhsKE3RpbWVfbGFzdF9hY3RpdmVfbXMYBiABKAMSGwoOZmFpbHVyZV9yZWFzb24YByABKAlIAYgBARIqCgd2bV9leGl0GAggASgLMhQuaG9zdGFnZW50LnYxLlZtRXhpdEgCiAEBEjUKCHZlcnNpb25zGAkgAygLMiMuaG9zdGFnZW50LnYxLlNhbmRib3guVmVyc2lvbnNFbnRyeRIYCgtzdG9wX3JlYXNvbhgKIAEoCUgDiAEBEhIKCnN0YXJ0X3BhdGgYCyABKAkSGgoSY3VycmVudF9nZW5lcmF0aW9uGAwgASgNEhIKCmhhc19tZW1vcnkYDSABKAgSGwoOdGltZV9wYXVzZWRfbXMYDiABKANIBIgBARITCgZub3RpY2UYDyABKAlIBYgBARovCg1WZXJzaW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCEgoQX3RpbWVfc3RhcnRlZF9tc0IRCg9fZmFpbHVyZV9yZWFzb25CCgoIX3ZtX2V4aXRCDgoMX3N0b3BfcmVhc29uQhEKD190aW1lX3BhdXNlZF9tc0IJCgdfbm90aWNlIn8KCkdlbmVyYXRpb24SDgoGbnVtYmVyGAEgASgNEgwKBGtpbmQYAiABKAkSFwoPdGltZV9jcmVhdGVkX21zGAMgASgDEhIKCmhhc19tZW1vcnkYBCABKAgSEgoKc2l6ZV9ieXRlcxgFIAEoBBISCgppc19jdXJyZW50GAYgASgIIswBCghUZW1wbGF0ZRIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRIVCg1kaXNrX3NpemVfbWliGAMgASgNEhcKD3RpbWVfY3JlYXRlZF9tcxgEIAEoAxIZChFzb3VyY2Vfc2FuZGJveF9pZBgFIAEoCRISCgpoYXNfbWVtb3J5GAYgASgIEg0KBXZjcHVzGAcgASgNEhIKCm1lbW9yeV9taWIYCCABKA0SEgoKc2l6ZV9ieXRlcxgJIAEoBBIMCgRraW5kGAogASgJIs8BCgVFdmVudBIQCghldmVudF9pZBgBIAEoCRIPCgd0aW1lX21zGAIgASgDEgwKBGtpbmQYAyABKAkSEgoKc2FuZGJveF9pZBgEIAEoCRIQCgh0ZW1wbGF0ZRgFIAEoCRIPCgdtZXNzYWdlGAYgASgJEi8KBmRldGFpbBgHIAMoCzIfLmhvc3RhZ2VudC52MS5FdmVudC5EZXRhaWxFbnRyeRotCgtEZXRhaWxFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIhAKDkdldEhvc3RSZXF1ZXN0ItoCCg9HZXRIb3N0UmVzcG9uc2USDwoHaG9zdF9pZBgBIAEoCRIVCg1hZ2VudF92ZXJzaW9uGAIgASgJEgsKA3ZtbRgDIAEoCRITCgt2bW1fdmVyc2lvbhgEIAEoCRITCgthY2NlbGVyYXRvchgFIAEoCRIaChJhY2NlbGVyYXRvcl9yZWFzb24YBiABKAkSFgoOa2VybmVsX3ZlcnNpb24YByABKAkSEQoJY3B1X2NvdW50GAggASgNEhIKCm1lbW9yeV9taWIYCSABKA0SFwoPbWVtb3J5X2ZyZWVfbWliGAogASgNEhcKD2Rpc2tfZnJlZV9ieXRlcxgLIAEoBBIVCg1zYW5kYm94X2NvdW50GAwgASgNEhkKEXNhbmRib3hfY291bnRfbWF4GA0gASgNEikKCXRlbXBsYXRlcxgOIAMoCzIWLmhvc3RhZ2VudC52MS5UZW1wbGF0ZSI/ChRDcmVhdGVTYW5kYm94UmVxdWVzdBInCgRzcGVjGAEgASgLMhkuaG9zdGFnZW50LnYxLlNhbmRib3hTcGVjIj8KFUNyZWF0ZVNhbmRib3hSZXNwb25zZRImCgdzYW5kYm94GAEgASgLMhUuaG9zdGFnZW50LnYxLlNhbmRib3giOwoVRGVzdHJveVNhbmRib3hSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDgoGcmVhc29uGAIgASgJIhgKFkRlc3Ryb3lTYW5kYm94UmVzcG9uc2UiJwoRR2V0U2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSI8ChJHZXRTYW5kYm94UmVzcG9uc2USJgoHc2FuZGJveBgBIAEoCzIVLmhvc3RhZ2VudC52MS5TYW5kYm94IhYKFExpc3RTYW5kYm94ZXNSZXF1ZXN0IkEKFUxpc3RTYW5kYm94ZXNSZXNwb25zZRIoCglzYW5kYm94ZXMYASADKAsyFS5ob3N0YWdlbnQudjEuU2FuZGJveCIXChVXYXRjaFNhbmRib3hlc1JlcXVlc3QirQIKFldhdGNoU2FuZGJveGVzUmVzcG9uc2USKAoHc2FuZGJveBgBIAEoCzIVLmhvc3RhZ2VudC52MS5TYW5kYm94SAASPQoGc3luY2VkGAIgASgLMisuaG9zdGFnZW50LnYxLldhdGNoU2FuZGJveGVzUmVzcG9uc2UuU3luY2VkSAASQwoJa2VlcGFsaXZlGAMgASgLMi4uaG9zdGFnZW50LnYxLldhdGNoU2FuZGJveGVzUmVzcG9uc2UuS2VlcEFsaXZlSAASHAoScmVtb3ZlZF9zYW5kYm94X2lkGAQgASgJSAASJwoIaGFwcGVuZWQYBSABKAsyEy5ob3N0YWdlbnQudjEuRXZlbnRIABoICgZTeW5jZWQaCwoJS2VlcEFsaXZlQgcKBWV2ZW50IlkKE1BhdXNlU2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRITCgZtZW1vcnkYAiABKAhIAIgBARIOCgZyZWFzb24YAyABKAlCCQoHX21lbW9yeSI+ChRQYXVzZVNhbmRib3hSZXNwb25zZRImCgdzYW5kYm94GAEgASgLMhUuaG9zdGFnZW50LnYxLlNhbmRib3gihwEKFFJlc3VtZVNhbmRib3hSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSEwoGbWVtb3J5GAIgASgISACIAQESGAoLdGltZW91dF9zZWMYAyABKA1IAYgBARIRCglhdXRvbWF0aWMYBCABKAhCCQoHX21lbW9yeUIOCgxfdGltZW91dF9zZWMiPwoVUmVzdW1lU2FuZGJveFJlc3BvbnNlEiYKB3NhbmRib3gYASABKAsyFS5ob3N0YWdlbnQudjEuU2FuZGJveCIuChhDaGVja3BvaW50U2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSJxChlDaGVja3BvaW50U2FuZGJveFJlc3BvbnNlEiYKB3NhbmRib3gYASABKAsyFS5ob3N0YWdlbnQudjEuU2FuZGJveBIsCgpnZW5lcmF0aW9uGAIgASgLMhguaG9zdGFnZW50LnYxLkdlbmVyYXRpb24iQAoWUm9sbGJhY2tTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhIKCmdlbmVyYXRpb24YAiABKA0iQQoXUm9sbGJhY2tTYW5kYm94UmVzcG9uc2USJgoHc2FuZGJveBgBIAEoCzIVLmhvc3RhZ2VudC52MS5TYW5kYm94IiwKFkxpc3RHZW5lcmF0aW9uc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSJIChdMaXN0R2VuZXJhdGlvbnNSZXNwb25zZRItCgtnZW5lcmF0aW9ucxgBIAMoCzIYLmhvc3RhZ2VudC52MS5HZW5lcmF0aW9uIjwKB0ZhaWx1cmUSEgoKc2FuZGJveF9pZBgBIAEoCRIMCgRjb2RlGAIgASgJEg8KB21lc3NhZ2UYAyABKAkigwIKEkZvcmtTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEjgKCGNoaWxkcmVuGAIgAygLMiYuaG9zdGFnZW50LnYxLkZvcmtTYW5kYm94UmVxdWVzdC5DaGlsZBqeAQoFQ2hpbGQSEgoKc2FuZGJveF9pZBgBIAEoCRIUCgxhY2Nlc3NfdG9rZW4YAiABKAkSPgoEZW52cxgDIAMoCzIwLmhvc3RhZ2VudC52MS5Gb3JrU2FuZGJveFJlcXVlc3QuQ2hpbGQuRW52c0VudHJ5GisKCUVudnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIrwBChNGb3JrU2FuZGJveFJlc3BvbnNlEjsKCG91dGNvbWVzGAEgAygLMikuaG9zdGFnZW50LnYxLkZvcmtTYW5kYm94UmVzcG9uc2UuT3V0Y29tZRpoCgdPdXRjb21lEigKB3NhbmRib3gYASABKAsyFS5ob3N0YWdlbnQudjEuU2FuZGJveEgAEigKB2ZhaWx1cmUYAiABKAsyFS5ob3N0YWdlbnQudjEuRmFpbHVyZUgAQgkKB291dGNvbWUiEQoPUGF1c2VBbGxSZXF1ZXN0IlUKEFBhdXNlQWxsUmVzcG9uc2USGgoScGF1c2VkX3NhbmRib3hfaWRzGAEgAygJEiUKBmZhaWxlZBgCIAMoCzIVLmhvc3RhZ2VudC52MS5GYWlsdXJlImoKFUNyZWF0ZVRlbXBsYXRlUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEgwKBG5hbWUYAiABKAkSEwoGbWVtb3J5GAMgASgISACIAQESDwoHcmVwbGFjZRgEIAEoCEIJCgdfbWVtb3J5IkIKFkNyZWF0ZVRlbXBsYXRlUmVzcG9uc2USKAoIdGVtcGxhdGUYASABKAsyFi5ob3N0YWdlbnQudjEuVGVtcGxhdGUiFgoUTGlzdFRlbXBsYXRlc1JlcXVlc3QiQgoVTGlzdFRlbXBsYXRlc1Jlc3BvbnNlEikKCXRlbXBsYXRlcxgBIAMoCzIWLmhvc3RhZ2VudC52MS5UZW1wbGF0ZSIiChJHZXRUZW1wbGF0ZVJlcXVlc3QSDAoEbmFtZRgBIAEoCSI/ChNHZXRUZW1wbGF0ZVJlc3BvbnNlEigKCHRlbXBsYXRlGAEgASgLMhYuaG9zdGFnZW50LnYxLlRlbXBsYXRlIiUKFURlbGV0ZVRlbXBsYXRlUmVxdWVzdBIMCgRuYW1lGAEgASgJIhgKFkRlbGV0ZVRlbXBsYXRlUmVzcG9uc2UiKAoSUGluZ1NhbmRib3hSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkiFQoTUGluZ1NhbmRib3hSZXNwb25zZSI8ChFTZXRUaW1lb3V0UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhMKC3RpbWVvdXRfc2VjGAIgASgNIjwKElNldFRpbWVvdXRSZXNwb25zZRImCgdzYW5kYm94GAEgASgLMhUuaG9zdGFnZW50LnYxLlNhbmRib3giVAoRU2V0TmV0d29ya1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIrCgduZXR3b3JrGAIgASgLMhouaG9zdGFnZW50LnYxLkVncmVzc1BvbGljeSI8ChJTZXROZXR3b3JrUmVzcG9uc2USJgoHc2FuZGJveBgBIAEoCzIVLmhvc3RhZ2VudC52MS5TYW5kYm94In8KC01ldHJpY1BvaW50EhUKDXRpbWVfdW5peF9zZWMYASABKAMSEwoLY3B1X3BlcmNlbnQYAiABKAESFAoMbWVtb3J5X2J5dGVzGAMgASgEEhIKCmRpc2tfYnl0ZXMYBCABKAQSGgoSbWVtb3J5X2NhY2hlX2J5dGVzGAUgASgEIkgKEUdldE1ldHJpY3NSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDQoFcmFuZ2UYAiABKAkSEAoIYXNfa25vd24YAyABKAgidQoSR2V0TWV0cmljc1Jlc3BvbnNlEikKBnBvaW50cxgBIAMoCzIZLmhvc3RhZ2VudC52MS5NZXRyaWNQb2ludBIaChJtZW1vcnlfdG90YWxfYnl0ZXMYAiABKAQSGAoQZGlza190b3RhbF9ieXRlcxgDIAEoBCI6ChFHZXRDb25zb2xlUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhEKCWJ5dGVzX21heBgCIAEoDSIiChJHZXRDb25zb2xlUmVzcG9uc2USDAoEZGF0YRgBIAEoDCKKAQoOR2V0TG9nc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIWCgljdXJzb3JfbXMYAiABKANIAIgBARINCgVsaW1pdBgDIAEoDRIQCghiYWNrd2FyZBgEIAEoCBINCgVsZXZlbBgFIAEoCRIOCgZzZWFyY2gYBiABKAlCDAoKX2N1cnNvcl9tcyKeAQoITG9nRW50cnkSDwoHdGltZV9tcxgBIAEoAxINCgVsZXZlbBgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEjIKBmZpZWxkcxgEIAMoCzIiLmhvc3RhZ2VudC52MS5Mb2dFbnRyeS5GaWVsZHNFbnRyeRotCgtGaWVsZHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIjoKD0dldExvZ3NSZXNwb25zZRInCgdlbnRyaWVzGAEgAygLMhYuaG9zdGFnZW50LnYxLkxvZ0VudHJ5KqYCCgxTYW5kYm94U3RhdGUSHQoZU0FOREJPWF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFlNBTkRCT1hfU1RBVEVfQ1JFQVRJTkcQARIZChVTQU5EQk9YX1NUQVRFX1JVTk5JTkcQAhIZChVTQU5EQk9YX1NUQVRFX1BBVVNJTkcQAxIYChRTQU5EQk9YX1NUQVRFX1BBVVNFRBAEEhoKFlNBTkRCT1hfU1RBVEVfUkVTVU1JTkcQBRIeChpTQU5EQk9YX1NUQVRFX1NOQVBTSE9UVElORxAGEhoKFlNBTkRCT1hfU1RBVEVfU1RPUFBJTkcQBxIZChVTQU5EQk9YX1NUQVRFX1NUT1BQRUQQCBIYChRTQU5EQk9YX1NUQVRFX0ZBSUxFRBAJMtkPChBIb3N0QWdlbnRTZXJ2aWNlEkYKB0dldEhvc3QSHC5ob3N0YWdlbnQudjEuR2V0SG9zdFJlcXVlc3QaHS5ob3N0YWdlbnQudjEuR2V0SG9zdFJlc3BvbnNlElgKDUNyZWF0ZVNhbmRib3gSIi5ob3N0YWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QaIy5ob3N0YWdlbnQudjEuQ3JlYXRlU2FuZGJveFJlc3BvbnNlElsKDkRlc3Ryb3lTYW5kYm94EiMuaG9zdGFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVxdWVzdBokLmhvc3RhZ2VudC52MS5EZXN0cm95U2FuZGJveFJlc3BvbnNlEk8KCkdldFNhbmRib3gSHy5ob3N0YWdlbnQudjEuR2V0U2FuZGJveFJlcXVlc3QaIC5ob3N0YWdlbnQudjEuR2V0U2FuZGJveFJlc3BvbnNlElgKDUxpc3RTYW5kYm94ZXMSIi5ob3N0YWdlbnQudjEuTGlzdFNhbmRib3hlc1JlcXVlc3QaIy5ob3N0YWdlbnQudjEuTGlzdFNhbmRib3hlc1Jlc3BvbnNlEl0KDldhdGNoU2FuZGJveGVzEiMuaG9zdGFnZW50LnYxLldhdGNoU2FuZGJveGVzUmVxdWVzdBokLmhvc3RhZ2VudC52MS5XYXRjaFNhbmRib3hlc1Jlc3BvbnNlMAESVQoMUGF1c2VTYW5kYm94EiEuaG9zdGFnZW50LnYxLlBhdXNlU2FuZGJveFJlcXVlc3QaIi5ob3N0YWdlbnQudjEuUGF1c2VTYW5kYm94UmVzcG9uc2USWAoNUmVzdW1lU2FuZGJveBIiLmhvc3RhZ2VudC52MS5SZXN1bWVTYW5kYm94UmVxdWVzdBojLmhvc3RhZ2VudC52MS5SZXN1bWVTYW5kYm94UmVzcG9uc2USZAoRQ2hlY2twb2ludFNhbmRib3gSJi5ob3N0YWdlbnQudjEuQ2hlY2twb2ludFNhbmRib3hSZXF1ZXN0GicuaG9zdGFnZW50LnYxLkNoZWNrcG9pbnRTYW5kYm94UmVzcG9uc2USXgoPUm9sbGJhY2tTYW5kYm94EiQuaG9zdGFnZW50LnYxLlJvbGxiYWNrU2FuZGJveFJlcXVlc3QaJS5ob3N0YWdlbnQudjEuUm9sbGJhY2tTYW5kYm94UmVzcG9uc2USXgoPTGlzdEdlbmVyYXRpb25zEiQuaG9zdGFnZW50LnYxLkxpc3RHZW5lcmF0aW9uc1JlcXVlc3QaJS5ob3N0YWdlbnQudjEuTGlzdEdlbmVyYXRpb25zUmVzcG9uc2USUgoLRm9ya1NhbmRib3gSIC5ob3N0YWdlbnQudjEuRm9ya1NhbmRib3hSZXF1ZXN0GiEuaG9zdGFnZW50LnYxLkZvcmtTYW5kYm94UmVzcG9uc2USSQoIUGF1c2VBbGwSHS5ob3N0YWdlbnQudjEuUGF1c2VBbGxSZXF1ZXN0Gh4uaG9zdGFnZW50LnYxLlBhdXNlQWxsUmVzcG9uc2USWwoOQ3JlYXRlVGVtcGxhdGUSIy5ob3N0YWdlbnQudjEuQ3JlYXRlVGVtcGxhdGVSZXF1ZXN0GiQuaG9zdGFnZW50LnYxLkNyZWF0ZVRlbXBsYXRlUmVzcG9uc2USWAoNTGlzdFRlbXBsYXRlcxIiLmhvc3RhZ2VudC52MS5MaXN0VGVtcGxhdGVzUmVxdWVzdBojLmhvc3RhZ2VudC52MS5MaXN0VGVtcGxhdGVzUmVzcG9uc2USUgoLR2V0VGVtcGxhdGUSIC5ob3N0YWdlbnQudjEuR2V0VGVtcGxhdGVSZXF1ZXN0GiEuaG9zdGFnZW50LnYxLkdldFRlbXBsYXRlUmVzcG9uc2USWwoORGVsZXRlVGVtcGxhdGUSIy5ob3N0YWdlbnQudjEuRGVsZXRlVGVtcGxhdGVSZXF1ZXN0GiQuaG9zdGFnZW50LnYxLkRlbGV0ZVRlbXBsYXRlUmVzcG9uc2USUgoLUGluZ1NhbmRib3gSIC5ob3N0YWdlbnQudjEuUGluZ1NhbmRib3hSZXF1ZXN0GiEuaG9zdGFnZW50LnYxLlBpbmdTYW5kYm94UmVzcG9uc2USTwoKU2V0VGltZW91dBIfLmhvc3RhZ2VudC52MS5TZXRUaW1lb3V0UmVxdWVzdBogLmhvc3RhZ2VudC52MS5TZXRUaW1lb3V0UmVzcG9uc2USTwoKU2V0TmV0d29yaxIfLmhvc3RhZ2VudC52MS5TZXROZXR3b3JrUmVxdWVzdBogLmhvc3RhZ2VudC52MS5TZXROZXR3b3JrUmVzcG9uc2USTwoKR2V0TWV0cmljcxIfLmhvc3RhZ2VudC52MS5HZXRNZXRyaWNzUmVxdWVzdBogLmhvc3RhZ2VudC52MS5HZXRNZXRyaWNzUmVzcG9uc2USTwoKR2V0Q29uc29sZRIfLmhvc3RhZ2VudC52MS5HZXRDb25zb2xlUmVxdWVzdBogLmhvc3RhZ2VudC52MS5HZXRDb25zb2xlUmVzcG9uc2USRgoHR2V0TG9ncxIcLmhvc3RhZ2VudC52MS5HZXRMb2dzUmVxdWVzdBodLmhvc3RhZ2VudC52MS5HZXRMb2dzUmVzcG9uc2ViBnByb3RvMw");
+  fileDesc("Chxob3N0YWdlbnQvdjEvaG9zdGFnZW50LnByb3RvEgxob3N0YWdlbnQudjEixgIKC1NhbmRib3hTcGVjEhIKCnNhbmRib3hfaWQYASABKAkSEAoIdGVtcGxhdGUYAiABKAkSDQoFdmNwdXMYAyABKA0SEgoKbWVtb3J5X21pYhgEIAEoDRIVCg1kaXNrX3NpemVfbWliGAUgASgNEhMKC3RpbWVvdXRfc2VjGAYgASgNEjEKBGVudnMYByADKAsyIy5ob3N0YWdlbnQudjEuU2FuZGJveFNwZWMuRW52c0VudHJ5EhQKDGFjY2Vzc190b2tlbhgIIAEoCRIfChdjaGVja3BvaW50X2ludGVydmFsX3NlYxgJIAEoDRIrCgduZXR3b3JrGAogASgLMhouaG9zdGFnZW50LnYxLkVncmVzc1BvbGljeRorCglFbnZzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJdCgxFZ3Jlc3NQb2xpY3kSEQoJYWxsb3dfb3V0GAEgAygJEhAKCGRlbnlfb3V0GAIgAygJEigKBXByb3h5GAMgASgLMhkuaG9zdGFnZW50LnYxLkVncmVzc1Byb3h5IngKC0VncmVzc1Byb3h5EhAKCHByb3RvY29sGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSFQoIdXNlcm5hbWUYAyABKAlIAIgBARIVCghwYXNzd29yZBgEIAEoCUgBiAEBQgsKCV91c2VybmFtZUILCglfcGFzc3dvcmQiZAoGVm1FeGl0EhYKCWV4aXRfY29kZRgBIAEoDUgAiAEBEhMKBnNpZ25hbBgCIAEoCUgBiAEBEhQKDGNvbnNvbGVfdGFpbBgDIAMoCUIMCgpfZXhpdF9jb2RlQgkKB19zaWduYWwi5wQKB1NhbmRib3gSJwoEc3BlYxgBIAEoCzIZLmhvc3RhZ2VudC52MS5TYW5kYm94U3BlYxIpCgVzdGF0ZRgCIAEoDjIaLmhvc3RhZ2VudC52MS5TYW5kYm94U3RhdGUSEgoKZ2VuZXJhdGlvbhgDIAEoBBIXCg90aW1lX2NyZWF0ZWRfbXMYBCABKAMSHAoPdGltZV9zdGFydGVkX21zGAUgASgDSACIAQESGwoTdGltZV9sYXN0X2FjdGl2ZV9tcxgGIAEoAxIbCg5mYWlsdXJlX3JlYXNvbhgHIAEoCUgBiAEBEioKB3ZtX2V4aXQYCCABKAsyFC5ob3N0YWdlbnQudjEuVm1FeGl0SAKIAQESNQoIdmVyc2lvbnMYCSADKAsyIy5ob3N0YWdlbnQudjEuU2FuZGJveC5WZXJzaW9uc0VudHJ5EhgKC3N0b3BfcmVhc29uGAogASgJSAOIAQESEgoKc3RhcnRfcGF0aBgLIAEoCRIaChJjdXJyZW50X2dlbmVyYXRpb24YDCABKA0SEgoKaGFzX21lbW9yeRgNIAEoCBIbCg50aW1lX3BhdXNlZF9tcxgOIAEoA0gEiAEBEhMKBm5vdGljZRgPIAEoCUgFiAEBGi8KDVZlcnNpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUISChBfdGltZV9zdGFydGVkX21zQhEKD19mYWlsdXJlX3JlYXNvbkIKCghfdm1fZXhpdEIOCgxfc3RvcF9yZWFzb25CEQoPX3RpbWVfcGF1c2VkX21zQgkKB19ub3RpY2UifwoKR2VuZXJhdGlvbhIOCgZudW1iZXIYASABKA0SDAoEa2luZBgCIAEoCRIXCg90aW1lX2NyZWF0ZWRfbXMYAyABKAMSEgoKaGFzX21lbW9yeRgEIAEoCBISCgpzaXplX2J5dGVzGAUgASgEEhIKCmlzX2N1cnJlbnQYBiABKAgizAEKCFRlbXBsYXRlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJEhUKDWRpc2tfc2l6ZV9taWIYAyABKA0SFwoPdGltZV9jcmVhdGVkX21zGAQgASgDEhkKEXNvdXJjZV9zYW5kYm94X2lkGAUgASgJEhIKCmhhc19tZW1vcnkYBiABKAgSDQoFdmNwdXMYByABKA0SEgoKbWVtb3J5X21pYhgIIAEoDRISCgpzaXplX2J5dGVzGAkgASgEEgwKBGtpbmQYCiABKAkizwEKBUV2ZW50EhAKCGV2ZW50X2lkGAEgASgJEg8KB3RpbWVfbXMYAiABKAMSDAoEa2luZBgDIAEoCRISCgpzYW5kYm94X2lkGAQgASgJEhAKCHRlbXBsYXRlGAUgASgJEg8KB21lc3NhZ2UYBiABKAkSLwoGZGV0YWlsGAcgAygLMh8uaG9zdGFnZW50LnYxLkV2ZW50LkRldGFpbEVudHJ5Gi0KC0RldGFpbEVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiEAoOR2V0SG9zdFJlcXVlc3Qi2gIKD0dldEhvc3RSZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEhUKDWFnZW50X3ZlcnNpb24YAiABKAkSCwoDdm1tGAMgASgJEhMKC3ZtbV92ZXJzaW9uGAQgASgJEhMKC2FjY2VsZXJhdG9yGAUgASgJEhoKEmFjY2VsZXJhdG9yX3JlYXNvbhgGIAEoCRIWCg5rZXJuZWxfdmVyc2lvbhgHIAEoCRIRCgljcHVfY291bnQYCCABKA0SEgoKbWVtb3J5X21pYhgJIAEoDRIXCg9tZW1vcnlfZnJlZV9taWIYCiABKA0SFwoPZGlza19mcmVlX2J5dGVzGAsgASgEEhUKDXNhbmRib3hfY291bnQYDCABKA0SGQoRc2FuZGJveF9jb3VudF9tYXgYDSABKA0SKQoJdGVtcGxhdGVzGA4gAygLMhYuaG9zdGFnZW50LnYxLlRlbXBsYXRlIj8KFENyZWF0ZVNhbmRib3hSZXF1ZXN0EicKBHNwZWMYASABKAsyGS5ob3N0YWdlbnQudjEuU2FuZGJveFNwZWMiPwoVQ3JlYXRlU2FuZGJveFJlc3BvbnNlEiYKB3NhbmRib3gYASABKAsyFS5ob3N0YWdlbnQudjEuU2FuZGJveCI7ChVEZXN0cm95U2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRIOCgZyZWFzb24YAiABKAkiGAoWRGVzdHJveVNhbmRib3hSZXNwb25zZSInChFHZXRTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJIjwKEkdldFNhbmRib3hSZXNwb25zZRImCgdzYW5kYm94GAEgASgLMhUuaG9zdGFnZW50LnYxLlNhbmRib3giFgoUTGlzdFNhbmRib3hlc1JlcXVlc3QiQQoVTGlzdFNhbmRib3hlc1Jlc3BvbnNlEigKCXNhbmRib3hlcxgBIAMoCzIVLmhvc3RhZ2VudC52MS5TYW5kYm94IhcKFVdhdGNoU2FuZGJveGVzUmVxdWVzdCKtAgoWV2F0Y2hTYW5kYm94ZXNSZXNwb25zZRIoCgdzYW5kYm94GAEgASgLMhUuaG9zdGFnZW50LnYxLlNhbmRib3hIABI9CgZzeW5jZWQYAiABKAsyKy5ob3N0YWdlbnQudjEuV2F0Y2hTYW5kYm94ZXNSZXNwb25zZS5TeW5jZWRIABJDCglrZWVwYWxpdmUYAyABKAsyLi5ob3N0YWdlbnQudjEuV2F0Y2hTYW5kYm94ZXNSZXNwb25zZS5LZWVwQWxpdmVIABIcChJyZW1vdmVkX3NhbmRib3hfaWQYBCABKAlIABInCghoYXBwZW5lZBgFIAEoCzITLmhvc3RhZ2VudC52MS5FdmVudEgAGggKBlN5bmNlZBoLCglLZWVwQWxpdmVCBwoFZXZlbnQiWQoTUGF1c2VTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhMKBm1lbW9yeRgCIAEoCEgAiAEBEg4KBnJlYXNvbhgDIAEoCUIJCgdfbWVtb3J5Ij4KFFBhdXNlU2FuZGJveFJlc3BvbnNlEiYKB3NhbmRib3gYASABKAsyFS5ob3N0YWdlbnQudjEuU2FuZGJveCKHAQoUUmVzdW1lU2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRITCgZtZW1vcnkYAiABKAhIAIgBARIYCgt0aW1lb3V0X3NlYxgDIAEoDUgBiAEBEhEKCWF1dG9tYXRpYxgEIAEoCEIJCgdfbWVtb3J5Qg4KDF90aW1lb3V0X3NlYyI/ChVSZXN1bWVTYW5kYm94UmVzcG9uc2USJgoHc2FuZGJveBgBIAEoCzIVLmhvc3RhZ2VudC52MS5TYW5kYm94Ii4KGENoZWNrcG9pbnRTYW5kYm94UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJInEKGUNoZWNrcG9pbnRTYW5kYm94UmVzcG9uc2USJgoHc2FuZGJveBgBIAEoCzIVLmhvc3RhZ2VudC52MS5TYW5kYm94EiwKCmdlbmVyYXRpb24YAiABKAsyGC5ob3N0YWdlbnQudjEuR2VuZXJhdGlvbiJAChZSb2xsYmFja1NhbmRib3hSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSEgoKZ2VuZXJhdGlvbhgCIAEoDSJBChdSb2xsYmFja1NhbmRib3hSZXNwb25zZRImCgdzYW5kYm94GAEgASgLMhUuaG9zdGFnZW50LnYxLlNhbmRib3giLAoWTGlzdEdlbmVyYXRpb25zUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJIkgKF0xpc3RHZW5lcmF0aW9uc1Jlc3BvbnNlEi0KC2dlbmVyYXRpb25zGAEgAygLMhguaG9zdGFnZW50LnYxLkdlbmVyYXRpb24iPAoHRmFpbHVyZRISCgpzYW5kYm94X2lkGAEgASgJEgwKBGNvZGUYAiABKAkSDwoHbWVzc2FnZRgDIAEoCSKDAgoSRm9ya1NhbmRib3hSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSOAoIY2hpbGRyZW4YAiADKAsyJi5ob3N0YWdlbnQudjEuRm9ya1NhbmRib3hSZXF1ZXN0LkNoaWxkGp4BCgVDaGlsZBISCgpzYW5kYm94X2lkGAEgASgJEhQKDGFjY2Vzc190b2tlbhgCIAEoCRI+CgRlbnZzGAMgAygLMjAuaG9zdGFnZW50LnYxLkZvcmtTYW5kYm94UmVxdWVzdC5DaGlsZC5FbnZzRW50cnkaKwoJRW52c0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEivAEKE0ZvcmtTYW5kYm94UmVzcG9uc2USOwoIb3V0Y29tZXMYASADKAsyKS5ob3N0YWdlbnQudjEuRm9ya1NhbmRib3hSZXNwb25zZS5PdXRjb21lGmgKB091dGNvbWUSKAoHc2FuZGJveBgBIAEoCzIVLmhvc3RhZ2VudC52MS5TYW5kYm94SAASKAoHZmFpbHVyZRgCIAEoCzIVLmhvc3RhZ2VudC52MS5GYWlsdXJlSABCCQoHb3V0Y29tZSIRCg9QYXVzZUFsbFJlcXVlc3QiVQoQUGF1c2VBbGxSZXNwb25zZRIaChJwYXVzZWRfc2FuZGJveF9pZHMYASADKAkSJQoGZmFpbGVkGAIgAygLMhUuaG9zdGFnZW50LnYxLkZhaWx1cmUiagoVQ3JlYXRlVGVtcGxhdGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSDAoEbmFtZRgCIAEoCRITCgZtZW1vcnkYAyABKAhIAIgBARIPCgdyZXBsYWNlGAQgASgIQgkKB19tZW1vcnkiQgoWQ3JlYXRlVGVtcGxhdGVSZXNwb25zZRIoCgh0ZW1wbGF0ZRgBIAEoCzIWLmhvc3RhZ2VudC52MS5UZW1wbGF0ZSIWChRMaXN0VGVtcGxhdGVzUmVxdWVzdCJCChVMaXN0VGVtcGxhdGVzUmVzcG9uc2USKQoJdGVtcGxhdGVzGAEgAygLMhYuaG9zdGFnZW50LnYxLlRlbXBsYXRlIiIKEkdldFRlbXBsYXRlUmVxdWVzdBIMCgRuYW1lGAEgASgJIj8KE0dldFRlbXBsYXRlUmVzcG9uc2USKAoIdGVtcGxhdGUYASABKAsyFi5ob3N0YWdlbnQudjEuVGVtcGxhdGUiJQoVRGVsZXRlVGVtcGxhdGVSZXF1ZXN0EgwKBG5hbWUYASABKAkiGAoWRGVsZXRlVGVtcGxhdGVSZXNwb25zZSIoChJQaW5nU2FuZGJveFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSIVChNQaW5nU2FuZGJveFJlc3BvbnNlIjwKEVNldFRpbWVvdXRSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSEwoLdGltZW91dF9zZWMYAiABKA0iPAoSU2V0VGltZW91dFJlc3BvbnNlEiYKB3NhbmRib3gYASABKAsyFS5ob3N0YWdlbnQudjEuU2FuZGJveCJUChFTZXROZXR3b3JrUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEisKB25ldHdvcmsYAiABKAsyGi5ob3N0YWdlbnQudjEuRWdyZXNzUG9saWN5IjwKElNldE5ldHdvcmtSZXNwb25zZRImCgdzYW5kYm94GAEgASgLMhUuaG9zdGFnZW50LnYxLlNhbmRib3gifwoLTWV0cmljUG9pbnQSFQoNdGltZV91bml4X3NlYxgBIAEoAxITCgtjcHVfcGVyY2VudBgCIAEoARIUCgxtZW1vcnlfYnl0ZXMYAyABKAQSEgoKZGlza19ieXRlcxgEIAEoBBIaChJtZW1vcnlfY2FjaGVfYnl0ZXMYBSABKAQiSAoRR2V0TWV0cmljc1JlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCRINCgVyYW5nZRgCIAEoCRIQCghhc19rbm93bhgDIAEoCCJ1ChJHZXRNZXRyaWNzUmVzcG9uc2USKQoGcG9pbnRzGAEgAygLMhkuaG9zdGFnZW50LnYxLk1ldHJpY1BvaW50EhoKEm1lbW9yeV90b3RhbF9ieXRlcxgCIAEoBBIYChBkaXNrX3RvdGFsX2J5dGVzGAMgASgEIjoKEUdldENvbnNvbGVSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSEQoJYnl0ZXNfbWF4GAIgASgNIiIKEkdldENvbnNvbGVSZXNwb25zZRIMCgRkYXRhGAEgASgMIooBCg5HZXRMb2dzUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhYKCWN1cnNvcl9tcxgCIAEoA0gAiAEBEg0KBWxpbWl0GAMgASgNEhAKCGJhY2t3YXJkGAQgASgIEg0KBWxldmVsGAUgASgJEg4KBnNlYXJjaBgGIAEoCUIMCgpfY3Vyc29yX21zIp4BCghMb2dFbnRyeRIPCgd0aW1lX21zGAEgASgDEg0KBWxldmVsGAIgASgJEg8KB21lc3NhZ2UYAyABKAkSMgoGZmllbGRzGAQgAygLMiIuaG9zdGFnZW50LnYxLkxvZ0VudHJ5LkZpZWxkc0VudHJ5Gi0KC0ZpZWxkc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiOgoPR2V0TG9nc1Jlc3BvbnNlEicKB2VudHJpZXMYASADKAsyFi5ob3N0YWdlbnQudjEuTG9nRW50cnkqpgIKDFNhbmRib3hTdGF0ZRIdChlTQU5EQk9YX1NUQVRFX1VOU1BFQ0lGSUVEEAASGgoWU0FOREJPWF9TVEFURV9DUkVBVElORxABEhkKFVNBTkRCT1hfU1RBVEVfUlVOTklORxACEhkKFVNBTkRCT1hfU1RBVEVfUEFVU0lORxADEhgKFFNBTkRCT1hfU1RBVEVfUEFVU0VEEAQSGgoWU0FOREJPWF9TVEFURV9SRVNVTUlORxAFEh4KGlNBTkRCT1hfU1RBVEVfU05BUFNIT1RUSU5HEAYSGgoWU0FOREJPWF9TVEFURV9TVE9QUElORxAHEhkKFVNBTkRCT1hfU1RBVEVfU1RPUFBFRBAIEhgKFFNBTkRCT1hfU1RBVEVfRkFJTEVEEAky2Q8KEEhvc3RBZ2VudFNlcnZpY2USRgoHR2V0SG9zdBIcLmhvc3RhZ2VudC52MS5HZXRIb3N0UmVxdWVzdBodLmhvc3RhZ2VudC52MS5HZXRIb3N0UmVzcG9uc2USWAoNQ3JlYXRlU2FuZGJveBIiLmhvc3RhZ2VudC52MS5DcmVhdGVTYW5kYm94UmVxdWVzdBojLmhvc3RhZ2VudC52MS5DcmVhdGVTYW5kYm94UmVzcG9uc2USWwoORGVzdHJveVNhbmRib3gSIy5ob3N0YWdlbnQudjEuRGVzdHJveVNhbmRib3hSZXF1ZXN0GiQuaG9zdGFnZW50LnYxLkRlc3Ryb3lTYW5kYm94UmVzcG9uc2USTwoKR2V0U2FuZGJveBIfLmhvc3RhZ2VudC52MS5HZXRTYW5kYm94UmVxdWVzdBogLmhvc3RhZ2VudC52MS5HZXRTYW5kYm94UmVzcG9uc2USWAoNTGlzdFNhbmRib3hlcxIiLmhvc3RhZ2VudC52MS5MaXN0U2FuZGJveGVzUmVxdWVzdBojLmhvc3RhZ2VudC52MS5MaXN0U2FuZGJveGVzUmVzcG9uc2USXQoOV2F0Y2hTYW5kYm94ZXMSIy5ob3N0YWdlbnQudjEuV2F0Y2hTYW5kYm94ZXNSZXF1ZXN0GiQuaG9zdGFnZW50LnYxLldhdGNoU2FuZGJveGVzUmVzcG9uc2UwARJVCgxQYXVzZVNhbmRib3gSIS5ob3N0YWdlbnQudjEuUGF1c2VTYW5kYm94UmVxdWVzdBoiLmhvc3RhZ2VudC52MS5QYXVzZVNhbmRib3hSZXNwb25zZRJYCg1SZXN1bWVTYW5kYm94EiIuaG9zdGFnZW50LnYxLlJlc3VtZVNhbmRib3hSZXF1ZXN0GiMuaG9zdGFnZW50LnYxLlJlc3VtZVNhbmRib3hSZXNwb25zZRJkChFDaGVja3BvaW50U2FuZGJveBImLmhvc3RhZ2VudC52MS5DaGVja3BvaW50U2FuZGJveFJlcXVlc3QaJy5ob3N0YWdlbnQudjEuQ2hlY2twb2ludFNhbmRib3hSZXNwb25zZRJeCg9Sb2xsYmFja1NhbmRib3gSJC5ob3N0YWdlbnQudjEuUm9sbGJhY2tTYW5kYm94UmVxdWVzdBolLmhvc3RhZ2VudC52MS5Sb2xsYmFja1NhbmRib3hSZXNwb25zZRJeCg9MaXN0R2VuZXJhdGlvbnMSJC5ob3N0YWdlbnQudjEuTGlzdEdlbmVyYXRpb25zUmVxdWVzdBolLmhvc3RhZ2VudC52MS5MaXN0R2VuZXJhdGlvbnNSZXNwb25zZRJSCgtGb3JrU2FuZGJveBIgLmhvc3RhZ2VudC52MS5Gb3JrU2FuZGJveFJlcXVlc3QaIS5ob3N0YWdlbnQudjEuRm9ya1NhbmRib3hSZXNwb25zZRJJCghQYXVzZUFsbBIdLmhvc3RhZ2VudC52MS5QYXVzZUFsbFJlcXVlc3QaHi5ob3N0YWdlbnQudjEuUGF1c2VBbGxSZXNwb25zZRJbCg5DcmVhdGVUZW1wbGF0ZRIjLmhvc3RhZ2VudC52MS5DcmVhdGVUZW1wbGF0ZVJlcXVlc3QaJC5ob3N0YWdlbnQudjEuQ3JlYXRlVGVtcGxhdGVSZXNwb25zZRJYCg1MaXN0VGVtcGxhdGVzEiIuaG9zdGFnZW50LnYxLkxpc3RUZW1wbGF0ZXNSZXF1ZXN0GiMuaG9zdGFnZW50LnYxLkxpc3RUZW1wbGF0ZXNSZXNwb25zZRJSCgtHZXRUZW1wbGF0ZRIgLmhvc3RhZ2VudC52MS5HZXRUZW1wbGF0ZVJlcXVlc3QaIS5ob3N0YWdlbnQudjEuR2V0VGVtcGxhdGVSZXNwb25zZRJbCg5EZWxldGVUZW1wbGF0ZRIjLmhvc3RhZ2VudC52MS5EZWxldGVUZW1wbGF0ZVJlcXVlc3QaJC5ob3N0YWdlbnQudjEuRGVsZXRlVGVtcGxhdGVSZXNwb25zZRJSCgtQaW5nU2FuZGJveBIgLmhvc3RhZ2VudC52MS5QaW5nU2FuZGJveFJlcXVlc3QaIS5ob3N0YWdlbnQudjEuUGluZ1NhbmRib3hSZXNwb25zZRJPCgpTZXRUaW1lb3V0Eh8uaG9zdGFnZW50LnYxLlNldFRpbWVvdXRSZXF1ZXN0GiAuaG9zdGFnZW50LnYxLlNldFRpbWVvdXRSZXNwb25zZRJPCgpTZXROZXR3b3JrEh8uaG9zdGFnZW50LnYxLlNldE5ldHdvcmtSZXF1ZXN0GiAuaG9zdGFnZW50LnYxLlNldE5ldHdvcmtSZXNwb25zZRJPCgpHZXRNZXRyaWNzEh8uaG9zdGFnZW50LnYxLkdldE1ldHJpY3NSZXF1ZXN0GiAuaG9zdGFnZW50LnYxLkdldE1ldHJpY3NSZXNwb25zZRJPCgpHZXRDb25zb2xlEh8uaG9zdGFnZW50LnYxLkdldENvbnNvbGVSZXF1ZXN0GiAuaG9zdGFnZW50LnYxLkdldENvbnNvbGVSZXNwb25zZRJGCgdHZXRMb2dzEhwuaG9zdGFnZW50LnYxLkdldExvZ3NSZXF1ZXN0Gh0uaG9zdGFnZW50LnYxLkdldExvZ3NSZXNwb25zZWIGcHJvdG8z");
 
 /**
  * Describes the message hostagent.v1.SandboxSpec.
@@ -30,410 +30,417 @@ export const EgressPolicySchema = /*@__PURE__*/
   messageDesc(file_hostagent_v1_hostagent, 1);
 
 /**
+ * Describes the message hostagent.v1.EgressProxy.
+ * Use `create(EgressProxySchema)` to create a new message.
+ */
+export const EgressProxySchema = /*@__PURE__*/
+  messageDesc(file_hostagent_v1_hostagent, 2);
+
+/**
  * Describes the message hostagent.v1.VmExit.
  * Use `create(VmExitSchema)` to create a new message.
  */
 export const VmExitSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 2);
+  messageDesc(file_hostagent_v1_hostagent, 3);
 
 /**
  * Describes the message hostagent.v1.Sandbox.
  * Use `create(SandboxSchema)` to create a new message.
  */
 export const SandboxSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 3);
+  messageDesc(file_hostagent_v1_hostagent, 4);
 
 /**
  * Describes the message hostagent.v1.Generation.
  * Use `create(GenerationSchema)` to create a new message.
  */
 export const GenerationSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 4);
+  messageDesc(file_hostagent_v1_hostagent, 5);
 
 /**
  * Describes the message hostagent.v1.Template.
  * Use `create(TemplateSchema)` to create a new message.
  */
 export const TemplateSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 5);
+  messageDesc(file_hostagent_v1_hostagent, 6);
 
 /**
  * Describes the message hostagent.v1.Event.
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 6);
+  messageDesc(file_hostagent_v1_hostagent, 7);
 
 /**
  * Describes the message hostagent.v1.GetHostRequest.
  * Use `create(GetHostRequestSchema)` to create a new message.
  */
 export const GetHostRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 7);
+  messageDesc(file_hostagent_v1_hostagent, 8);
 
 /**
  * Describes the message hostagent.v1.GetHostResponse.
  * Use `create(GetHostResponseSchema)` to create a new message.
  */
 export const GetHostResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 8);
+  messageDesc(file_hostagent_v1_hostagent, 9);
 
 /**
  * Describes the message hostagent.v1.CreateSandboxRequest.
  * Use `create(CreateSandboxRequestSchema)` to create a new message.
  */
 export const CreateSandboxRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 9);
+  messageDesc(file_hostagent_v1_hostagent, 10);
 
 /**
  * Describes the message hostagent.v1.CreateSandboxResponse.
  * Use `create(CreateSandboxResponseSchema)` to create a new message.
  */
 export const CreateSandboxResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 10);
+  messageDesc(file_hostagent_v1_hostagent, 11);
 
 /**
  * Describes the message hostagent.v1.DestroySandboxRequest.
  * Use `create(DestroySandboxRequestSchema)` to create a new message.
  */
 export const DestroySandboxRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 11);
+  messageDesc(file_hostagent_v1_hostagent, 12);
 
 /**
  * Describes the message hostagent.v1.DestroySandboxResponse.
  * Use `create(DestroySandboxResponseSchema)` to create a new message.
  */
 export const DestroySandboxResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 12);
+  messageDesc(file_hostagent_v1_hostagent, 13);
 
 /**
  * Describes the message hostagent.v1.GetSandboxRequest.
  * Use `create(GetSandboxRequestSchema)` to create a new message.
  */
 export const GetSandboxRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 13);
+  messageDesc(file_hostagent_v1_hostagent, 14);
 
 /**
  * Describes the message hostagent.v1.GetSandboxResponse.
  * Use `create(GetSandboxResponseSchema)` to create a new message.
  */
 export const GetSandboxResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 14);
+  messageDesc(file_hostagent_v1_hostagent, 15);
 
 /**
  * Describes the message hostagent.v1.ListSandboxesRequest.
  * Use `create(ListSandboxesRequestSchema)` to create a new message.
  */
 export const ListSandboxesRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 15);
+  messageDesc(file_hostagent_v1_hostagent, 16);
 
 /**
  * Describes the message hostagent.v1.ListSandboxesResponse.
  * Use `create(ListSandboxesResponseSchema)` to create a new message.
  */
 export const ListSandboxesResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 16);
+  messageDesc(file_hostagent_v1_hostagent, 17);
 
 /**
  * Describes the message hostagent.v1.WatchSandboxesRequest.
  * Use `create(WatchSandboxesRequestSchema)` to create a new message.
  */
 export const WatchSandboxesRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 17);
+  messageDesc(file_hostagent_v1_hostagent, 18);
 
 /**
  * Describes the message hostagent.v1.WatchSandboxesResponse.
  * Use `create(WatchSandboxesResponseSchema)` to create a new message.
  */
 export const WatchSandboxesResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 18);
+  messageDesc(file_hostagent_v1_hostagent, 19);
 
 /**
  * Describes the message hostagent.v1.WatchSandboxesResponse.Synced.
  * Use `create(WatchSandboxesResponse_SyncedSchema)` to create a new message.
  */
 export const WatchSandboxesResponse_SyncedSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 18, 0);
+  messageDesc(file_hostagent_v1_hostagent, 19, 0);
 
 /**
  * Describes the message hostagent.v1.WatchSandboxesResponse.KeepAlive.
  * Use `create(WatchSandboxesResponse_KeepAliveSchema)` to create a new message.
  */
 export const WatchSandboxesResponse_KeepAliveSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 18, 1);
+  messageDesc(file_hostagent_v1_hostagent, 19, 1);
 
 /**
  * Describes the message hostagent.v1.PauseSandboxRequest.
  * Use `create(PauseSandboxRequestSchema)` to create a new message.
  */
 export const PauseSandboxRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 19);
+  messageDesc(file_hostagent_v1_hostagent, 20);
 
 /**
  * Describes the message hostagent.v1.PauseSandboxResponse.
  * Use `create(PauseSandboxResponseSchema)` to create a new message.
  */
 export const PauseSandboxResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 20);
+  messageDesc(file_hostagent_v1_hostagent, 21);
 
 /**
  * Describes the message hostagent.v1.ResumeSandboxRequest.
  * Use `create(ResumeSandboxRequestSchema)` to create a new message.
  */
 export const ResumeSandboxRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 21);
+  messageDesc(file_hostagent_v1_hostagent, 22);
 
 /**
  * Describes the message hostagent.v1.ResumeSandboxResponse.
  * Use `create(ResumeSandboxResponseSchema)` to create a new message.
  */
 export const ResumeSandboxResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 22);
+  messageDesc(file_hostagent_v1_hostagent, 23);
 
 /**
  * Describes the message hostagent.v1.CheckpointSandboxRequest.
  * Use `create(CheckpointSandboxRequestSchema)` to create a new message.
  */
 export const CheckpointSandboxRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 23);
+  messageDesc(file_hostagent_v1_hostagent, 24);
 
 /**
  * Describes the message hostagent.v1.CheckpointSandboxResponse.
  * Use `create(CheckpointSandboxResponseSchema)` to create a new message.
  */
 export const CheckpointSandboxResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 24);
+  messageDesc(file_hostagent_v1_hostagent, 25);
 
 /**
  * Describes the message hostagent.v1.RollbackSandboxRequest.
  * Use `create(RollbackSandboxRequestSchema)` to create a new message.
  */
 export const RollbackSandboxRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 25);
+  messageDesc(file_hostagent_v1_hostagent, 26);
 
 /**
  * Describes the message hostagent.v1.RollbackSandboxResponse.
  * Use `create(RollbackSandboxResponseSchema)` to create a new message.
  */
 export const RollbackSandboxResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 26);
+  messageDesc(file_hostagent_v1_hostagent, 27);
 
 /**
  * Describes the message hostagent.v1.ListGenerationsRequest.
  * Use `create(ListGenerationsRequestSchema)` to create a new message.
  */
 export const ListGenerationsRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 27);
+  messageDesc(file_hostagent_v1_hostagent, 28);
 
 /**
  * Describes the message hostagent.v1.ListGenerationsResponse.
  * Use `create(ListGenerationsResponseSchema)` to create a new message.
  */
 export const ListGenerationsResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 28);
+  messageDesc(file_hostagent_v1_hostagent, 29);
 
 /**
  * Describes the message hostagent.v1.Failure.
  * Use `create(FailureSchema)` to create a new message.
  */
 export const FailureSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 29);
+  messageDesc(file_hostagent_v1_hostagent, 30);
 
 /**
  * Describes the message hostagent.v1.ForkSandboxRequest.
  * Use `create(ForkSandboxRequestSchema)` to create a new message.
  */
 export const ForkSandboxRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 30);
+  messageDesc(file_hostagent_v1_hostagent, 31);
 
 /**
  * Describes the message hostagent.v1.ForkSandboxRequest.Child.
  * Use `create(ForkSandboxRequest_ChildSchema)` to create a new message.
  */
 export const ForkSandboxRequest_ChildSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 30, 0);
+  messageDesc(file_hostagent_v1_hostagent, 31, 0);
 
 /**
  * Describes the message hostagent.v1.ForkSandboxResponse.
  * Use `create(ForkSandboxResponseSchema)` to create a new message.
  */
 export const ForkSandboxResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 31);
+  messageDesc(file_hostagent_v1_hostagent, 32);
 
 /**
  * Describes the message hostagent.v1.ForkSandboxResponse.Outcome.
  * Use `create(ForkSandboxResponse_OutcomeSchema)` to create a new message.
  */
 export const ForkSandboxResponse_OutcomeSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 31, 0);
+  messageDesc(file_hostagent_v1_hostagent, 32, 0);
 
 /**
  * Describes the message hostagent.v1.PauseAllRequest.
  * Use `create(PauseAllRequestSchema)` to create a new message.
  */
 export const PauseAllRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 32);
+  messageDesc(file_hostagent_v1_hostagent, 33);
 
 /**
  * Describes the message hostagent.v1.PauseAllResponse.
  * Use `create(PauseAllResponseSchema)` to create a new message.
  */
 export const PauseAllResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 33);
+  messageDesc(file_hostagent_v1_hostagent, 34);
 
 /**
  * Describes the message hostagent.v1.CreateTemplateRequest.
  * Use `create(CreateTemplateRequestSchema)` to create a new message.
  */
 export const CreateTemplateRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 34);
+  messageDesc(file_hostagent_v1_hostagent, 35);
 
 /**
  * Describes the message hostagent.v1.CreateTemplateResponse.
  * Use `create(CreateTemplateResponseSchema)` to create a new message.
  */
 export const CreateTemplateResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 35);
+  messageDesc(file_hostagent_v1_hostagent, 36);
 
 /**
  * Describes the message hostagent.v1.ListTemplatesRequest.
  * Use `create(ListTemplatesRequestSchema)` to create a new message.
  */
 export const ListTemplatesRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 36);
+  messageDesc(file_hostagent_v1_hostagent, 37);
 
 /**
  * Describes the message hostagent.v1.ListTemplatesResponse.
  * Use `create(ListTemplatesResponseSchema)` to create a new message.
  */
 export const ListTemplatesResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 37);
+  messageDesc(file_hostagent_v1_hostagent, 38);
 
 /**
  * Describes the message hostagent.v1.GetTemplateRequest.
  * Use `create(GetTemplateRequestSchema)` to create a new message.
  */
 export const GetTemplateRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 38);
+  messageDesc(file_hostagent_v1_hostagent, 39);
 
 /**
  * Describes the message hostagent.v1.GetTemplateResponse.
  * Use `create(GetTemplateResponseSchema)` to create a new message.
  */
 export const GetTemplateResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 39);
+  messageDesc(file_hostagent_v1_hostagent, 40);
 
 /**
  * Describes the message hostagent.v1.DeleteTemplateRequest.
  * Use `create(DeleteTemplateRequestSchema)` to create a new message.
  */
 export const DeleteTemplateRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 40);
+  messageDesc(file_hostagent_v1_hostagent, 41);
 
 /**
  * Describes the message hostagent.v1.DeleteTemplateResponse.
  * Use `create(DeleteTemplateResponseSchema)` to create a new message.
  */
 export const DeleteTemplateResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 41);
+  messageDesc(file_hostagent_v1_hostagent, 42);
 
 /**
  * Describes the message hostagent.v1.PingSandboxRequest.
  * Use `create(PingSandboxRequestSchema)` to create a new message.
  */
 export const PingSandboxRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 42);
+  messageDesc(file_hostagent_v1_hostagent, 43);
 
 /**
  * Describes the message hostagent.v1.PingSandboxResponse.
  * Use `create(PingSandboxResponseSchema)` to create a new message.
  */
 export const PingSandboxResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 43);
+  messageDesc(file_hostagent_v1_hostagent, 44);
 
 /**
  * Describes the message hostagent.v1.SetTimeoutRequest.
  * Use `create(SetTimeoutRequestSchema)` to create a new message.
  */
 export const SetTimeoutRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 44);
+  messageDesc(file_hostagent_v1_hostagent, 45);
 
 /**
  * Describes the message hostagent.v1.SetTimeoutResponse.
  * Use `create(SetTimeoutResponseSchema)` to create a new message.
  */
 export const SetTimeoutResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 45);
+  messageDesc(file_hostagent_v1_hostagent, 46);
 
 /**
  * Describes the message hostagent.v1.SetNetworkRequest.
  * Use `create(SetNetworkRequestSchema)` to create a new message.
  */
 export const SetNetworkRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 46);
+  messageDesc(file_hostagent_v1_hostagent, 47);
 
 /**
  * Describes the message hostagent.v1.SetNetworkResponse.
  * Use `create(SetNetworkResponseSchema)` to create a new message.
  */
 export const SetNetworkResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 47);
+  messageDesc(file_hostagent_v1_hostagent, 48);
 
 /**
  * Describes the message hostagent.v1.MetricPoint.
  * Use `create(MetricPointSchema)` to create a new message.
  */
 export const MetricPointSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 48);
+  messageDesc(file_hostagent_v1_hostagent, 49);
 
 /**
  * Describes the message hostagent.v1.GetMetricsRequest.
  * Use `create(GetMetricsRequestSchema)` to create a new message.
  */
 export const GetMetricsRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 49);
+  messageDesc(file_hostagent_v1_hostagent, 50);
 
 /**
  * Describes the message hostagent.v1.GetMetricsResponse.
  * Use `create(GetMetricsResponseSchema)` to create a new message.
  */
 export const GetMetricsResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 50);
+  messageDesc(file_hostagent_v1_hostagent, 51);
 
 /**
  * Describes the message hostagent.v1.GetConsoleRequest.
  * Use `create(GetConsoleRequestSchema)` to create a new message.
  */
 export const GetConsoleRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 51);
+  messageDesc(file_hostagent_v1_hostagent, 52);
 
 /**
  * Describes the message hostagent.v1.GetConsoleResponse.
  * Use `create(GetConsoleResponseSchema)` to create a new message.
  */
 export const GetConsoleResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 52);
+  messageDesc(file_hostagent_v1_hostagent, 53);
 
 /**
  * Describes the message hostagent.v1.GetLogsRequest.
  * Use `create(GetLogsRequestSchema)` to create a new message.
  */
 export const GetLogsRequestSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 53);
+  messageDesc(file_hostagent_v1_hostagent, 54);
 
 /**
  * Describes the message hostagent.v1.LogEntry.
  * Use `create(LogEntrySchema)` to create a new message.
  */
 export const LogEntrySchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 54);
+  messageDesc(file_hostagent_v1_hostagent, 55);
 
 /**
  * Describes the message hostagent.v1.GetLogsResponse.
  * Use `create(GetLogsResponseSchema)` to create a new message.
  */
 export const GetLogsResponseSchema = /*@__PURE__*/
-  messageDesc(file_hostagent_v1_hostagent, 55);
+  messageDesc(file_hostagent_v1_hostagent, 56);
 
 /**
  * Describes the enum hostagent.v1.SandboxState.
