@@ -12,4 +12,5 @@ export * from "./network.ts";
 export * from "./operations.ts";
 export * from "./sandbox-state.ts";
 export * from "./sandboxes.ts";
+export * from "./signed-files.ts";
 export * from "./snapshots.ts";

@@ -273,6 +273,7 @@ describe.concurrent("pause", () => {
     expect(await own.pause()).toBe(false);
     expect((await own.getInfo()).state).toBe("paused");
     expect(await own.isRunning()).toBe(false);
+    await expect(own.setTimeout(minute)).rejects.toBeInstanceOf(SandboxNotFoundError); // its time does not run
     await own.connect();
     expect(await own.isRunning()).toBe(true);
   });
@@ -332,7 +333,7 @@ describe.concurrent("pause", () => {
     expect(await Sandbox.pause(own.sandboxId)).toBe(false);
   });
 
-  test("metadata and the moment it started stay", async () => {
+  test("metadata stays", async () => {
     await using own = await ownSandbox({ metadata: { kept: "yes" } });
     await own.pause();
     expect((await own.getInfo()).metadata).toEqual({ kept: "yes" });

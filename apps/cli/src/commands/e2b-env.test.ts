@@ -38,11 +38,20 @@ test("as JSON and for fish", async () => {
   expect(await cli.run(["e2b-env", "--shell", "tcsh"])).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("sh, fish") });
 });
 
-test("a key of either form is the same key, and a path of the address stays without a slash at its end", () => {
-  expect(e2bEnvironment({ url: "https://host/roost/", apiKey: "e2b_00ff" })).toEqual({
+test("a key of either form is the same key, and an address has no slash at its end", () => {
+  expect(e2bEnvironment({ url: "https://host:8443/", apiKey: "e2b_00ff" })).toEqual({
     E2B_API_KEY: "e2b_00ff",
-    E2B_API_URL: "https://host/roost",
-    E2B_SANDBOX_URL: "https://host/roost",
+    E2B_API_URL: "https://host:8443",
+    E2B_SANDBOX_URL: "https://host:8443",
+  });
+});
+
+test("an address with a path is refused: E2B's SDK would lose it on the way to files", async () => {
+  const environment = { ROOST_URL: "https://host/roost", ROOST_API_KEY: "roost_00ff" };
+  expect(await cli.run(["e2b-env"], { environment })).toMatchObject({
+    exitCode: 1,
+    stdout: Buffer.alloc(0),
+    stderr: expect.stringContaining("https://host/roost"),
   });
 });
 

@@ -1,3 +1,4 @@
+import { CliError } from "../failure.ts";
 import { apiKeyPath, type Access } from "../settings.ts";
 
 /** Shells whose syntax for exports differs; `sh` is that of bash and zsh, too. */
@@ -11,10 +12,18 @@ export interface E2bEnvironment {
   readonly E2B_SANDBOX_URL: string;
 }
 
-/** One port serves both of E2B's planes. E2B's tools want keys that begin with `e2b_`: the same digits are the same key. */
+/**
+ * One port serves both of E2B's planes. E2B's tools want keys that begin with `e2b_`: the same digits are the same key. Throws for an address with a
+ * path, which the SDK leaves out of the URLs of files.
+ */
 export function e2bEnvironment({ url, apiKey }: Access): E2bEnvironment {
-  const base = url.replace(/\/+$/, "");
-  return { E2B_API_KEY: apiKey.replace(/^roost_/, "e2b_"), E2B_API_URL: base, E2B_SANDBOX_URL: base };
+  const { origin, pathname } = new URL(url);
+  if (pathname !== "/") {
+    throw new CliError(`E2B's SDK cannot use ${url}: it drops the path of an address where it makes URLs of files`, {
+      hint: "give the platform a host name or port of its own",
+    });
+  }
+  return { E2B_API_KEY: apiKey.replace(/^roost_/, "e2b_"), E2B_API_URL: origin, E2B_SANDBOX_URL: origin };
 }
 
 /** Lines for a shell to evaluate. */

@@ -65,19 +65,28 @@ export async function setExpiry(db: Db, id: string, sec: number, now: Date): Pro
     .executeTakeFirst();
 }
 
-/** Sets what a paused sandbox has from its next start on; one without an end keeps having none. */
+/**
+ * Sets what a paused sandbox has from its next start on; one without an end keeps having none. False when nothing was set. Not while it is being
+ * paused: should that fail it runs on, and its end is what it was made with.
+ */
 export async function setExpiryOfPaused(
   db: Db,
   id: string,
   change: { readonly sec: number; readonly action?: ExpiryAction | undefined },
-): Promise<void> {
-  await db
+): Promise<boolean> {
+  const result = await db
     .updateTable("sandbox")
     .set({ expiry_sec: change.sec, ...(change.action === undefined ? {} : { expiry_action: change.action }) })
     .where("id", "=", id)
-    .where("state", "in", ["pausing", "paused", "resuming"])
+    .where((row) =>
+      row.or([
+        row("state", "in", ["paused", "resuming"]),
+        row.and([row("state", "=", "snapshotting"), row("time_paused", "is not", null)]),
+      ]),
+    )
     .where("expiry_sec", ">", 0)
-    .execute();
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
 }
 
 /** Records the end of at most `limit` sandboxes whose time is up, and that are not to be paused then. From here on they are gone. */

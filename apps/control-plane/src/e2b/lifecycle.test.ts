@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
+import { askE2b, makeE2bSandbox } from "../testing/e2b-calls.ts";
 import { World } from "../testing/world.ts";
 
 let world: World;
@@ -12,23 +13,8 @@ beforeEach(async () => {
   id = await make({});
 });
 
-interface Answer {
-  readonly status: number;
-  readonly body: Record<string, unknown>;
-}
-
-async function ask(method: string, path: string, body?: unknown): Promise<Answer> {
-  const answer = await world.request(method, path, body);
-  const text = await answer.text();
-  return { status: answer.status, body: (text === "" ? {} : JSON.parse(text)) as Answer["body"] };
-}
-
-async function make(more: object): Promise<string> {
-  const { status, body } = await ask("POST", "/sandboxes", { templateID: "base", timeout: 300, secure: true, ...more });
-  expect(status, JSON.stringify(body)).toBe(201);
-  return String(body["sandboxID"]);
-}
-
+const ask = async (method: string, path: string, body?: unknown) => askE2b(world, method, path, body);
+const make = async (more: object) => (await makeE2bSandbox(world, more)).sandboxID;
 const post = async (path: string, body?: unknown) => ask("POST", `/sandboxes/${id}/${path}`, body);
 const detail = async () => (await ask("GET", `/sandboxes/${id}`)).body;
 const endAt = async () => Date.parse(String((await detail())["endAt"]));
@@ -113,9 +99,14 @@ describe("a timeout", () => {
     expect(await post("timeout", body)).toMatchObject({ status: 400, body: { message: expect.stringContaining("timeout") } });
   });
 
-  test("is nothing that a paused one has", async () => {
+  test("is nothing that a paused one has: it is not found", async () => {
     await post("pause");
-    expect(await post("timeout", { timeout: 30 })).toMatchObject({ status: 409 });
+    for (const answer of [await post("timeout", { timeout: 30 }), await post("refreshes", { duration: 30 })]) {
+      expect(answer).toMatchObject({
+        status: 404,
+        body: { code: 404, error_code: "sandbox_not_found", message: expect.stringContaining("paused") },
+      });
+    }
   });
 });
 

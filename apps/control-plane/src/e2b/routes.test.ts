@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
+import { askE2b } from "../testing/e2b-calls.ts";
 import { World } from "../testing/world.ts";
 import { e2bRoutes, isE2bPath, type E2bRoute, type E2bRouteId } from "./route-table.ts";
 
@@ -26,16 +27,14 @@ const bodies: Partial<Record<E2bRouteId, object>> = {
   setSandboxTimeout: { timeout: 60 },
 };
 
-interface Answer {
-  readonly status: number;
-  readonly body: { readonly code?: number; readonly message?: string; readonly error_code?: string };
+interface Body {
+  readonly code?: number;
+  readonly message?: string;
+  readonly error_code?: string;
 }
 
-async function ask(id: E2bRouteId, route: E2bRoute, path: string, headers: Record<string, string> = {}, body?: unknown): Promise<Answer> {
-  const given = body ?? (route.method === "GET" ? undefined : bodies[id]);
-  const answer = await world.request(route.method, path, given, headers);
-  const text = await answer.text();
-  return { status: answer.status, body: (text === "" ? {} : JSON.parse(text)) as Answer["body"] };
+async function ask(id: E2bRouteId, route: E2bRoute, path: string, headers: Record<string, string> = {}, body?: unknown) {
+  return askE2b<Body>(world, route.method, path, body ?? (route.method === "GET" ? undefined : bodies[id]), headers);
 }
 
 describe.each(all)("%s", (id, route) => {

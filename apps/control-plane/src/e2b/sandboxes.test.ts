@@ -1,6 +1,7 @@
 import { poll } from "@roost/kit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
+import { askE2b, makeE2bSandbox, type E2bAnswer } from "../testing/e2b-calls.ts";
 import { hostError } from "../testing/fake-host.ts";
 import { World } from "../testing/world.ts";
 
@@ -15,26 +16,10 @@ afterEach(async () => {
   }
 });
 
-interface Answer {
-  readonly status: number;
-  readonly headers: Headers;
-  readonly body: Record<string, unknown>;
-}
-
-async function ask(method: string, path: string, body?: unknown): Promise<Answer> {
-  const answer = await world.request(method, path, body);
-  const text = await answer.text();
-  return { status: answer.status, headers: answer.headers, body: (text === "" ? {} : JSON.parse(text)) as Answer["body"] };
-}
-
-async function make(more: object = {}, path = "/sandboxes"): Promise<Record<string, unknown> & { sandboxID: string }> {
-  const { status, body } = await ask("POST", path, { templateID: "base", timeout: 300, secure: true, ...more });
-  expect(status, JSON.stringify(body)).toBe(201);
-  return body as { sandboxID: string };
-}
-
+const ask = async (method: string, path: string, body?: unknown) => askE2b(world, method, path, body);
+const make = async (more: object = {}, path?: string) => makeE2bSandbox(world, more, path);
 const detail = async (id: string) => (await ask("GET", `/sandboxes/${id}`)).body;
-const idsOf = (answer: Answer) => (answer.body as unknown as { sandboxID: string }[]).map(({ sandboxID }) => sandboxID);
+const idsOf = (answer: E2bAnswer) => (answer.body as unknown as { sandboxID: string }[]).map(({ sandboxID }) => sandboxID);
 const secondsOf = (body: Record<string, unknown>) => (Date.parse(String(body["endAt"])) - Date.parse(String(body["startedAt"]))) / 1000;
 
 describe("a create", () => {

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
+import { askE2b, makeE2bSandbox, type E2bAnswer } from "../testing/e2b-calls.ts";
 import { World } from "../testing/world.ts";
 
 let world: World;
@@ -10,22 +11,10 @@ beforeAll(async () => {
 afterAll(async () => world[Symbol.asyncDispose]());
 beforeEach(async () => {
   for (const name of world.host.images.templates.keys()) if (name !== "base") world.host.images.templates.delete(name);
-  const { body } = await ask("POST", "/sandboxes", { templateID: "base", timeout: 300 });
-  id = String((body as Record<string, unknown>)["sandboxID"]);
+  id = (await makeE2bSandbox(world)).sandboxID;
 });
 
-interface Answer {
-  readonly status: number;
-  readonly headers: Headers;
-  readonly body: unknown;
-}
-
-async function ask(method: string, path: string, body?: unknown): Promise<Answer> {
-  const answer = await world.request(method, path, body);
-  const text = await answer.text();
-  return { status: answer.status, headers: answer.headers, body: text === "" ? {} : JSON.parse(text) };
-}
-
+const ask = async (method: string, path: string, body?: unknown) => askE2b<unknown>(world, method, path, body);
 const snapshot = async (body?: object) => ask("POST", `/sandboxes/${id}/snapshots`, body);
 
 test.each([
@@ -77,7 +66,7 @@ test("snapshots come in pages, and by name", async () => {
   const seen: string[] = [];
   let token: string | null = "";
   while (token !== null) {
-    const page: Answer = await ask("GET", `/snapshots?limit=2${token === "" ? "" : `&nextToken=${token}`}`);
+    const page: E2bAnswer<unknown> = await ask("GET", `/snapshots?limit=2${token === "" ? "" : `&nextToken=${token}`}`);
     seen.push(...(page.body as { snapshotID: string }[]).map(({ snapshotID }) => snapshotID));
     token = page.headers.get("x-next-token");
   }

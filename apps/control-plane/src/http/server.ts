@@ -34,7 +34,7 @@ const headersCheckMs = 5 * second;
 const keepAliveTimeoutMs = 75 * second;
 /** First keepalive probe of an idle TCP connection in `ms`: a client that vanished is found out */
 const tcpKeepAliveMs = 60 * second;
-/** Connections at once; above, new ones are refused by the kernel's backlog */
+/** Connections at once; above, new ones are closed as soon as they come */
 const connectionsMax = 4_096;
 /** Longest single path parameter in characters: a tag, percent-encoded */
 const paramLengthMax = 512;

@@ -5,9 +5,8 @@ import { guestAgentPort } from "@roost/contract";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { isPublicGuestAgentPath } from "./guest-agent-paths.ts";
 import { refusal, type Refusal } from "./refusals.ts";
+import { trafficTokenHeader } from "./route.ts";
 import { sameText } from "./same-text.ts";
-
-export const trafficTokenHeader = "e2b-traffic-access-token";
 
 /**
  * Why a request may not reach a port of a sandbox; undefined when it may. The guest agent checks its token itself, so of it only what is between

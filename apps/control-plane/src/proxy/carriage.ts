@@ -8,7 +8,7 @@ import type { SandboxRow } from "../db/sandboxes.ts";
 import { findPlatformError } from "../guest/guest-errors.ts";
 import { whyNoAccess } from "./access.ts";
 import { exchange, IdleError, type ExchangeEnd } from "./exchange.ts";
-import { requestHeaders, responseHeaders } from "./forwarded-headers.ts";
+import { requestHeaders, responseHeaders, type RoutedBy } from "./forwarded-headers.ts";
 import { GuestConnections } from "./guest-connections.ts";
 import { OpenRequests, type OpenRequest } from "./open-requests.ts";
 import { joinRaw } from "./raw-tunnel.ts";
@@ -47,7 +47,7 @@ export interface CarriedRequest {
   readonly upgrade: { readonly client: Duplex; readonly head: Buffer } | undefined;
   readonly sandboxId: string;
   readonly port: number;
-  readonly isSignedFile: boolean;
+  readonly by: RoutedBy;
 }
 
 type FailedExchange = Extract<ExchangeEnd, { kind: "failed" }>;
@@ -133,7 +133,7 @@ export class Carriage {
     open: OpenRequest,
     isFirst: boolean,
   ): Promise<FailedExchange | { kind: "done" }> {
-    const { request, response, port, isSignedFile, upgrade } = carried;
+    const { request, response, port, by, upgrade } = carried;
     const cut = open.newTry();
     const protocol = upgrade === undefined ? undefined : request.headers.upgrade;
     let agent;
@@ -148,7 +148,7 @@ export class Carriage {
       headers: requestHeaders(request, { sandbox, port, upgrade: protocol }),
       agent,
       port,
-      isSignedFile,
+      by,
       isUpgrade: upgrade !== undefined,
       idleTimeoutMs: this.#idleTimeoutMs,
       cut,
@@ -157,7 +157,7 @@ export class Carriage {
     if (upgrade === undefined) throw new Error("only a request for another protocol is upgraded");
     const agreed = end.answer.headers.upgrade ?? protocol ?? "";
     try {
-      response.writeHead(101, [...responseHeaders(end.answer, false), "connection", "Upgrade", "upgrade", agreed]);
+      response.writeHead(101, [...responseHeaders(end.answer, by), "connection", "Upgrade", "upgrade", agreed]);
       response.flushHeaders();
       response.detachSocket(upgrade.client as never);
     } catch (error) {

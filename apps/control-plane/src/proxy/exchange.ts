@@ -4,7 +4,7 @@ import type { Duplex } from "node:stream";
 import { KiB, second } from "@roost/kit";
 
 import type { TunnelAgent } from "../guest/tunnel-agent.ts";
-import { hasTooManyHeaders, responseHeaders, trailersOf, type HeaderList } from "./forwarded-headers.ts";
+import { hasTooManyHeaders, responseHeaders, trailersOf, type HeaderList, type RoutedBy } from "./forwarded-headers.ts";
 import { expectsContinue, hasBody } from "./request-body.ts";
 import { discardRest } from "./rest-of-body.ts";
 
@@ -21,7 +21,7 @@ export interface Exchange {
   readonly headers: HeaderList;
   readonly agent: TunnelAgent;
   readonly port: number;
-  readonly isSignedFile: boolean;
+  readonly by: RoutedBy;
   /** It asks for another protocol */
   readonly isUpgrade: boolean;
   /** Time in `ms` without a byte in either direction after which it is cut */
@@ -144,7 +144,7 @@ class Carrier {
   }
 
   #answer(answer: IncomingMessage): void {
-    const { request, response, isSignedFile } = this.#options;
+    const { request, response, by } = this.#options;
     this.#received = answer;
     answer.on("error", (error) => this.#fail(error));
     answer.once("close", () => {
@@ -155,7 +155,7 @@ class Carrier {
     try {
       // What is left of a body when the answer has ended is not read: the connection cannot be used again.
       if (!request.complete) response.shouldKeepAlive = false;
-      response.writeHead(answer.statusCode ?? 502, responseHeaders(answer, isSignedFile));
+      response.writeHead(answer.statusCode ?? 502, responseHeaders(answer, by));
       response.flushHeaders();
     } catch (error) {
       return this.#fail(error); // a status or header that no client should see

@@ -3,9 +3,8 @@ import type { IncomingMessage } from "node:http";
 import { accessTokenHeader, guestAgentPort } from "@roost/contract";
 
 import type { SandboxRow } from "../db/sandboxes.ts";
-import { trafficTokenHeader } from "./access.ts";
 import { expectsContinue } from "./request-body.ts";
-import { sandboxIdHeader, sandboxPortHeader } from "./route.ts";
+import { proxyHeaders } from "./route.ts";
 
 /** Headers as pairs in one list, name after name, as Node's `rawHeaders` are. */
 export type HeaderList = string[];
@@ -39,22 +38,21 @@ const rewritten: ReadonlySet<string> = new Set([
   "x-forwarded-proto",
 ]);
 
-/**
- * Spent: they told the proxy where to and by which right. A program in the guest that passes on a request it got would else send it to itself,
- * and has no use for the right.
- */
-const forTheProxy: ReadonlySet<string> = new Set([sandboxIdHeader, sandboxPortHeader, trafficTokenHeader]);
+/** How a request said whose it is. By host name, a guest's port is an origin of its own; else its answers have the platform's. */
+export type RoutedBy = "headers" | "host" | "signature";
 
-/** What a response to a signed URL must not do: it comes from a guest, and a browser takes it for the platform's own, whose origin it has. */
+/** What a response with the platform's origin must not do: it comes from a guest, and a browser would take it for the platform's word about itself. */
 const originWide: ReadonlySet<string> = new Set([
-  "set-cookie",
   "clear-site-data",
   "strict-transport-security",
   "service-worker-allowed",
   "alt-svc",
-  "content-security-policy",
-  "x-content-type-options",
+  "nel",
+  "report-to",
 ]);
+
+/** The same, of one that is opened like a page: a signed URL. */
+const ofPages: ReadonlySet<string> = new Set(["set-cookie", "content-security-policy", "x-content-type-options"]);
 
 /** Where a guest believes to be; stands in for a `Host` that an old client did not send. */
 const guestAddress = "169.254.0.21";
@@ -71,7 +69,9 @@ export function requestHeaders(request: IncomingMessage, { sandbox, port, upgrad
   const dropped = connectionOptions(request);
   const isForAgent = port === guestAgentPort;
   const headers = filtered(request.rawHeaders, (name) => {
-    if (hopByHop.has(name) || rewritten.has(name) || forTheProxy.has(name) || dropped.has(name)) return false;
+    // Spent: a program in the guest that passes on a request it got would else send it to itself, and has no use for the right.
+    if (proxyHeaders.has(name)) return false;
+    if (hopByHop.has(name) || rewritten.has(name) || dropped.has(name)) return false;
     // The access token opens the whole guest: only the agent sees it. And the agent has no use for the platform's keys.
     if (name === accessTokenHeader) return isForAgent && sandbox.is_secure;
     return !(isForAgent && name === "x-api-key");
@@ -103,14 +103,16 @@ function pushFraming(headers: HeaderList, request: IncomingMessage): void {
 }
 
 /** Headers of a guest's response as the client gets them. How it is framed is decided anew; values are checked by Node when they are written. */
-export function responseHeaders(response: IncomingMessage, isSignedFile: boolean): HeaderList {
+export function responseHeaders(response: IncomingMessage, by: RoutedBy): HeaderList {
   const dropped = connectionOptions(response);
   const isBodiless = response.statusCode === 204;
   const headers = filtered(response.rawHeaders, (name) => {
     if (hopByHop.has(name) || dropped.has(name) || (isBodiless && name === "content-length")) return false;
-    return !(isSignedFile && originWide.has(name));
+    return by === "host" || !(originWide.has(name) || (by === "signature" && ofPages.has(name)));
   });
-  if (isSignedFile) headers.push("content-security-policy", "default-src 'none'; sandbox", "x-content-type-options", "nosniff");
+  // The same URL with other headers is another sandbox's, or the platform's own: no cache may give one for the other.
+  if (by === "headers") headers.push("vary", "E2b-Sandbox-Id, E2b-Sandbox-Port");
+  if (by === "signature") headers.push("content-security-policy", "default-src 'none'; sandbox", "x-content-type-options", "nosniff");
   return headers;
 }
 
@@ -118,7 +120,7 @@ export function responseHeaders(response: IncomingMessage, isSignedFile: boolean
 export function trailersOf(message: IncomingMessage): [string, string][] {
   const list = filtered(
     message.rawTrailers,
-    (name) => !hopByHop.has(name) && !rewritten.has(name) && !forTheProxy.has(name) && name !== accessTokenHeader,
+    (name) => !hopByHop.has(name) && !rewritten.has(name) && !proxyHeaders.has(name) && name !== accessTokenHeader,
   );
   const pairs: [string, string][] = [];
   for (let index = 0; index < list.length; index += 2) pairs.push([list[index] ?? "", list[index + 1] ?? ""]);

@@ -5,26 +5,22 @@ import { poll } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
+import { app, eachProxyLab, id, until } from "../testing/each-proxy-lab.ts";
 import { ProxyLab } from "../testing/proxy-lab.ts";
 
 /** Guests that answer what no server should, and clients that ask what no client should. Nobody else may notice. */
 
-const id = "i0000000000000000000a";
-const app = 3000;
-
 let lab: ProxyLab;
-beforeEach(async () => {
-  lab = await ProxyLab.start();
+eachProxyLab(async (fresh) => {
+  lab = fresh;
   lab.sandbox(id);
   lab.sandbox("other");
   await lab.serve("other", app, (_request, response) => response.end("fine"));
 });
 afterEach(async () => {
   expect((await lab.fetch({ id: "other", port: app })).body).toBe("fine");
-  await lab[Symbol.asyncDispose]();
 });
 
-const until = (what: string, isSo: () => boolean) => poll({ what, timeoutMs: 30_000, intervalMs: 5 }, () => (isSo() ? true : undefined));
 const host = `${app}-${id}.x`;
 /** Sends bytes and answers what came until the end. */
 const raw = async (text: string) => {

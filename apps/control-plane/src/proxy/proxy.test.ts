@@ -1,22 +1,17 @@
 import { request as httpRequest, type IncomingMessage } from "node:http";
 
 import { guestAgentPort } from "@roost/contract";
-import { poll } from "@roost/kit";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
+import { app, eachProxyLab, id, until } from "../testing/each-proxy-lab.ts";
 import { ProxyLab } from "../testing/proxy-lab.ts";
 
-const id = "i0000000000000000000a";
-const app = 3000;
-
 let lab: ProxyLab;
-beforeEach(async () => {
-  lab = await ProxyLab.start();
+eachProxyLab((fresh) => {
+  lab = fresh;
   lab.sandbox(id);
 });
-afterEach(async () => lab[Symbol.asyncDispose]());
 
-const until = (what: string, isSo: () => boolean) => poll({ what, timeoutMs: 30_000, intervalMs: 5 }, () => (isSo() ? true : undefined));
 /** A guest's server that tells what it got. */
 const echo = async (port = app) =>
   lab.serve(id, port, (request, response) => {
@@ -37,6 +32,37 @@ interface Echoed {
 const echoed = async (request: Parameters<ProxyLab["fetch"]>[0]) => (await lab.fetch({ id, port: app, ...request })).json() as Echoed;
 
 describe("requests", () => {
+  test("a browser that asks whether a page may say whose its request is, is told yes, and the request gets there", async () => {
+    const asked = "authorization,e2b-sandbox-id,e2b-sandbox-port,x-own";
+    const origin = "https://elsewhere.example";
+    const preflight = { origin, "access-control-request-method": "PUT", "access-control-request-headers": asked };
+    const answer = await lab.fetch({ method: "OPTIONS", path: "/x", headers: preflight });
+    expect(answer).toMatchObject({
+      status: 204,
+      headers: { "access-control-allow-origin": "*", "access-control-allow-headers": asked, vary: "Access-Control-Request-Headers" },
+    });
+    expect(answer.headers["access-control-allow-methods"]).toContain("PUT");
+    await echo();
+    expect(await echoed({ method: "PUT", path: "/x", headers: { origin } })).toMatchObject({ method: "PUT", url: "/x" });
+    expect(lab.results).toEqual(["2xx", "2xx"]);
+  });
+
+  test("and so is one whose page sends a traffic token to a port that is not public", async () => {
+    lab.sandbox(id, { network: { is_public: false }, traffic_token: "traffic" });
+    await lab.serve(id, app, (_request, response) => response.setHeader("access-control-allow-origin", "*").end("private"));
+    const to = { host: `${app}-${id}.example.org`, origin: "https://elsewhere.example" };
+    const asked = { "access-control-request-method": "GET", "access-control-request-headers": "e2b-traffic-access-token" };
+    expect((await lab.fetch({ method: "OPTIONS", headers: { ...to, ...asked } })).status).toBe(204);
+    expect((await lab.fetch({ headers: { ...to, "e2b-traffic-access-token": "traffic" } })).body).toBe("private");
+    expect((await lab.fetch({ headers: to })).status).toBe(403);
+  });
+
+  test("any other preflight is the guest's to answer", async () => {
+    await lab.serve(id, app, (_request, response) => response.writeHead(405).end());
+    const asked = { "access-control-request-method": "PUT", "access-control-request-headers": "x-own" };
+    expect((await lab.fetch({ method: "OPTIONS", headers: { host: `${app}-${id}.example.org`, ...asked } })).status).toBe(405);
+  });
+
   test("what is for no sandbox is the control plane's", async () => {
     expect(await lab.fetch({ path: "/v1/sandboxes", headers: { "x-api-key": "e2b_00" } })).toMatchObject({ status: 200, body: "control" });
     expect((await lab.fetch({ method: "POST", body: "x", headers: { expect: "100-continue" } })).body).toBe("control");
@@ -136,6 +162,26 @@ describe("requests", () => {
     });
     expect(answer.headers).not.toHaveProperty("proxy-connection");
     expect(answer.headers["keep-alive"]).not.toBe("timeout=1");
+  });
+
+  test("with the platform's origin cannot speak for it, nor be taken from a cache for another sandbox's; with one of its own it is as sent", async () => {
+    const sent = {
+      vary: "Accept",
+      "cache-control": "public, max-age=60",
+      "clear-site-data": '"*"',
+      "alt-svc": 'h2=":1"',
+      "set-cookie": ["a=1"],
+    };
+    await lab.serve(id, app, (_request, response) => response.writeHead(200, sent).end());
+    const { headers } = await lab.fetch({ id, port: app });
+    expect(headers).toMatchObject({
+      vary: "Accept, E2b-Sandbox-Id, E2b-Sandbox-Port",
+      "cache-control": "public, max-age=60",
+      "set-cookie": ["a=1"],
+    });
+    expect(headers).not.toHaveProperty("clear-site-data");
+    expect(headers).not.toHaveProperty("alt-svc");
+    expect(await lab.fetch({ headers: { host: `${app}-${id}.example.org` } })).toMatchObject({ headers: sent });
   });
 
   test("a range, a 304 and a 204 keep their form", async () => {

@@ -9,6 +9,7 @@ import type { TokenHolder } from "../db/token-holders.ts";
 import { findPlatformError } from "../guest/guest-errors.ts";
 import { Carriage, type CarriageDependencies, type CarriedRequest } from "./carriage.ts";
 import { hasTooManyHeaders } from "./forwarded-headers.ts";
+import { answerPreflight } from "./preflight.ts";
 import { refusal, RefusedError, refusalOf, sendRefusal } from "./refusals.ts";
 import { hasBody } from "./request-body.ts";
 import { routeRequest, type ProxyRoute } from "./route.ts";
@@ -100,7 +101,9 @@ export class Proxy {
     response.on("error", () => undefined); // `close` says as much
     const about: { sandboxId?: string } = {};
     try {
-      await this.#carriage.carry(await this.#accept(request, response, upgrade, about));
+      const route = routeOf(request);
+      if (route.kind === "preflight" && upgrade === undefined) answerPreflight(request, response);
+      else await this.#carriage.carry(await this.#accept(route, { request, response, upgrade }, about));
     } catch (error) {
       this.#refuse(request, response, error, about.sandboxId);
     } finally {
@@ -111,16 +114,13 @@ export class Proxy {
 
   /** Finds out what is to be carried where; `about` is filled as soon as it is known, for the answer when something is wrong. */
   async #accept(
-    request: IncomingMessage,
-    response: ServerResponse,
-    upgrade: Upgrade | undefined,
+    route: ProxyRoute,
+    { request, response, upgrade }: Pick<CarriedRequest, "request" | "response" | "upgrade">,
     about: { sandboxId?: string },
   ): Promise<CarriedRequest> {
-    const route = routeOf(request);
     if (route.kind === "sandbox") about.sandboxId = route.sandboxId;
-    if (route.kind === "invalid" || route.kind === "control") {
-      throw new RefusedError(refusal(400, route.kind === "invalid" ? route.message : "this request is for no sandbox"));
-    }
+    if (route.kind === "invalid") throw new RefusedError(refusal(400, route.message));
+    if (route.kind === "control" || route.kind === "preflight") throw new RefusedError(refusal(400, "this request is for no sandbox"));
     if (this.#isDraining) throw new RefusedError(refusal(503, "the platform is shutting down", { ...about, retryAfterSec: 5 }));
     if (hasTooManyHeaders(request)) throw new RefusedError(refusal(431, "the request has too many headers", about));
     const coding = request.headers["transfer-encoding"];
@@ -131,12 +131,12 @@ export class Proxy {
       throw new RefusedError(refusal(400, "a request for another protocol cannot have a body", about));
     }
     if (route.kind === "sandbox") {
-      return { request, response, upgrade, sandboxId: route.sandboxId, port: route.port, isSignedFile: false };
+      return { request, response, upgrade, sandboxId: route.sandboxId, port: route.port, by: route.by };
     }
     const signer = await this.#signedFiles.signerOf(request.method ?? "", request.url ?? "", request.headers);
     if (signer === undefined) throw new RefusedError(refusal(401, "invalid signature"));
     about.sandboxId = signer;
-    return { request, response, upgrade, sandboxId: signer, port: guestAgentPort, isSignedFile: true };
+    return { request, response, upgrade, sandboxId: signer, port: guestAgentPort, by: "signature" };
   }
 
   #refuse(request: IncomingMessage, response: ServerResponse, error: unknown, sandboxId: string | undefined): void {
@@ -152,5 +152,5 @@ export class Proxy {
 }
 
 function routeOf(request: IncomingMessage): ProxyRoute {
-  return routeRequest(request.url ?? "", request.headers);
+  return routeRequest(request.method ?? "", request.url ?? "", request.headers);
 }

@@ -1,4 +1,7 @@
 import { createHash } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 
 import { createClient, Code, ConnectError } from "@connectrpc/connect";
@@ -21,7 +24,9 @@ describe.skipIf(why !== undefined)(`with the real guest agent${why === undefined
   let world: World;
   let id: string;
   let token: string;
+  let folder: string;
   beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "roost-data-plane-"));
     guest = await startRealGuest();
     world = await World.start({ guestPort: guest.port });
     ({ id } = await world.createSandbox());
@@ -33,6 +38,7 @@ describe.skipIf(why !== undefined)(`with the real guest agent${why === undefined
   afterAll(async () => {
     await world[Symbol.asyncDispose]();
     await guest[Symbol.asyncDispose]();
+    await rm(folder, { recursive: true, force: true });
   });
 
   const routing = () => ({ "e2b-sandbox-id": id, "e2b-sandbox-port": String(guestAgentPort) });
@@ -66,7 +72,7 @@ describe.skipIf(why !== undefined)(`with the real guest agent${why === undefined
   });
 
   test("files: up and down, large, compressed, in part", { timeout: 120_000 }, async () => {
-    const path = `/tmp/roost-data-plane-${process.pid}`;
+    const path = join(folder, "transferred");
     const user = { username: "root" };
     const body = Buffer.alloc(48 * MiB, "0123456789abcdef");
     const put = async (content: Buffer, more: Record<string, string> = {}) =>
@@ -96,7 +102,7 @@ describe.skipIf(why !== undefined)(`with the real guest agent${why === undefined
   });
 
   test("signed URLs without a sandbox: right, late, forged", async () => {
-    const path = `/tmp/roost-data-plane-signed-${process.pid}`;
+    const path = join(folder, "signed");
     const signed = (operation: string, expiration?: number) => {
       const parts = [path, operation, "root", token, ...(expiration === undefined ? [] : [String(expiration)])];
       const signature = `v1_${createHash("sha256").update(parts.join(":")).digest("base64").replaceAll("=", "")}`;

@@ -5,9 +5,9 @@ import { isPublicGuestAgentPath } from "./guest-agent-paths.ts";
 import { routeRequest } from "./route.ts";
 
 const id = "i0123456789abcdefghij";
-const byHost = (host: string, target = "/") => routeRequest(target, { host });
+const byHost = (host: string, target = "/") => routeRequest("GET", target, { host });
 const byHeaders = (sandboxId: string | undefined, port: string | undefined, target = "/") =>
-  routeRequest(target, {
+  routeRequest("GET", target, {
     host: "127.0.0.1:7070",
     ...(sandboxId === undefined ? {} : { "e2b-sandbox-id": sandboxId }),
     ...(port === undefined ? {} : { "e2b-sandbox-port": port }),
@@ -22,7 +22,7 @@ describe("by headers", () => {
 
   test("win over the host name and over a signature", () => {
     const headers = { host: `3000-${id}.example.org`, "e2b-sandbox-id": "other", "e2b-sandbox-port": "80" };
-    expect(routeRequest("/files?path=x&signature=v1_y", headers)).toMatchObject({ sandboxId: "other", port: 80 });
+    expect(routeRequest("GET", "/files?path=x&signature=v1_y", headers)).toMatchObject({ sandboxId: "other", port: 80 });
   });
 
   test.each([
@@ -87,7 +87,7 @@ describe("by host name", () => {
   );
 
   test("without a Host it is the control plane", () => {
-    expect(routeRequest("/v1/sandboxes", {})).toEqual({ kind: "control" });
+    expect(routeRequest("GET", "/v1/sandboxes", {})).toEqual({ kind: "control" });
   });
 });
 
@@ -110,6 +110,36 @@ describe("by signature", () => {
     ]) {
       expect(byHost("127.0.0.1", target), target).toEqual({ kind: "control" });
     }
+  });
+});
+
+describe("a preflight", () => {
+  const preflight = (names: string, method = "OPTIONS", target = "/") =>
+    routeRequest(method, target, {
+      host: "127.0.0.1:7070",
+      "access-control-request-method": "POST",
+      "access-control-request-headers": names,
+    });
+
+  test.each(["e2b-sandbox-id", "content-type,E2b-Sandbox-Id", "x-own, e2b-sandbox-id , e2b-sandbox-port", "e2b-traffic-access-token"])(
+    "for %s is not the control plane's",
+    (names) => {
+      expect(preflight(names)).toEqual({ kind: "preflight" });
+    },
+  );
+
+  test("for other headers, or of another method, goes where its request would", () => {
+    for (const names of ["", "x-api-key", "x-e2b-sandbox-id", "e2b-sandbox-id-x"]) {
+      expect(preflight(names)).toEqual({ kind: "control" });
+      expect(preflight(names, "OPTIONS", "/files?signature=v1_x")).toEqual({ kind: "signed-file" });
+    }
+    expect(preflight("e2b-sandbox-id", "POST")).toEqual({ kind: "control" });
+    expect(routeRequest("OPTIONS", "/", { "access-control-request-headers": "e2b-sandbox-id" })).toEqual({ kind: "control" });
+  });
+
+  test("for them wins over a host name and a signature, as they will themselves", () => {
+    const asked = { "access-control-request-method": "GET", "access-control-request-headers": "e2b-sandbox-id" };
+    expect(routeRequest("OPTIONS", "/files?signature=v1_x", { host: `80-${id}.example.org`, ...asked })).toEqual({ kind: "preflight" });
   });
 });
 
@@ -136,7 +166,7 @@ test("property: what neither carries the headers nor such a host name nor a sign
   fc.assert(
     fc.property(targetArbitrary, fc.oneof(fc.ipV4(), fc.domain(), fc.string()), (target, host) => {
       fc.pre(!/^\d+-/.test(host) && !target.includes("signature"));
-      expect(routeRequest(target, { host, "x-api-key": "e2b_00", authorization: "Bearer x" })).toEqual({ kind: "control" });
+      expect(routeRequest("GET", target, { host, "x-api-key": "e2b_00", authorization: "Bearer x" })).toEqual({ kind: "control" });
     }),
   );
 });
@@ -144,7 +174,7 @@ test("property: what neither carries the headers nor such a host name nor a sign
 test("property: whatever the headers say, a route that is taken has an id and a port that are valid", () => {
   fc.assert(
     fc.property(fc.string(), fc.string(), fc.string(), fc.string(), (target, host, sandboxId, port) => {
-      const route = routeRequest(target, { host, "e2b-sandbox-id": sandboxId, "e2b-sandbox-port": port });
+      const route = routeRequest("GET", target, { host, "e2b-sandbox-id": sandboxId, "e2b-sandbox-port": port });
       if (route.kind !== "sandbox") return;
       expect(route.sandboxId).toMatch(/^[a-z0-9]{1,40}$/);
       expect(route.port).toBeGreaterThan(0);

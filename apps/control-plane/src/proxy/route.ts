@@ -1,12 +1,13 @@
 import type { IncomingHttpHeaders } from "node:http";
 
-import { sandboxIdPattern } from "@roost/contract";
+import { fileSignatureParameter, sandboxIdPattern } from "@roost/contract";
 
 /**
  * Whose request is it? One port serves the control plane and the guests of all sandboxes; what a request says of itself decides,
  * before anything is looked up:
  *
  *     E2b-Sandbox-Id and E2b-Sandbox-Port ──▶ that port of that sandbox           (SDKs with one address for all sandboxes)
+ *     OPTIONS that asks for such headers  ──▶ answered here                       (browsers, see preflight.ts)
  *     Host: <port>-<sandbox id>.<domain>  ──▶ that port of that sandbox           (browsers, SDKs with a wildcard domain)
  *     /files?…&signature=…                ──▶ whichever sandbox made the signature (URLs handed out, see signed-files.ts)
  *     everything else                     ──▶ control plane
@@ -15,11 +16,16 @@ export type ProxyRoute =
   | { readonly kind: "control" }
   | { readonly kind: "sandbox"; readonly sandboxId: string; readonly port: number; readonly by: "headers" | "host" }
   | { readonly kind: "signed-file" }
+  | { readonly kind: "preflight" }
   /** It means a sandbox, but in no form that can be followed. `message` is for its sender. */
   | { readonly kind: "invalid"; readonly message: string };
 
 export const sandboxIdHeader = "e2b-sandbox-id";
 export const sandboxPortHeader = "e2b-sandbox-port";
+export const trafficTokenHeader = "e2b-traffic-access-token";
+
+/** They tell the proxy where to and by which right; no guest sees them. */
+export const proxyHeaders: ReadonlySet<string> = new Set([sandboxIdHeader, sandboxPortHeader, trafficTokenHeader]);
 
 /** `<port>-<sandbox id>`, maybe with `-<client id>` as older SDKs write it, and a domain. A port in `Host` is part of the domain here. */
 const hostPattern = /^(?<port>\d{1,5})-(?<id>[a-z0-9]+)(?:-[a-z0-9]+)?\.[^.]/;
@@ -27,9 +33,8 @@ const hostPattern = /^(?<port>\d{1,5})-(?<id>[a-z0-9]+)(?:-[a-z0-9]+)?\.[^.]/;
 const control: ProxyRoute = { kind: "control" };
 
 /** Pure. `target` is the request target as it came. */
-export function routeRequest(target: string, headers: IncomingHttpHeaders): ProxyRoute {
-  const route =
-    routeByHeaders(headers) ?? routeByHost(headers.host) ?? (isSignedFile(target) ? ({ kind: "signed-file" } as const) : control);
+export function routeRequest(method: string, target: string, headers: IncomingHttpHeaders): ProxyRoute {
+  const route = routeByHeaders(headers) ?? routeOfPreflight(method, headers) ?? routeByHost(headers.host) ?? routeByTarget(target);
   // The form for forward proxies, which this is none: its host could say something else than `Host`.
   if (route.kind === "sandbox" && !target.startsWith("/")) return invalid("the request's target must be a path");
   return route;
@@ -64,8 +69,16 @@ function parsePort(text: string): number | undefined {
   return port <= 65_535 ? port : undefined;
 }
 
-function isSignedFile(target: string): boolean {
-  return target.startsWith("/files?") && new URLSearchParams(target.slice("/files?".length)).has("signature");
+/** A preflight names the headers of the request to come, and has none of them. */
+function routeOfPreflight(method: string, headers: IncomingHttpHeaders): ProxyRoute | undefined {
+  if (method !== "OPTIONS" || headers["access-control-request-method"] === undefined) return undefined;
+  const names = (headers["access-control-request-headers"] ?? "").toLowerCase().split(",");
+  return names.some((name) => proxyHeaders.has(name.trim())) ? { kind: "preflight" } : undefined;
+}
+
+function routeByTarget(target: string): ProxyRoute {
+  const isSigned = target.startsWith("/files?") && new URLSearchParams(target.slice("/files?".length)).has(fileSignatureParameter);
+  return isSigned ? { kind: "signed-file" } : control;
 }
 
 function invalid(message: string): ProxyRoute {

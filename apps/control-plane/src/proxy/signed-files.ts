@@ -1,15 +1,13 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 
+import { digestOfFileSignature, fileSignatureParameter, readSignedFile, signedText, type FileOperation } from "@roost/contract";
 import type { Logger } from "@roost/kit";
 
 import type { TokenHolder } from "../db/token-holders.ts";
 
 /** Sandboxes that one signature is compared with: 4,000 hashes take some 15 ms, in which nobody else is served */
 export const tokenHoldersMax = 4_096;
-
-/** `v1_` and the base64 of a SHA-256, without padding */
-const signaturePattern = /^v1_[A-Za-z0-9+/]{43}$/;
 
 /** What was signed, less the token. */
 interface Signed {
@@ -80,23 +78,19 @@ export class SignedFiles {
   }
 }
 
-/** Undefined when nothing can have signed it. Parameters are read as the guest agent does. */
+/** Undefined when nothing can have signed it. */
 function readSigned(method: string, target: string, headers: IncomingHttpHeaders): Signed | undefined {
   const operation = operationOf(method, headers);
   const query = new URLSearchParams(target.slice(target.indexOf("?") + 1));
-  const signature = query.get("signature") ?? "";
-  const expiration = query.get("signature_expiration");
-  if (operation === undefined || !signaturePattern.test(signature)) return undefined;
-  if (expiration !== null && !/^-?\d{1,15}$/.test(expiration)) return undefined;
-  return {
-    beforeToken: `${query.get("path") ?? ""}:${operation}:${query.get("username") ?? ""}:`,
-    afterToken: expiration === null ? "" : `:${Number(expiration)}`,
-    digest: Buffer.from(signature.slice("v1_".length), "base64"),
-  };
+  const digest = digestOfFileSignature(query.get(fileSignatureParameter) ?? "");
+  const file = operation === undefined ? undefined : readSignedFile(query, operation);
+  if (file === undefined || digest === undefined) return undefined;
+  const [beforeToken, afterToken] = signedText(file);
+  return { beforeToken, afterToken, digest: Buffer.from(digest, "base64") };
 }
 
 /** A browser asks before it sends: then it counts what it wants to send. */
-function operationOf(method: string, headers: IncomingHttpHeaders): "read" | "write" | undefined {
+function operationOf(method: string, headers: IncomingHttpHeaders): FileOperation | undefined {
   const meant = method === "OPTIONS" ? (headers["access-control-request-method"] ?? "GET") : method;
   if (meant === "GET" || meant === "HEAD") return "read";
   return meant === "POST" ? "write" : undefined;

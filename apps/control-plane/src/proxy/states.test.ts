@@ -3,22 +3,18 @@ import { request as httpRequest, type ClientRequest, type IncomingMessage } from
 
 import { guestAgentPort, PlatformError } from "@roost/contract";
 import { poll } from "@roost/kit";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 
-import { ProxyLab } from "../testing/proxy-lab.ts";
+import { app, eachProxyLab, id, until } from "../testing/each-proxy-lab.ts";
+import type { ProxyLab } from "../testing/proxy-lab.ts";
 
 /** Which sandboxes can be reached, by whom, and what everybody else is told. */
 
-const id = "i0000000000000000000a";
-const app = 3000;
-
 let lab: ProxyLab;
-beforeEach(async () => {
-  lab = await ProxyLab.start();
+eachProxyLab((fresh) => {
+  lab = fresh;
 });
-afterEach(async () => lab[Symbol.asyncDispose]());
 
-const until = (what: string, isSo: () => boolean) => poll({ what, timeoutMs: 30_000, intervalMs: 5 }, () => (isSo() ? true : undefined));
 const gone = { sandboxId: id, message: "The sandbox was not found", code: 502 };
 /** A guest that tells the headers it got. */
 const serve = async (port = app, sandboxId = id) =>

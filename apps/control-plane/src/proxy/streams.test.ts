@@ -6,25 +6,22 @@ import { pipeline } from "node:stream/promises";
 import { guestAgentPort } from "@roost/contract";
 import { MiB, poll } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { expect, test } from "vitest";
 
-import { ProxyLab } from "../testing/proxy-lab.ts";
+import { app, eachProxyLab, id, until } from "../testing/each-proxy-lab.ts";
+import type { ProxyLab } from "../testing/proxy-lab.ts";
 
 /** Much data, many streams, slow readers: what would fill memory, or hold up others, without back-pressure. */
 
-const id = "i0000000000000000000a";
-const app = 3000;
 /** What may wait on the way when a reader stands still: buffers of streams and sockets on both sides, of this process all */
 const inFlightMax = 32 * MiB;
 
 let lab: ProxyLab;
-beforeEach(async () => {
-  lab = await ProxyLab.start();
+eachProxyLab((fresh) => {
+  lab = fresh;
   lab.sandbox(id);
 });
-afterEach(async () => lab[Symbol.asyncDispose]());
 
-const until = (what: string, isSo: () => boolean) => poll({ what, timeoutMs: 30_000, intervalMs: 5 }, () => (isSo() ? true : undefined));
 const answerTo = async (request: ClientRequest) =>
   new Promise<IncomingMessage>((resolve, reject) => {
     request.once("response", resolve);

@@ -2,22 +2,18 @@ import { request as httpRequest } from "node:http";
 import type { Socket } from "node:net";
 
 import { MiB, poll } from "@roost/kit";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { WebSocket, WebSocketServer } from "ws";
 
+import { app, eachProxyLab, id, until } from "../testing/each-proxy-lab.ts";
 import { ProxyLab, type LabConnection } from "../testing/proxy-lab.ts";
 
-const id = "i0000000000000000000a";
-const app = 3000;
-
 let lab: ProxyLab;
-beforeEach(async () => {
-  lab = await ProxyLab.start();
+eachProxyLab((fresh) => {
+  lab = fresh;
   lab.sandbox(id);
 });
-afterEach(async () => lab[Symbol.asyncDispose]());
 
-const until = (what: string, isSo: () => boolean) => poll({ what, timeoutMs: 30_000, intervalMs: 5 }, () => (isSo() ? true : undefined));
 const head = (more = "", path = "/") =>
   `GET ${path} HTTP/1.1\r\nHost: ${app}-${id}.x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n${more}\r\n`;
 /** A guest that switches to whatever is asked for; `serve` gets the connection after that. */

@@ -1,42 +1,28 @@
-import { networkPolicySchema, PlatformError } from "@roost/contract";
+import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import fc from "fast-check";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
-import type { Database } from "../db/database.ts";
-import type { SandboxRow } from "../db/sandboxes.ts";
-import { ServiceWorld } from "../testing/service-world.ts";
-import { openTestDatabase } from "../testing/test-database.ts";
+import { codeOf } from "../testing/code-of.ts";
+import { eachServiceWorld } from "../testing/each-service-world.ts";
+import type { ServiceWorld } from "../testing/service-world.ts";
 import type { Connects } from "./connects.ts";
-import type { CreateOptions } from "./creates.ts";
 
-let database: Database;
 let world: ServiceWorld;
 let connects: Connects;
 let time: number;
-beforeAll(async () => {
-  database = await openTestDatabase();
-}, 60_000);
-afterAll(async () => database.close());
-beforeEach(async () => {
-  time = Date.now();
-  world = await ServiceWorld.start(database, () => new Date(time));
-  connects = world.sandboxes.connects;
-});
-afterEach(async () => world[Symbol.asyncDispose]());
+eachServiceWorld(
+  (fresh) => {
+    time = Date.now();
+    world = fresh;
+    connects = world.sandboxes.connects;
+  },
+  () => new Date(time),
+);
 
-async function make(sec: number, options: Partial<CreateOptions> = {}): Promise<SandboxRow> {
-  const all = { expirySec: sec, expiryMemory: true, isSecure: true, network: networkPolicySchema.parse({}), ...options };
-  return world.create({ timeout_sec: 0 }, { expiryAction: "delete", ...all });
-}
-
+const make = async (...asked: Parameters<ServiceWorld["createExpiring"]>) => world.createExpiring(...asked);
 const row = async (id: string) => world.sandboxes.records.recorded(id);
 const endOf = async (id: string) => (await row(id)).time_expires?.getTime();
 const connect = async (id: string, sec: number) => connects.connect(id, { sec, memory: true });
-const codeOf = async (promise: Promise<unknown>) =>
-  promise.then(
-    () => "none",
-    (error: unknown) => (error instanceof PlatformError ? error.code : String(error)),
-  );
 
 describe("connect", () => {
   test.each([
@@ -95,6 +81,28 @@ describe("connect", () => {
     expect(await connecting).toMatchObject({ isResumed: true });
   });
 
+  test("leaves what happens when time is up to one that turns out not to be paused", async () => {
+    const { id } = await make(60, { expiryAction: "pause" });
+    world.host.change(id, SandboxState.PAUSING);
+    await world.isState(id, "pausing");
+    const resuming = connects.resume(id, { sec: 90, memory: true, action: "delete" });
+    world.host.change(id, SandboxState.RUNNING);
+    expect(await resuming).toMatchObject({ state: "running", expiry_action: "pause" });
+    expect(await endOf(id)).toBe(time + 90_000);
+  });
+
+  test("gives a paused one of which a snapshot is just made the time that was asked for", async () => {
+    const { id } = await make(3600);
+    await world.sandboxes.pauseRunning(id, { memory: true });
+    world.host.change(id, SandboxState.SNAPSHOTTING);
+    await world.isState(id, "snapshotting");
+    const connecting = connect(id, 60);
+    await new Promise((resolve) => setImmediate(resolve));
+    world.host.change(id, SandboxState.PAUSED);
+    expect(await connecting).toMatchObject({ isResumed: true });
+    expect(await endOf(id)).toBe(time + 60_000);
+  });
+
   test("gives no end to one that was made without", async () => {
     const { id } = await world.create();
     expect(await connect(id, 60)).toMatchObject({ row: { time_expires: null }, isResumed: false });
@@ -136,8 +144,8 @@ test("a set end may be earlier, also now; a paused sandbox has none to set", asy
   await connects.setExpiry(id, 7200);
   expect(await endOf(id)).toBe(time + 7_200_000);
   await world.sandboxes.pauseRunning(id, { memory: true });
-  expect(await codeOf(connects.setExpiry(id, 60))).toBe("sandbox_wrong_state");
-  expect(await codeOf(connects.refresh(id, 60))).toBe("sandbox_wrong_state");
+  expect(await codeOf(connects.setExpiry(id, 60))).toBe("sandbox_not_found");
+  expect(await codeOf(connects.refresh(id, 60))).toBe("sandbox_not_found");
   await connect(id, 60);
   await connects.setExpiry(id, 0);
   expect(await codeOf(connects.setExpiry(id, 60))).toBe("sandbox_not_found");

@@ -10,6 +10,10 @@ import type { SandboxRecords } from "./records.ts";
 
 /** Tries of a connect whose sandbox ends or pauses just then, each time */
 const triesMax = 10;
+/** Longest wait in `ms` for a pause to end before a resume is told how long the sandbox has then; the resume itself waits longer, and asks the host */
+const pauseTimeoutMs = 30 * second;
+/** Time between two looks at a sandbox whose pause is waited for in `ms`, when nobody tells of it */
+const lookIntervalMs = 250;
 
 export interface ConnectOptions {
   /** Time from now on in `s` that the sandbox has at least */
@@ -75,7 +79,7 @@ export class Connects {
     return (await this.connect(id, options)).row;
   }
 
-  /** Sets the end of a running sandbox to `sec` from now, which may be earlier than before; 0: its time is up. */
+  /** Sets the end of a running sandbox to `sec` from now, which may be earlier than before; 0: its time is up. `sandbox_not_found` for a paused one. */
   async setExpiry(id: string, sec: number): Promise<SandboxRow> {
     const { records, database } = this.#deps;
     const row = await setExpiry(database.db, id, sec, records.now());
@@ -108,15 +112,23 @@ export class Connects {
     return presenceOf(seen) === "running" && isLater ? seen : undefined;
   }
 
+  /**
+   * Sets what a paused sandbox has from its next start on, once it is paused: one that is about to be counts as paused, too. Where that takes too
+   * long it keeps what it had, and has what was asked for at least.
+   */
   async #setOfPaused(id: string, { sec, action }: ConnectOptions): Promise<void> {
-    await setExpiryOfPaused(this.#deps.database.db, id, { sec, action });
+    const { database, records } = this.#deps;
+    const end = performance.now() + pauseTimeoutMs;
+    while (!(await setExpiryOfPaused(database.db, id, { sec, action }))) {
+      const row = await records.get(id);
+      if (row.state !== "pausing" || row.expiry_sec === 0 || performance.now() > end) return;
+      await records.changed(id, lookIntervalMs);
+    }
   }
 
+  /** A paused sandbox is not there for who would change its time: E2B's clients are told so. */
   async #notRunning(id: string): Promise<PlatformError> {
     const row = await this.present(id);
-    return new PlatformError(
-      "sandbox_wrong_state",
-      `sandbox ${id} is ${row.state}: it has no time that runs out; connect to it to resume it`,
-    );
+    return new PlatformError("sandbox_not_found", `no sandbox ${id} runs: it is ${row.state}, and gets its time from who connects to it`);
   }
 }

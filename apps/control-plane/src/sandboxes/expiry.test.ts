@@ -1,14 +1,12 @@
-import { networkPolicySchema, PlatformError } from "@roost/contract";
 import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { poll } from "@roost/kit";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
 import type { Database } from "../db/database.ts";
-import type { SandboxRow } from "../db/sandboxes.ts";
+import { codeOf } from "../testing/code-of.ts";
+import { eachServiceWorld } from "../testing/each-service-world.ts";
 import { hostError } from "../testing/fake-host.ts";
-import { ServiceWorld } from "../testing/service-world.ts";
-import { openTestDatabase } from "../testing/test-database.ts";
-import type { CreateOptions } from "./creates.ts";
+import type { ServiceWorld } from "../testing/service-world.ts";
 
 /** Time stands still but for `pass`: what is due is a matter of the clock, never of how fast a test runs. */
 
@@ -17,32 +15,19 @@ let world: ServiceWorld;
 let time: number;
 const now = () => new Date(time);
 const pass = (ms: number) => (time += ms);
-beforeAll(async () => {
-  database = await openTestDatabase();
-}, 60_000);
-afterAll(async () => database.close());
-beforeEach(async () => {
+eachServiceWorld((fresh, opened) => {
   time = Date.now();
-  world = await ServiceWorld.start(database, now);
-});
-afterEach(async () => world[Symbol.asyncDispose]());
+  world = fresh;
+  database = opened;
+}, now);
 
-async function make(sec: number, options: Partial<CreateOptions> = {}, body: { auto_resume?: boolean } = {}): Promise<SandboxRow> {
-  const all = { expirySec: sec, expiryMemory: true, isSecure: true, network: networkPolicySchema.parse({}), ...options };
-  return world.create({ ...body, timeout_sec: 0 }, { expiryAction: "delete", ...all });
-}
-
+const make = async (...asked: Parameters<ServiceWorld["createExpiring"]>) => world.createExpiring(...asked);
 const row = async (id: string) => world.sandboxes.records.recorded(id);
 const seen = async (id: string) => world.sandboxes.get(id);
 const secondsLeft = async (id: string) => {
   const { time_expires: end } = await row(id);
   return end === null ? null : (end.getTime() - time) / 1000;
 };
-const codeOf = async (promise: Promise<unknown>) =>
-  promise.then(
-    () => "none",
-    (error: unknown) => (error instanceof PlatformError ? error.code : String(error)),
-  );
 const kinds = () => world.told.map(({ kind }) => kind).filter((kind) => kind === "sandbox.expired" || kind === "sandbox.pause_failed");
 
 /** One look, and everything it began. */
@@ -190,6 +175,23 @@ describe("a pause when time is up", () => {
     expect((await row(id)).state).toBe("paused");
   });
 
+  test("does not hold up the end of another, however long it takes, and not more than 16 at once", async () => {
+    const saved = await Promise.all(Array.from({ length: 20 }, () => make(60, { expiryAction: "pause" })));
+    const { id } = await make(61);
+    const release = world.hold("pauseSandbox");
+    pass(60_000);
+    await world.sandboxes.expiry.look();
+    const begun = () => world.host.images.calls.get("pauseSandbox") ?? 0;
+    await poll({ what: "the pauses", timeoutMs: 30_000, intervalMs: 2 }, () => (begun() === 16 ? true : undefined));
+    pass(1_000);
+    await world.sandboxes.expiry.look();
+    await world.isState(id, "stopped");
+    expect(begun()).toBe(16);
+    release();
+    await world.sandboxes.expiry.settled();
+    for (const each of saved) expect((await row(each.id)).state).toBe("paused");
+  });
+
   test("waits for a snapshot under way", async () => {
     const { id } = await make(60, { expiryAction: "pause" });
     const release = world.hold("checkpointSandbox");
@@ -204,13 +206,14 @@ describe("a pause when time is up", () => {
     expect(kinds()).toEqual(["sandbox.expired"]);
   });
 
-  test("is waited for by who connects just then, and resumed from", async () => {
+  test.each([120, 30])("is waited for by who connects just then, and resumed from with the time that was asked for: %s s", async (sec) => {
     const { id } = await make(60, { expiryAction: "pause" });
     pass(60_000);
-    const connecting = world.sandboxes.connects.connect(id, { sec: 120, memory: true });
+    const connecting = world.sandboxes.connects.connect(id, { sec, memory: true, action: "delete" });
     await look();
-    expect(await connecting).toMatchObject({ isResumed: true, row: { id, state: "running" } });
-    expect(await secondsLeft(id)).toBe(120);
+    expect(await connecting).toMatchObject({ isResumed: true, row: { id, state: "running", expiry_action: "delete" } });
+    expect(await secondsLeft(id)).toBe(sec);
+    expect(world.host.destroyed).toEqual([]);
   });
 });
 

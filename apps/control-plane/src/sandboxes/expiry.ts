@@ -10,12 +10,16 @@ import { findSandbox, type SandboxRow } from "../db/sandboxes.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import type { SandboxRecords } from "./records.ts";
+import { Turns } from "./turns.ts";
 
 /** Longest time between two looks in `ms`, for ends that another control plane recorded and did not live to see */
 const lookIntervalMs = 5 * second;
 /** Sandboxes taken up in one look; what is more is in the next, at once */
 const batchSize = 256;
-/** Deletes and pauses by expiry under way at once: a host does not do more at a time in a useful way */
+/**
+ * Deletes, and pauses, by expiry under way at once: a host does not do more at a time in a useful way. Apart, because a pause may take a minute, and
+ * who is to be deleted must not live on for that.
+ */
 const concurrencyMax = 16;
 /** First wait after a pause that failed in `ms`; doubles with each further one, up to the longest */
 const retryMsMin = 1 * second;
@@ -47,7 +51,8 @@ export class Expiry {
   readonly #log: Logger;
   /** By sandbox: what is being carried out */
   readonly #underWay = new Map<string, Promise<void>>();
-  readonly #waiting: (() => void)[] = [];
+  readonly #deletes = new Turns(concurrencyMax);
+  readonly #pauses = new Turns(concurrencyMax);
   /** By sandbox: pauses in a row that failed */
   readonly #failures = new Map<string, number>();
   #loop: ServiceLoop | undefined;
@@ -94,10 +99,10 @@ export class Expiry {
     for (const row of expired) {
       records.endConnections(row.id);
       records.changedHere(row.id);
-      this.#begin(row.id, () => this.#delete(row));
+      this.#begin(row.id, this.#deletes, () => this.#delete(row));
     }
     const toPause = (await listToPause(db, now, batchSize + this.#underWay.size)).filter((row) => !this.#underWay.has(row.id));
-    for (const row of toPause) this.#begin(row.id, () => this.#pause(row.id));
+    for (const row of toPause) this.#begin(row.id, this.#pauses, () => this.#pause(row.id));
     const isMore = expired.length >= batchSize;
     const next = isMore ? now : await nextExpiry(db, now);
     const waitMs = next === undefined ? lookIntervalMs : Math.min(next.getTime() - now.getTime(), lookIntervalMs);
@@ -110,20 +115,14 @@ export class Expiry {
     while (this.#underWay.size > 0) await Promise.all(this.#underWay.values());
   }
 
-  #begin(id: string, act: () => Promise<void>): void {
-    const done = this.#inTurn(act)
+  #begin(id: string, turns: Turns, act: () => Promise<void>): void {
+    const done = turns
+      .take(async () => {
+        if (!this.#isClosing) await act();
+      })
       .catch((error: unknown) => this.#log.warn({ err: error, sandboxId: id }, "could not carry out an expiry"))
       .finally(() => this.#underWay.delete(id));
     this.#underWay.set(id, done);
-  }
-
-  async #inTurn(act: () => Promise<void>): Promise<void> {
-    if (this.#underWay.size >= concurrencyMax) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    try {
-      if (!this.#isClosing) await act();
-    } finally {
-      this.#waiting.shift()?.();
-    }
   }
 
   /** It is gone for everybody already. What the host cannot be told now the reconciler tells it. */

@@ -4,8 +4,11 @@ import type { Database } from "../db/database.ts";
 import { ServiceWorld } from "./service-world.ts";
 import { openTestDatabase } from "./test-database.ts";
 
-/** A new world for each test of a file, over one database. `prepare` gets it before the test. */
-export function eachServiceWorld(prepare: (world: ServiceWorld) => Promise<void> | void): void {
+/** A new world for each test of a file, over one database. `prepare` gets both before the test. `now`: the world's clock */
+export function eachServiceWorld(
+  prepare: (world: ServiceWorld, database: Database) => Promise<void> | void,
+  now: () => Date = () => new Date(),
+): void {
   let database: Database;
   let world: ServiceWorld;
   beforeAll(async () => {
@@ -13,8 +16,8 @@ export function eachServiceWorld(prepare: (world: ServiceWorld) => Promise<void>
   }, 60_000);
   afterAll(async () => database.close());
   beforeEach(async () => {
-    world = await ServiceWorld.start(database);
-    await prepare(world);
+    world = await ServiceWorld.start(database, now);
+    await prepare(world, database);
   });
   afterEach(async () => world[Symbol.asyncDispose]());
 }

@@ -1,4 +1,4 @@
-import { createSandboxBodySchema, type CreateSandboxInput } from "@roost/contract";
+import { createSandboxBodySchema, networkPolicySchema, type CreateSandboxInput } from "@roost/contract";
 import { poll, silentLogger } from "@roost/kit";
 
 import type { Database } from "../db/database.ts";
@@ -59,6 +59,13 @@ export class ServiceWorld implements AsyncDisposable {
 
   async create(input: CreateSandboxInput = {}, options?: CreateOptions): Promise<SandboxRow> {
     return this.sandboxes.create(createSandboxBodySchema.parse(input), new AbortController().signal, options);
+  }
+
+  /** A sandbox whose time is up `sec` after it starts; deleted then, unless `options` say otherwise. */
+  async createExpiring(sec: number, options: Partial<CreateOptions> = {}, input: CreateSandboxInput = {}): Promise<SandboxRow> {
+    const network = networkPolicySchema.parse({});
+    const all = { expirySec: sec, expiryAction: "delete", expiryMemory: true, isSecure: true, network, ...options } as const;
+    return this.create({ ...input, timeout_sec: 0 }, all);
   }
 
   async isState(id: string, state: string): Promise<void> {

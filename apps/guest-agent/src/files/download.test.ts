@@ -32,6 +32,7 @@ test("a file comes byte-exact, with its length, type, name and tag", async () =>
     "content-disposition": 'inline; filename="data.bin"',
     "accept-ranges": "bytes",
     vary: "accept-encoding",
+    "cache-control": "private, no-cache",
     etag: expect.stringMatching(/^"/),
     "last-modified": expect.stringMatching(/GMT$/),
   });
@@ -134,7 +135,9 @@ test("what is no file: a folder and a device are 400, what is missing is 404", a
   for (const path of ["folder", "", "~", "/"])
     expect(problemOf(await download(path)), path).toMatchObject({ code: 400, message: expect.stringContaining("is a directory") });
   expect(problemOf(await download("/dev/null"))).toMatchObject({ code: 400, message: expect.stringContaining("not a regular file") });
-  expect(problemOf(await download("missing"))).toMatchObject({ code: 404 });
+  const missing = await download("missing");
+  expect(problemOf(missing)).toMatchObject({ code: 404 });
+  expect(missing.headers["cache-control"]).toBe("no-store");
   expect(problemOf(await download("data.bin/below"))).toMatchObject({ code: 404 });
   await symlink("loop", join(agent.home, "loop"));
   expect(problemOf(await download("loop"))).toMatchObject({ code: 400 });

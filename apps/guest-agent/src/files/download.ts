@@ -58,6 +58,7 @@ async function sendSized(
     etag,
     "last-modified": modified.toUTCString(),
     vary: "accept-encoding",
+    "cache-control": "private, no-cache", // opened by a token that caches know nothing of, and changed at any moment
     "accept-ranges": "bytes",
   };
 

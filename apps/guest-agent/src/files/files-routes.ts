@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 
-import { accessTokenHeader } from "@roost/contract";
+import { accessTokenHeader, fileSignatureParameter, readSignedFile, type FileOperation } from "@roost/contract";
 import { MiB, minute, second } from "@roost/kit";
 
 import type { GuestContext } from "../context.ts";
@@ -9,7 +9,7 @@ import { composeFiles, readComposeRequest } from "./compose.ts";
 import { sendFile } from "./download.ts";
 import { HttpError, sendJson } from "../http/http-error.ts";
 import { answerForError } from "./answer-for-error.ts";
-import { verifySignature, type FileOperation } from "./signature.ts";
+import { verifySignature } from "./signature.ts";
 import { receiveFiles } from "./upload.ts";
 
 /** A transfer on which nothing moves for this long in `ms` is cut: its peer is gone, and could not say so. */
@@ -75,18 +75,11 @@ function authorize(request: IncomingMessage, url: URL, context: GuestContext, op
     if (!context.mayPass(request.headers[accessTokenHeader])) throw new HttpError(401, "access token present in header but does not match");
     return;
   }
-  const query = url.searchParams;
-  const signature = query.get("signature");
+  const signature = url.searchParams.get(fileSignatureParameter);
   if (signature === null) throw new HttpError(401, "missing signature query parameter");
-  const expiration = query.get("signature_expiration");
-  if (expiration !== null && !/^-?\d{1,15}$/.test(expiration)) throw new HttpError(400, "signature_expiration is not an integer");
-  const signed = {
-    path: query.get("path") ?? "",
-    operation,
-    username: query.get("username") ?? "",
-    expiration: expiration === null ? undefined : Number(expiration),
-  };
-  verifySignature(signed, signature, token, Math.floor(Date.now() / 1000));
+  const file = readSignedFile(url.searchParams, operation);
+  if (file === undefined) throw new HttpError(400, "signature_expiration is not an integer");
+  verifySignature(file, signature, token, Math.floor(Date.now() / 1000));
 }
 
 function actingUser(request: IncomingMessage, context: GuestContext, username: string | undefined): GuestUser {

@@ -20,7 +20,9 @@ export function sendError(response: ServerResponse, status: number, message: str
   sendJson(response, status, { code: status, message });
 }
 
+/** No cache keeps it: it is true of this moment, and for whoever has the token. */
 export function sendJson(response: ServerResponse, status: number, body: unknown): void {
   const bytes = Buffer.from(JSON.stringify(body));
-  response.writeHead(status, { "content-type": "application/json", "content-length": bytes.length }).end(bytes);
+  const headers = { "content-type": "application/json", "content-length": bytes.length, "cache-control": "no-store" };
+  response.writeHead(status, headers).end(bytes);
 }

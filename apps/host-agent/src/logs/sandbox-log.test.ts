@@ -7,7 +7,7 @@ import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
 import { entriesPerMsMax } from "./log-selection.ts";
-import { SandboxLog, type LogLimits } from "./sandbox-log.ts";
+import { queriesWaitingMax, SandboxLog, type LogLimits } from "./sandbox-log.ts";
 
 let root: string;
 let folder: string;
@@ -47,6 +47,17 @@ test("what was appended is there, also for the next host agent, and private", as
   const [name] = await readdir(folder);
   expect((await stat(folder)).mode & 0o777).toBe(0o700);
   expect((await stat(join(folder, name ?? ""))).mode & 0o777).toBe(0o600);
+});
+
+test("more readers at once than there is room for are sent away, and nothing that is written meanwhile is lost", async () => {
+  const log = new SandboxLog(folder, large);
+  await log.append([entry("before", 1)]);
+  const reading = Promise.allSettled(Array.from({ length: 10 * queriesWaitingMax }, () => log.query(all)));
+  await Promise.all(Array.from({ length: 60 }, (_, index) => log.append([entry(`line ${index}`, 2)])));
+  const refused = (await reading).filter((outcome) => outcome.status === "rejected");
+  expect(refused).toHaveLength(9 * queriesWaitingMax);
+  for (const { reason } of refused) expect(reason).toMatchObject({ code: "sandbox_busy", retryAfterSec: 1 });
+  expect(await log.query(all)).toHaveLength(61);
 });
 
 test("old segments go; the log never takes more than its limit, and the newest stays", async () => {

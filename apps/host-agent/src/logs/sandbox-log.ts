@@ -1,7 +1,7 @@
 import { appendFile, mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 
-import type { GuestLogCursor, LogEntry, LogQuery } from "@roost/contract";
+import { PlatformError, type GuestLogCursor, type LogEntry, type LogQuery } from "@roost/contract";
 import { must } from "@roost/kit";
 
 import { cursorLine, entryLine, parseCursorLine, parseEntryLine, timeOfLine } from "./log-lines.ts";
@@ -21,6 +21,9 @@ const aheadMsMax = 1_000;
 
 /** Appends that may wait for the disk; above, entries are dropped rather than memory filled. */
 const appendsWaitingMax = 64;
+
+/** Queries that may wait for their turn; each reads up to the whole log, and appends wait behind them. */
+export const queriesWaitingMax = 16;
 
 const segmentName = /^\d{8}\.jsonl$/;
 /** What sandboxes wrote is their owners' business, not that of the machine's other users. */
@@ -50,7 +53,8 @@ export class SandboxLog {
   #newestCount = 0;
   /** The end of the queue of what is done to the files; never rejects. */
   #last: Promise<unknown> = Promise.resolve();
-  #waiting = 0;
+  #appendsWaiting = 0;
+  #queriesWaiting = 0;
 
   /** `now`: Unix `ms` */
   constructor(folder: string, limits: LogLimits, now: () => number = Date.now) {
@@ -61,15 +65,15 @@ export class SandboxLog {
 
   /** Appends entries, and what they say of how far the guest's log has been followed. Rejects when the disk does not take them. */
   async append(entries: readonly LogEntry[], cursor?: GuestLogCursor): Promise<void> {
-    if (this.#waiting >= appendsWaitingMax) throw new Error("the disk is too slow for the sandbox's log");
-    this.#waiting += 1;
+    if (this.#appendsWaiting >= appendsWaitingMax) throw new Error("the disk is too slow for the sandbox's log");
+    this.#appendsWaiting += 1;
     await this.#inTurn(async (segments) => {
       const latestMs = this.#now() + aheadMsMax;
       const lines = entries.map((entry) => entryLine({ ...entry, timeMs: this.#stamp(entry.timeMs, latestMs) }));
       if (cursor !== undefined) lines.push(cursorLine(cursor));
       await this.#write(segments, lines);
       this.#cursor = cursor ?? this.#cursor;
-    }).finally(() => (this.#waiting -= 1));
+    }).finally(() => (this.#appendsWaiting -= 1));
   }
 
   /** How far the guest's log has been followed. */
@@ -77,8 +81,14 @@ export class SandboxLog {
     return this.#inTurn(async () => this.#cursor);
   }
 
-  /** What answers the query; undefined when there is no log. */
+  /** What answers the query; undefined when there is no log. Rejects with `sandbox_busy` when too many are asked at once. */
   async query(query: LogQuery): Promise<LogEntry[] | undefined> {
+    if (this.#queriesWaiting >= queriesWaitingMax) {
+      throw new PlatformError("sandbox_busy", "too many requests for this sandbox's log at once; try again in a moment", {
+        retryAfterSec: 1,
+      });
+    }
+    this.#queriesWaiting += 1;
     return this.#inTurn(async (segments) => {
       if (segments.length === 0) return undefined;
       const selection = new LogSelection(query);
@@ -93,7 +103,7 @@ export class SandboxLog {
       // What comes next is later than what was told, so that who asks after the last entry's instant misses nothing
       if (entries.some(({ timeMs }) => timeMs === this.#newestMs)) this.#newestCount = entriesPerMsMax;
       return entries;
-    });
+    }).finally(() => (this.#queriesWaiting -= 1));
   }
 
   /** What its files hold in `bytes`. */

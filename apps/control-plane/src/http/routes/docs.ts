@@ -49,6 +49,7 @@ export function addDocsRoutes(app: FastifyInstance): void {
   app.get("/docs", { config }, async (_request, reply) =>
     reply.type("text/html; charset=utf-8").header("content-security-policy", contentSecurityPolicy).send(page),
   );
+  app.get("/docs/", { config }, async (_request, reply) => reply.redirect("/docs", 308));
   app.get<{ Params: { file: string } }>("/docs/:file", { config }, async (request, reply) => {
     const { file } = request.params;
     if (file === "start.js") return reply.type("text/javascript; charset=utf-8").send(startScript);

@@ -2,7 +2,6 @@ import { PlatformError } from "@roost/contract";
 import { second, withDeadline } from "@roost/kit";
 import type { FastifyInstance } from "fastify";
 
-import { controlPlaneVersion } from "../../version.ts";
 import { buildOpenApi } from "../openapi.ts";
 import type { Services } from "../services.ts";
 
@@ -20,15 +19,16 @@ export const systemRoutes = [
 ] as const;
 
 export function addSystemRoutes(app: FastifyInstance, services: Services): void {
-  app.get("/health", { config: { isOpen: true, operationId: "health" } }, async () => {
+  // No body, as E2B has it: a healthy platform has nothing to tell that /v1/hosts and /openapi.json do not tell those who may know
+  app.get("/health", { config: { isOpen: true, operationId: "health" } }, async (_request, reply) => {
     if (services.isDraining()) throw new PlatformError("shutting_down", "the platform is shutting down");
     await withDeadline("the database's answer", pingTimeoutMs, services.ping()).catch((error: unknown) => {
       throw new PlatformError("internal", "the database does not answer", { cause: error });
     });
     const { links } = services.hosts;
-    const watched = links.filter((link) => link.isWatching).length;
-    if (watched === 0) throw new PlatformError("host_unreachable", `none of ${links.length} hosts can be reached`, { retryAfterSec: 5 });
-    return { status: "ok", version: controlPlaneVersion, hosts: links.length, hosts_reached: watched };
+    if (!links.some((link) => link.isWatching))
+      throw new PlatformError("host_unreachable", `none of ${links.length} hosts can be reached`, { retryAfterSec: 5 });
+    return reply.code(204).send();
   });
 
   app.get("/metrics", { config: { operationId: "metrics" } }, async (_request, reply) =>
