@@ -112,11 +112,14 @@ test("an unknown template is told with those there are, and leaves no record", a
   expect(await list()).toEqual([]);
 });
 
-test.each(["capacity_exhausted", "template_not_found", "shutting_down", "egress_proxy_invalid"] as const)("%s leaves no record", async (code) => {
-  host.createFailure = hostError(code, "no");
-  await expect(create()).rejects.toMatchObject({ code, message: "no" });
-  expect(await list()).toEqual([]);
-});
+test.each(["capacity_exhausted", "template_not_found", "shutting_down", "egress_proxy_invalid"] as const)(
+  "%s leaves no record",
+  async (code) => {
+    host.createFailure = hostError(code, "no");
+    await expect(create()).rejects.toMatchObject({ code, message: "no" });
+    expect(await list()).toEqual([]);
+  },
+);
 
 test("a start that failed leaves a failed sandbox with the reason", async () => {
   host.createFailure = hostError("sandbox_start_failed", "the guest agent did not answer in time");
