@@ -7,10 +7,13 @@ import { hostAgentOptions } from "../options.ts";
 import { aSpec } from "./fake-host.ts";
 
 // A host agent in a process of its own, for tests that kill it. Creates a sandbox of each id given, says when they run, and
-// begins another create that it never finishes.
+// begins another create that stops when its VM is there, and never goes on.
 const [dir = "", halfWay = "", ...ids] = process.argv.slice(2);
 const agent = await createHostAgent(hostAgentOptions.read({ ...process.env }, { dir }), {
   log: silentLogger,
+  onStep: async (step, sandboxId) => {
+    if (step === "await-guest" && sandboxId === halfWay) await new Promise(() => undefined);
+  },
 });
 await agent.start();
 const client = createClient(
