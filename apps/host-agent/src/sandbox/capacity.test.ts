@@ -1,5 +1,5 @@
 import { SeededRandom } from "@roost/testing";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 
 import { Capacity, vmOverheadMib } from "./capacity.ts";
 
@@ -85,4 +85,29 @@ test("what is passed on is never free in between", async () => {
   expect(capacity.sandboxCount, "a holds nothing any more").toBe(1);
   capacity.release("c");
   await waiting;
+});
+
+test("whoever leaves gives those who wait more time; a host that stays full refuses soon", async () => {
+  vi.useFakeTimers();
+  try {
+    const capacity = new Capacity({ sandboxCountMax: 10, memoryMib: 1_000 }, { roomWaitMs: 5_000 });
+    for (const id of ["a", "b"]) capacity.reserve(id, 1);
+    capacity.reserve("large", 600);
+    let refused = false;
+    const waiting = capacity.reserveSoon("waiting", 500).catch(() => {
+      refused = true;
+    });
+    for (const id of ["a", "b"]) {
+      await vi.advanceTimersByTimeAsync(4_000);
+      capacity.release(id);
+    }
+    await vi.advanceTimersByTimeAsync(4_000);
+    expect(refused, "12 s, but never 5 in which nobody left").toBe(false);
+    capacity.release("nobody"); // who held nothing did not leave
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(refused).toBe(true);
+    await waiting;
+  } finally {
+    vi.useRealTimers();
+  }
 });

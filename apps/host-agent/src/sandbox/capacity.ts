@@ -12,12 +12,19 @@ export const vmOverheadMib = 96;
 /** `Retry-After` of a full host in `s`: sandboxes end all the time */
 const retryAfterSec = 10;
 
-/** Time in `ms` for which a full host lets who asks wait for somebody to leave. In a burst of short-lived sandboxes one ends each moment; who asks a host that stays full is soon told. */
+/**
+ * Time in `ms` for which a full host lets who asks wait, counted anew whenever somebody leaves: in a burst of short-lived sandboxes that is each moment, and who asks a host that
+ * stays full is soon told.
+ */
 const roomWaitMs = 5_000;
+/** Longest such wait in `ms`, however many leave: callers give up after a minute, and a start takes its time, too */
+const roomWaitMaxMs = 40_000;
 
 /** Who waits for room, and how to let it look again. */
 interface Waiting {
   readonly look: () => void;
+  /** Somebody left: it may wait a while longer */
+  readonly wait: () => void;
 }
 
 export interface CapacityLimits {
@@ -80,7 +87,9 @@ export class Capacity {
       if (failure === undefined) return;
       if (this.#isTooLarge(memoryMib)) throw failure;
     }
+    const giveUpMs = performance.now() + roomWaitMaxMs;
     await new Promise<void>((resolve, reject) => {
+      let timer: NodeJS.Timeout | undefined;
       const settle = (outcome: () => void) => {
         clearTimeout(timer);
         signal?.removeEventListener("abort", onAbort);
@@ -92,16 +101,23 @@ export class Capacity {
         if (failure === undefined) settle(resolve);
         else if (isLast) settle(() => reject(failure));
       };
-      const waiting: Waiting = { look: () => look(false) };
+      const onTime = () => {
+        look(true);
+        this.#lookAgain();
+      };
+      const waiting: Waiting = {
+        look: () => look(false),
+        wait: () => {
+          clearTimeout(timer);
+          timer = setTimeout(onTime, Math.max(0, Math.min(this.#roomWaitMs, giveUpMs - performance.now())));
+        },
+      };
       const onAbort = () => {
         settle(() => reject(signal?.reason));
         this.#lookAgain();
       };
-      const timer = setTimeout(() => {
-        look(true);
-        this.#lookAgain();
-      }, this.#roomWaitMs);
       this.#waiting.push(waiting);
+      waiting.wait();
       signal?.addEventListener("abort", onAbort, { once: true });
     });
   }
@@ -145,8 +161,9 @@ export class Capacity {
   /** Idempotent. */
   release(sandboxId: string): void {
     this.#memoryHeldMib -= this.#held.get(sandboxId) ?? 0;
-    this.#held.delete(sandboxId);
+    if (!this.#held.delete(sandboxId)) return;
     this.#lookAgain();
+    for (const waiting of this.#waiting) waiting.wait();
   }
 }
 
