@@ -28,6 +28,8 @@ export const eventKinds = [
   "template.deleted",
   /** its memory image did not match this host, was left alone, and a new one was made by booting; the message says what did not match */
   "template.reimaged",
+  /** its memory image does not match this host, and cannot be made anew, because a command runs in it: its sandboxes boot and run that; build it again */
+  "template.stale",
 ] as const;
 export type EventKind = (typeof eventKinds)[number];
 

@@ -28,6 +28,16 @@ export const noticeLengthMax = 1024;
 export const nameLengthMax = 64;
 /** Name of a template or snapshot with its tag, in characters */
 export const templateNameLengthMax = 128;
+/** Of a recipe: steps of each stage, stages, Debian packages, and characters of one command (as `commandLengthMax`, less what wraps it) */
+export const recipeStepsMax = 500;
+export const recipeStagesMax = 16;
+export const recipePackagesMax = 500;
+export const stepCommandLengthMax = 64 * KiB;
+/** Tags that one build sets */
+export const buildTagsMax = 32;
+/** Lines of one build's log that are kept, and the bytes of one; what comes after is cut, which the log says */
+export const buildLogLinesMax = 100_000;
+export const buildLogLineBytesMax = 4 * KiB;
 export const metadataEntriesMax = 32;
 export const metadataKeyLengthMax = 64;
 export const metadataValueLengthMax = 1024;

@@ -227,11 +227,16 @@ export const logsQuerySchema = z.strictObject({
 export const startPaths = ["pool", "restore", "boot"] as const;
 export type StartPath = (typeof startPaths)[number];
 
-export const templateKinds = ["base", "snapshot"] as const;
+export const templateKinds = ["base", "snapshot", "built"] as const;
+export type TemplateKind = (typeof templateKinds)[number];
 export const templateSchema = z
   .object({
     name: z.string(),
-    kind: z.enum(templateKinds),
+    kind: z.enum(templateKinds).describe("`base`: of the hosts; `snapshot`: of a sandbox; `built`: by a build"),
+    id: z.string().nullable().describe("Of a built one, which its name can be given as"),
+    build_id: z.string().nullable().describe("Of a built one: the build that its name means without a tag; null: none yet"),
+    tags: z.array(z.string()).describe("Of a built one"),
+    is_public: z.boolean(),
     digest: z.string(),
     disk_mb: z.int(),
     has_memory: z.boolean().describe("Sandboxes start from memory"),

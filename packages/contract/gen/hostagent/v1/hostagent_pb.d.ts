@@ -82,6 +82,20 @@ export declare type SandboxSpec = Message<"hostagent.v1.SandboxSpec"> & {
    * @generated from field: hostagent.v1.EgressPolicy network = 10;
    */
   network?: EgressPolicy | undefined;
+
+  /**
+   * Of its processes; in a request: absent = as the template says. `envs` of it lie below `envs` above.
+   *
+   * @generated from field: hostagent.v1.TemplateDefaults defaults = 11;
+   */
+  defaults?: TemplateDefaults | undefined;
+
+  /**
+   * What users call its template, where that is another name: its processes and events are told this one. Empty = `template`.
+   *
+   * @generated from field: string template_name = 12;
+   */
+  templateName: string;
 };
 
 /**
@@ -89,6 +103,52 @@ export declare type SandboxSpec = Message<"hostagent.v1.SandboxSpec"> & {
  * Use `create(SandboxSpecSchema)` to create a new message.
  */
 export declare const SandboxSpecSchema: GenMessage<SandboxSpec>;
+
+/**
+ * What processes of a template's sandboxes get unless they ask for something else, and what runs in it.
+ *
+ * @generated from message hostagent.v1.TemplateDefaults
+ */
+export declare type TemplateDefaults = Message<"hostagent.v1.TemplateDefaults"> & {
+  /**
+   * Empty = `user` where there is one, else root.
+   *
+   * @generated from field: string user = 1;
+   */
+  user: string;
+
+  /**
+   * Empty = the user's home.
+   *
+   * @generated from field: string workdir = 2;
+   */
+  workdir: string;
+
+  /**
+   * @generated from field: map<string, string> envs = 3;
+   */
+  envs: { [key: string]: string };
+
+  /**
+   * What the control plane starts in a sandbox that booted, because no memory of the template has it running; empty = nothing.
+   *
+   * @generated from field: string start_command = 4;
+   */
+  startCommand: string;
+
+  /**
+   * Tried until it exits with 0.
+   *
+   * @generated from field: string ready_command = 5;
+   */
+  readyCommand: string;
+};
+
+/**
+ * Describes the message hostagent.v1.TemplateDefaults.
+ * Use `create(TemplateDefaultsSchema)` to create a new message.
+ */
+export declare const TemplateDefaultsSchema: GenMessage<TemplateDefaults>;
 
 /**
  * What a guest may reach. Of a connection the first that applies decides: what no guest reaches, `allow_out`, `deny_out`; else it is allowed.
@@ -413,11 +473,16 @@ export declare type Template = Message<"hostagent.v1.Template"> & {
   sizeBytes: bigint;
 
   /**
-   * `base` or `snapshot`.
+   * `base` (from the host's images), `snapshot`, `image` (imported), `step` (of a build, kept while there is room), `build` (its result).
    *
    * @generated from field: string kind = 10;
    */
   kind: string;
+
+  /**
+   * @generated from field: hostagent.v1.TemplateDefaults defaults = 11;
+   */
+  defaults?: TemplateDefaults | undefined;
 };
 
 /**
@@ -1194,6 +1259,20 @@ export declare type CreateTemplateRequest = Message<"hostagent.v1.CreateTemplate
    * @generated from field: bool replace = 4;
    */
   replace: boolean;
+
+  /**
+   * `snapshot` (empty means that, too), `step` or `build`.
+   *
+   * @generated from field: string kind = 5;
+   */
+  kind: string;
+
+  /**
+   * Absent = those of the sandbox.
+   *
+   * @generated from field: hostagent.v1.TemplateDefaults defaults = 6;
+   */
+  defaults?: TemplateDefaults | undefined;
 };
 
 /**
@@ -1307,6 +1386,333 @@ export declare type DeleteTemplateResponse = Message<"hostagent.v1.DeleteTemplat
  * Use `create(DeleteTemplateResponseSchema)` to create a new message.
  */
 export declare const DeleteTemplateResponseSchema: GenMessage<DeleteTemplateResponse>;
+
+/**
+ * @generated from message hostagent.v1.ImportImageRequest
+ */
+export declare type ImportImageRequest = Message<"hostagent.v1.ImportImageRequest"> & {
+  /**
+   * @generated from oneof hostagent.v1.ImportImageRequest.source
+   */
+  source: {
+    /**
+     * @generated from field: hostagent.v1.ImportImageRequest.Registry registry = 1;
+     */
+    value: ImportImageRequest_Registry;
+    case: "registry";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.ImportImageRequest.Archive archive = 2;
+     */
+    value: ImportImageRequest_Archive;
+    case: "archive";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.ImportImageRequest.Debian debian = 3;
+     */
+    value: ImportImageRequest_Debian;
+    case: "debian";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * 0 = as the host's base template, or what the image needs.
+   *
+   * @generated from field: uint32 disk_size_mib = 4;
+   */
+  diskSizeMib: number;
+
+  /**
+   * Debian packages are looked for anew, instead of taking those of an earlier import.
+   *
+   * @generated from field: bool refresh = 5;
+   */
+  refresh: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.ImportImageRequest.
+ * Use `create(ImportImageRequestSchema)` to create a new message.
+ */
+export declare const ImportImageRequestSchema: GenMessage<ImportImageRequest>;
+
+/**
+ * What a registry, or a file with parts that PutArchivePart took, has under a name.
+ *
+ * @generated from message hostagent.v1.ImportImageRequest.Registry
+ */
+export declare type ImportImageRequest_Registry = Message<"hostagent.v1.ImportImageRequest.Registry"> & {
+  /**
+   * `[host[:port]/]path[:tag][@digest]`.
+   *
+   * @generated from field: string reference = 1;
+   */
+  reference: string;
+
+  /**
+   * Empty = none. With a token, an identity token as `docker login` keeps them, `username` is empty.
+   *
+   * @generated from field: string username = 2;
+   */
+  username: string;
+
+  /**
+   * @generated from field: string password = 3;
+   */
+  password: string;
+
+  /**
+   * @generated from field: string token = 4;
+   */
+  token: string;
+};
+
+/**
+ * Describes the message hostagent.v1.ImportImageRequest.Registry.
+ * Use `create(ImportImageRequest_RegistrySchema)` to create a new message.
+ */
+export declare const ImportImageRequest_RegistrySchema: GenMessage<ImportImageRequest_Registry>;
+
+/**
+ * @generated from message hostagent.v1.ImportImageRequest.Archive
+ */
+export declare type ImportImageRequest_Archive = Message<"hostagent.v1.ImportImageRequest.Archive"> & {
+  /**
+   * @generated from field: string archive_id = 1;
+   */
+  archiveId: string;
+};
+
+/**
+ * Describes the message hostagent.v1.ImportImageRequest.Archive.
+ * Use `create(ImportImageRequest_ArchiveSchema)` to create a new message.
+ */
+export declare const ImportImageRequest_ArchiveSchema: GenMessage<ImportImageRequest_Archive>;
+
+/**
+ * @generated from message hostagent.v1.ImportImageRequest.Debian
+ */
+export declare type ImportImageRequest_Debian = Message<"hostagent.v1.ImportImageRequest.Debian"> & {
+  /**
+   * @generated from field: string suite = 1;
+   */
+  suite: string;
+
+  /**
+   * @generated from field: repeated string packages = 2;
+   */
+  packages: string[];
+};
+
+/**
+ * Describes the message hostagent.v1.ImportImageRequest.Debian.
+ * Use `create(ImportImageRequest_DebianSchema)` to create a new message.
+ */
+export declare const ImportImageRequest_DebianSchema: GenMessage<ImportImageRequest_Debian>;
+
+/**
+ * @generated from message hostagent.v1.ImportImageResponse
+ */
+export declare type ImportImageResponse = Message<"hostagent.v1.ImportImageResponse"> & {
+  /**
+   * @generated from oneof hostagent.v1.ImportImageResponse.event
+   */
+  event: {
+    /**
+     * @generated from field: hostagent.v1.ImportImageResponse.Progress progress = 1;
+     */
+    value: ImportImageResponse_Progress;
+    case: "progress";
+  } | {
+    /**
+     * @generated from field: hostagent.v1.ImportImageResponse.Image image = 2;
+     */
+    value: ImportImageResponse_Image;
+    case: "image";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message hostagent.v1.ImportImageResponse.
+ * Use `create(ImportImageResponseSchema)` to create a new message.
+ */
+export declare const ImportImageResponseSchema: GenMessage<ImportImageResponse>;
+
+/**
+ * @generated from message hostagent.v1.ImportImageResponse.Progress
+ */
+export declare type ImportImageResponse_Progress = Message<"hostagent.v1.ImportImageResponse.Progress"> & {
+  /**
+   * `resolve`, `fetch`, `unpack`, `publish`.
+   *
+   * @generated from field: string phase = 1;
+   */
+  phase: string;
+
+  /**
+   * For people.
+   *
+   * @generated from field: string message = 2;
+   */
+  message: string;
+
+  /**
+   * 0 = unknown.
+   *
+   * @generated from field: uint64 done_bytes = 3;
+   */
+  doneBytes: bigint;
+
+  /**
+   * @generated from field: uint64 total_bytes = 4;
+   */
+  totalBytes: bigint;
+};
+
+/**
+ * Describes the message hostagent.v1.ImportImageResponse.Progress.
+ * Use `create(ImportImageResponse_ProgressSchema)` to create a new message.
+ */
+export declare const ImportImageResponse_ProgressSchema: GenMessage<ImportImageResponse_Progress>;
+
+/**
+ * @generated from message hostagent.v1.ImportImageResponse.Image
+ */
+export declare type ImportImageResponse_Image = Message<"hostagent.v1.ImportImageResponse.Image"> & {
+  /**
+   * Name of the template on this host.
+   *
+   * @generated from field: string template = 1;
+   */
+  template: string;
+
+  /**
+   * Of the disk.
+   *
+   * @generated from field: string digest = 2;
+   */
+  digest: string;
+
+  /**
+   * What was imported: the image's manifest digest, or a digest of suite and package versions.
+   *
+   * @generated from field: string source_digest = 3;
+   */
+  sourceDigest: string;
+
+  /**
+   * @generated from field: hostagent.v1.ImageConfig config = 4;
+   */
+  config?: ImageConfig | undefined;
+
+  /**
+   * False: it was there already.
+   *
+   * @generated from field: bool is_new = 5;
+   */
+  isNew: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.ImportImageResponse.Image.
+ * Use `create(ImportImageResponse_ImageSchema)` to create a new message.
+ */
+export declare const ImportImageResponse_ImageSchema: GenMessage<ImportImageResponse_Image>;
+
+/**
+ * What an OCI image says of processes in it.
+ *
+ * @generated from message hostagent.v1.ImageConfig
+ */
+export declare type ImageConfig = Message<"hostagent.v1.ImageConfig"> & {
+  /**
+   * `user`, `user:group`, or numbers; empty = root.
+   *
+   * @generated from field: string user = 1;
+   */
+  user: string;
+
+  /**
+   * @generated from field: string workdir = 2;
+   */
+  workdir: string;
+
+  /**
+   * @generated from field: map<string, string> envs = 3;
+   */
+  envs: { [key: string]: string };
+
+  /**
+   * @generated from field: repeated string entrypoint = 4;
+   */
+  entrypoint: string[];
+
+  /**
+   * @generated from field: repeated string cmd = 5;
+   */
+  cmd: string[];
+
+  /**
+   * Such as `8080/tcp`.
+   *
+   * @generated from field: repeated string exposed_ports = 6;
+   */
+  exposedPorts: string[];
+};
+
+/**
+ * Describes the message hostagent.v1.ImageConfig.
+ * Use `create(ImageConfigSchema)` to create a new message.
+ */
+export declare const ImageConfigSchema: GenMessage<ImageConfig>;
+
+/**
+ * @generated from message hostagent.v1.PutArchivePartRequest
+ */
+export declare type PutArchivePartRequest = Message<"hostagent.v1.PutArchivePartRequest"> & {
+  /**
+   * 32 hex digits of the caller's choice; the part at offset 0 begins a new archive.
+   *
+   * @generated from field: string archive_id = 1;
+   */
+  archiveId: string;
+
+  /**
+   * @generated from field: uint64 offset = 2;
+   */
+  offset: bigint;
+
+  /**
+   * At most 1 MiB.
+   *
+   * @generated from field: bytes data = 3;
+   */
+  data: Uint8Array;
+
+  /**
+   * The archive is whole.
+   *
+   * @generated from field: bool is_last = 4;
+   */
+  isLast: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.PutArchivePartRequest.
+ * Use `create(PutArchivePartRequestSchema)` to create a new message.
+ */
+export declare const PutArchivePartRequestSchema: GenMessage<PutArchivePartRequest>;
+
+/**
+ * @generated from message hostagent.v1.PutArchivePartResponse
+ */
+export declare type PutArchivePartResponse = Message<"hostagent.v1.PutArchivePartResponse"> & {
+};
+
+/**
+ * Describes the message hostagent.v1.PutArchivePartResponse.
+ * Use `create(PutArchivePartResponseSchema)` to create a new message.
+ */
+export declare const PutArchivePartResponseSchema: GenMessage<PutArchivePartResponse>;
 
 /**
  * @generated from message hostagent.v1.PingSandboxRequest
@@ -1882,7 +2288,27 @@ export declare const HostAgentService: GenService<{
   },
   /**
    * Counts as activity: the inactivity timer starts anew.
+   * Makes a template of kind `image` from an OCI image or Debian packages, unless this host has it. Says how far it is; the last answer is the image.
+   * Ends what it began when its caller goes away.
    *
+   * @generated from rpc hostagent.v1.HostAgentService.ImportImage
+   */
+  importImage: {
+    methodKind: "server_streaming";
+    input: typeof ImportImageRequestSchema;
+    output: typeof ImportImageResponseSchema;
+  },
+  /**
+   * Takes the next part of an archive for ImportImage. Archives nobody used for an hour are removed.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.PutArchivePart
+   */
+  putArchivePart: {
+    methodKind: "unary";
+    input: typeof PutArchivePartRequestSchema;
+    output: typeof PutArchivePartResponseSchema;
+  },
+  /**
    * @generated from rpc hostagent.v1.HostAgentService.PingSandbox
    */
   pingSandbox: {
