@@ -12,7 +12,7 @@ export interface GuestContext {
   accessToken(): string | undefined;
   /** Whether a request with this `X-Access-Token` header may pass: always, as long as there is no token. Constant time. */
   mayPass(headerToken: string | readonly string[] | undefined): boolean;
-  /** Absolute form of what a caller wrote; see the function of the same name. */
+  /** Absolute form of what a caller wrote; see the function of the same name. "" is the folder that processes start in. */
   expandPath(path: string, user: GuestUser): string;
   /** Where the agent disk is mounted: `bin/` holds helper tools, `lib/` their loader and libraries. */
   readonly agentDiskFolder: string;

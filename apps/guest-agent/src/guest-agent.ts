@@ -56,7 +56,7 @@ export function createGuestAgent(options: GuestAgentOptions, parts: GuestAgentPa
     users,
     accessToken: () => state.accessToken,
     mayPass: (headerToken) => state.mayPass(headerToken),
-    expandPath,
+    expandPath: (path, user) => expandPath(path === "" ? (state.defaultWorkdir ?? "") : path, user),
     agentDiskFolder: options.agentDiskFolder,
   };
   const forwards = new PortForwards({ outerAddress: options.outerAddress, agentPort: options.port, log });
@@ -157,7 +157,12 @@ function plainRoutes({ context, state, machine, warmUp, processLog }: PlainParts
       {
         methods: ["POST"],
         access: "own",
-        handle: async (request, response) => handleInit(request, response, { state, machine, processLog, log: context.log }),
+        handle: async (request, response) => {
+          await handleInit(request, response, { state, machine, processLog, log: context.log });
+          const { defaultUser } = state;
+          if (defaultUser !== undefined && context.users.byName(defaultUser) === undefined)
+            context.log.warn({ defaultUser }, "the default user does not exist: requests that name none are refused");
+        },
       },
     ],
     [

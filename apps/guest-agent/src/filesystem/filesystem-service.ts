@@ -105,7 +105,7 @@ export function createFilesystemService(
     },
   };
 
-  /** No path at all is the user's home, except where that would make or remove something. */
+  /** No path at all is the folder that processes start in, except where that would make or remove something. */
   function resolve(path: string, call: HandlerContext): { path: string; user: GuestUser } {
     const user = context.users.userOf(call.requestHeader);
     return { path: context.expandPath(path, user), user };

@@ -111,6 +111,24 @@ describe("/init", () => {
     expect(outcome.stdout).toBe("daemon\n/etc\n1 request /init-home\nsb1 sb1 base base\n");
   });
 
+  test("a default folder that is not there is nobody's trouble, one that was asked for is; without one it is the home", async () => {
+    const pwd = async (cwd?: string) => runShell(agent, "pwd", { process: { cmd: "/bin/sh", ...(cwd === undefined ? {} : { cwd }) } });
+    await init({ defaultUser: "daemon", defaultWorkdir: "/no/such/folder" });
+    expect((await pwd()).stdout).toBe("/usr/sbin\n");
+    await expect(pwd("/no/such/folder")).rejects.toThrow("does not exist");
+    await init({ defaultUser: "daemon", defaultWorkdir: "/etc" });
+    expect((await pwd()).stdout).toBe("/etc\n");
+    await init({ defaultUser: "root", defaultWorkdir: "" });
+    expect((await pwd()).stdout).toBe("/root\n");
+  });
+
+  test("a default user that is not there is never somebody else", async () => {
+    await init({ defaultUser: "ghost" });
+    await expect(runShell(agent, "id -un")).rejects.toThrow("invalid default user: 'ghost'");
+    await init({ defaultUser: "" });
+    expect((await runShell(agent, "id -u")).stdout).not.toBe("");
+  });
+
   test("does to the machine what it says, in one go", async () => {
     const entropy = Buffer.from("fresh entropy").toString("base64");
     const timestamp = "2031-05-06T07:08:09.250+02:00";
@@ -119,7 +137,13 @@ describe("/init", () => {
     expect(answer.status).toBe(204);
     const [call] = agent.machine.calls as [MachineChange];
     expect(agent.machine.calls).toEqual([
-      { entropy: Buffer.from("fresh entropy"), hostname: "sb-1", machineId: "0".repeat(32), unixMs: expect.any(Number) as number },
+      {
+        entropy: Buffer.from("fresh entropy"),
+        hostname: "sb-1",
+        machineId: "0".repeat(32),
+        unixMs: expect.any(Number) as number,
+        variables: { ROOST_SANDBOX: "true", E2B_SANDBOX: "true" },
+      },
     ]);
     expect(call.unixMs).toBeGreaterThanOrEqual(Date.parse(timestamp));
     expect(call.unixMs).toBeLessThanOrEqual(Date.parse(timestamp) + (performance.now() - started));

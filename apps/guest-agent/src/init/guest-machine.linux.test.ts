@@ -124,6 +124,14 @@ test("entropy makes a new generation id each time, and nothing else does", async
   expect(read("run/roost/generation-id")).toBe(before);
 });
 
+test("the sandbox's variables are for root alone, and for whoever notices the new generation", async () => {
+  await machine.become({ entropy: new Uint8Array(64), variables: { A: "1", SECRET: "s\nž\0" } });
+  expect(JSON.parse(read("run/roost/environment.json"))).toEqual({ A: "1", SECRET: "s\nž\0" });
+  expect(statSync(path("run/roost/environment.json")).mode & 0o777).toBe(0o600);
+  await machine.become({ entropy: new Uint8Array(64), variables: {} });
+  expect(read("run/roost/environment.json")).toBe("{}\n");
+});
+
 test("a file that cannot be written is told, and stops nothing", async () => {
   mkdirSync(path("etc/machine-id/in-the-way"), { recursive: true });
   await machine.become({ hostname: "sb1", machineId: id });
@@ -143,7 +151,7 @@ test("what is forgotten is no id of anybody", async () => {
   writeFileSync(path("var/lib/dbus/machine-id"), "f".repeat(32));
   writeFileSync(path("var/lib/systemd/random-seed"), "seed");
   linkSync(path("var/lib/systemd/random-seed"), path("etc/other")); // the name goes, whatever else it is
-  await machine.become({ hostname: "sb1", machineId: id, entropy: new Uint8Array(64) });
+  await machine.become({ hostname: "sb1", machineId: id, entropy: new Uint8Array(64), variables: { A: "1" } });
   await machine.forget();
   expect([read("etc/hostname"), read("etc/machine-id"), await hostname()]).toEqual(["sandbox\n", "uninitialized\n", "sandbox"]);
   expect(read("etc/hosts")).not.toContain("sb1");

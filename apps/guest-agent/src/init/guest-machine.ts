@@ -16,6 +16,8 @@ export interface MachineChange {
   readonly hostname?: string | undefined;
   /** 32 hex digits */
   readonly machineId?: string | undefined;
+  /** The sandbox's variables, for what runs already: a template's start command was started when there was no sandbox yet */
+  readonly variables?: Readonly<Record<string, string>> | undefined;
 }
 
 /** The guest as a machine. A port: tests must not set the clock of the host they run on. */
@@ -30,6 +32,9 @@ export interface GuestMachine {
 
 /** Whoever keeps state that must not exist twice (random numbers drawn ahead, say) compares this file with what it was. Changes at every restore. */
 export const generationIdPath = "/run/roost/generation-id";
+
+/** The sandbox's variables as a JSON object. Only root may read it: they are often secrets. Written before the generation id changes. */
+export const environmentPath = "/run/roost/environment.json";
 
 const machineIdPath = "/etc/machine-id";
 /** As machine-id(5) has it. Not an empty file: the id that comes later is written over it, which needs no room and makes no file. */
@@ -64,7 +69,7 @@ export function createGuestMachine(launcher: Launcher, log: Logger, root = ""): 
     become: async (change) => become(change, identityFiles(change, root)),
     sync: async () => libc().sync(),
     async forget() {
-      for (const path of [...randomSeeds, dbusMachineIdPath, generationIdPath]) rmSync(root + path, { force: true });
+      for (const path of [...randomSeeds, dbusMachineIdPath, environmentPath, generationIdPath]) rmSync(root + path, { force: true });
       const files: BecomeFile[] = [
         { path: machineIdPath, mode: 0o444, content: machineIdUntold, how: "in place" },
         { path: "/etc/hostname", mode: 0o644, content: `${hostnameUntold}\n`, how: "in place" },
@@ -75,7 +80,7 @@ export function createGuestMachine(launcher: Launcher, log: Logger, root = ""): 
   };
 }
 
-function identityFiles({ entropy, hostname, machineId }: MachineChange, root: string): BecomeFile[] {
+function identityFiles({ entropy, hostname, machineId, variables }: MachineChange, root: string): BecomeFile[] {
   const files: BecomeFile[] = [];
   if (machineId !== undefined) {
     const content = `${machineId}\n`;
@@ -86,6 +91,9 @@ function identityFiles({ entropy, hostname, machineId }: MachineChange, root: st
     files.push({ path: "/etc/hostname", mode: 0o644, content: `${hostname}\n`, how: "in place" });
     // sudo and others look their own host name up and complain when it is unknown.
     files.push({ path: "/etc/hosts", mode: 0o644, content: hostsWith(readHosts(root), hostname), how: "in place" });
+  }
+  if (variables !== undefined) {
+    files.push({ path: environmentPath, mode: 0o600, content: `${JSON.stringify(variables)}\n`, how: "replace" });
   }
   // Last: who sees it change finds everything else changed.
   if (entropy !== undefined) files.push({ path: generationIdPath, mode: 0o444, content: undefined, how: "replace" });

@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 
 import { readJson } from "../http/json-body.ts";
 import type { ProcessLog } from "../logs/process-log.ts";
+import { sandboxVariables } from "../process/environment.ts";
 import { HttpError } from "../http/http-error.ts";
 import type { GuestMachine } from "./guest-machine.ts";
 import { parseInit } from "./init-request.ts";
@@ -32,7 +33,8 @@ export async function handleInit(
   const { hostname, machineId, timestamp } = init;
   const entropy = init.entropy === undefined || init.entropy === "" ? undefined : Buffer.from(init.entropy, "base64");
   const unixMs = timestamp === undefined ? undefined : rightClock(timestamp, performance.now() - arrived, Date.now());
-  await parts.machine.become({ entropy, unixMs, machineId, hostname });
+  const variables = entropy === undefined ? undefined : sandboxVariables(parts.state.identity, parts.state.envVars);
+  await parts.machine.become({ entropy, unixMs, machineId, hostname, variables });
   parts.log.debug({ sandboxId: init.sandboxId }, "initialized"); // not info: the console of an emulated guest costs 5 ms a line
   response.writeHead(204, { [guestClockHeader]: String(Date.now()) }).end();
 }

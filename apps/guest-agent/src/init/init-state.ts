@@ -45,13 +45,14 @@ export class InitState {
     return this.#record?.envVars ?? {};
   }
 
+  /** Undefined means `user` where there is one, else root. */
   get defaultUser(): string | undefined {
-    return this.#record?.defaultUser;
+    return this.#record?.defaultUser || undefined;
   }
 
   /** Folder processes start in unless told otherwise; undefined means the user's home. */
   get defaultWorkdir(): string | undefined {
-    return this.#record?.defaultWorkdir;
+    return this.#record?.defaultWorkdir || undefined;
   }
 
   get identity(): SandboxIdentity {
@@ -73,7 +74,7 @@ export class InitState {
   }
 
   /**
-   * Applies what `init` says and keeps what it does not mention; in its file when it returns. Not asynchronous: a few bytes on a
+   * Applies what `init` says and keeps what it does not mention ("" for user or folder: none any more); in its file when it returns. Not asynchronous: a few bytes on a
    * tmpfs, and nothing may come between the file and what is true here.
    */
   apply(init: GuestInit): void {

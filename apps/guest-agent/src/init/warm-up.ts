@@ -84,6 +84,8 @@ export class WarmUp {
       accessToken: this.#parts.state.accessToken ?? randomFillSync(Buffer.alloc(32)).toString("hex"),
       envVars: { WARM_UP: "1" },
       timestamp: new Date(Date.now() + wrongByMs).toISOString(),
+      defaultUser: this.#parts.state.defaultUser ?? "",
+      defaultWorkdir: this.#parts.state.defaultWorkdir ?? "",
       sandboxId: "warm-up",
       templateId: "warm-up",
       hostname: hostname(),

@@ -19,7 +19,6 @@ export interface EnvironmentParts {
 
 /** Environment of a process; later wins: what every login has, the sandbox's, `/init`'s, the request's. Nothing of the agent's own. */
 export function processEnvironment({ user, identity, initEnvs, requestEnvs, hasTerminal }: EnvironmentParts): Record<string, string> {
-  const { sandboxId, templateId } = identity;
   return {
     PATH: pathDefault,
     HOME: user.home,
@@ -27,11 +26,21 @@ export function processEnvironment({ user, identity, initEnvs, requestEnvs, hasT
     LOGNAME: user.name,
     SHELL: user.shell,
     ...(hasTerminal ? { TERM: "xterm-256color" } : {}),
+    ...sandboxVariables(identity, initEnvs),
+    ...requestEnvs,
+  };
+}
+
+/** The sandbox's own part: what tells which one it is, and `/init`'s. */
+export function sandboxVariables(
+  { sandboxId, templateId }: SandboxIdentity,
+  initEnvs: Readonly<Record<string, string>>,
+): Record<string, string> {
+  return {
     ROOST_SANDBOX: "true",
     E2B_SANDBOX: "true",
     ...(sandboxId === undefined ? {} : { ROOST_SANDBOX_ID: sandboxId, E2B_SANDBOX_ID: sandboxId }),
     ...(templateId === undefined ? {} : { ROOST_TEMPLATE_ID: templateId, E2B_TEMPLATE_ID: templateId }),
     ...initEnvs,
-    ...requestEnvs,
   };
 }

@@ -55,13 +55,15 @@ export class ProcessStreams {
     const user = this.#context.users.acting(basicUserName(call.header("authorization")));
     this.#checkOpen();
     const checked = checkStart(request);
-    const wanted = checked.config.cwd ?? this.#init.defaultWorkdir;
+    const { cwd } = checked.config;
+    const wanted = cwd ?? this.#init.defaultWorkdir;
     const timeoutMs = call.timeoutMs();
     const { process, output } = await this.#table.start({
       ...checked,
       user,
       cwd: wanted === undefined ? user.home : this.#context.expandPath(wanted, user),
       cwdOptional: wanted === undefined,
+      cwdOtherwise: cwd === undefined && wanted !== undefined ? user.home : undefined,
       envs: processEnvironment({
         user,
         identity: this.#init.identity,

@@ -31,6 +31,8 @@ export interface ProcessStart {
   readonly envs: Readonly<Record<string, string>>;
   readonly cwd: string;
   readonly cwdOptional: boolean;
+  /** Where it starts, optionally too, when `cwd` cannot be entered: for a default that a user may have removed. Undefined: it does not */
+  readonly cwdOtherwise: string | undefined;
   readonly tag: string | undefined;
   readonly stdin: boolean;
   readonly terminal: { readonly cols: number; readonly rows: number } | undefined;
@@ -76,8 +78,8 @@ export class ProcessTable {
     if (start.tag !== undefined) this.#tags.set(start.tag, "starting");
     this.#starting += 1;
     try {
-      const process = await this.#launch(start);
-      return { process, output: this.#watch(process, start) };
+      const { process, ...launched } = await this.#launchSomewhere(start);
+      return { process, output: this.#watch(process, { ...start, ...launched }) };
     } catch (error) {
       if (start.tag !== undefined) this.#tags.delete(start.tag);
       throw error instanceof LaunchError ? launchFailure(error, start) : error;
@@ -117,6 +119,16 @@ export class ProcessTable {
     for (const process of [...this.#running.values(), ...this.#draining]) process.closeOutput();
     this.#running.clear();
     this.#ended.clear();
+  }
+
+  async #launchSomewhere(start: ProcessStart): Promise<{ readonly process: GuestProcess; readonly cwd: string }> {
+    const { cwd, cwdOtherwise } = start;
+    try {
+      return { process: await this.#launch(start), cwd };
+    } catch (error) {
+      if (cwdOtherwise === undefined || !(error instanceof LaunchError) || error.stage !== "cwd") throw error;
+      return { process: await this.#launch({ ...start, cwd: cwdOtherwise, cwdOptional: true }), cwd: cwdOtherwise };
+    }
   }
 
   async #launch(start: ProcessStart): Promise<GuestProcess> {

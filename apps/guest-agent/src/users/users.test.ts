@@ -76,7 +76,7 @@ describe("who a request acts as", () => {
     passwd("root:x:0:0::/root:/bin/sh");
     expect(() => users().userOf(basic("ghost:"))).toThrow(expect.objectContaining({ code: Code.Unauthenticated }));
     fromInit = "ghost";
-    expect(() => users().userOf(new Headers())).toThrow("invalid username: 'ghost'");
+    expect(() => users().userOf(new Headers())).toThrow("invalid default user: 'ghost'");
     fromInit = undefined;
     passwd("someone:x:5:5::/:/bin/sh");
     expect(() => users().userOf(new Headers())).toThrow("invalid username: 'root'");

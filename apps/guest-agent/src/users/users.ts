@@ -57,7 +57,7 @@ export class Users {
   acting(name: string | undefined): GuestUser {
     if (name !== undefined && name !== "") return this.#mustFind(name);
     const fromInit = this.#defaultName();
-    if (fromInit !== undefined && fromInit !== "") return this.#mustFind(fromInit);
+    if (fromInit !== undefined && fromInit !== "") return this.#mustFind(fromInit, "invalid default user");
     return this.byName("user") ?? this.#mustFind("root");
   }
 
@@ -76,9 +76,9 @@ export class Users {
     return this.#groupEntries().find((entry) => entry.gid === gid)?.name ?? String(gid);
   }
 
-  #mustFind(name: string): GuestUser {
+  #mustFind(name: string, complaint = "invalid username"): GuestUser {
     const user = this.byName(name);
-    if (user === undefined) throw new ConnectError(`invalid username: '${printable(name)}'`, Code.Unauthenticated);
+    if (user === undefined) throw new ConnectError(`${complaint}: '${printable(name)}'`, Code.Unauthenticated);
     return user;
   }
 

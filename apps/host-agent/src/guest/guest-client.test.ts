@@ -1,6 +1,6 @@
 import { createServer, type Server, type Socket } from "node:net";
 
-import { guestClockHeader, newSandboxId, newToken } from "@roost/contract";
+import { guestClockHeader, newSandboxId, newToken, noTemplateDefaults } from "@roost/contract";
 import { poll } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
 import { afterEach, expect, test, vi } from "vitest";
@@ -120,6 +120,7 @@ async function initsOf(clocks: readonly (() => string)[]): Promise<{ readonly cl
 const spec = {
   sandboxId: newSandboxId(),
   template: "base",
+  templateName: "",
   vcpus: 1,
   memoryMib: 512,
   diskSizeMib: 0,
@@ -128,6 +129,7 @@ const spec = {
   envs: { A: "1" },
   accessToken: newToken(),
   network: { allowOut: [], denyOut: [], proxy: null },
+  defaults: { ...noTemplateDefaults, user: "builder", workdir: "/srv", envs: { A: "0", B: "2" } },
 };
 
 test("a guest whose clock is late after its /init is told the time once more, and nothing else", async () => {
@@ -135,7 +137,12 @@ test("a guest whose clock is late after its /init is told the time once more, an
   const { client, bodies } = await initsOf([() => `${guestClockHeader}: ${Date.now() - 400}\r\n`]);
   await client.init(spec, new AbortController().signal);
   await poll({ what: "a second /init", timeoutMs: 30_000 }, () => (bodies.length === 2 ? true : undefined));
-  expect(bodies[0]).toMatchObject({ hostname: spec.sandboxId, envVars: { A: "1" } });
+  expect(bodies[0]).toMatchObject({
+    hostname: spec.sandboxId,
+    envVars: { A: "1", B: "2" },
+    defaultUser: "builder",
+    defaultWorkdir: "/srv",
+  });
   expect(bodies[1]).toEqual({ timestamp: expect.any(String) as string });
 });
 

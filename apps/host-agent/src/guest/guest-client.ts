@@ -20,7 +20,7 @@ import {
 import { DeadlineError, sleep } from "@roost/kit";
 
 import type { DialOptions } from "../network/network.ts";
-import type { SandboxSpec } from "../sandbox/sandbox-record.ts";
+import { shownTemplate, type SandboxSpec } from "../sandbox/sandbox-record.ts";
 import { askGuest, type GuestAnswer, type GuestRequest } from "./guest-http.ts";
 
 /**
@@ -97,10 +97,12 @@ export class GuestClient {
   async init(spec: SandboxSpec, signal: AbortSignal, options: InitOptions = {}): Promise<void> {
     const body: GuestInit = guestInitSchema.parse({
       accessToken: spec.accessToken,
-      envVars: spec.envs,
+      envVars: { ...spec.defaults.envs, ...spec.envs },
       timestamp: new Date().toISOString(),
+      defaultUser: spec.defaults.user, // also when there is none: the guest in a restored memory may have had one
+      defaultWorkdir: spec.defaults.workdir,
       sandboxId: spec.sandboxId,
-      templateId: spec.template,
+      templateId: shownTemplate(spec),
       hostname: spec.sandboxId,
       machineId: machineIdOf(spec.sandboxId),
       entropy: randomBytes(64).toString("base64"),

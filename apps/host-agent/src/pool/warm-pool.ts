@@ -175,8 +175,8 @@ export class WarmPool {
     if (template === undefined) return undefined;
     const sizes = templates.sizesFor(template, { vcpus: 0, memoryMib: 0 });
     if (!(await this.#parts.hasRoom(sizes.memoryMib))) return undefined;
-    if (template.kind === "base" && !(await templates.hasMemory(name, sizes))) {
-      void templates.ensureBase(name, sizes); // pokes when it is there
+    if (!(await templates.hasMemory(name, sizes))) {
+      void templates.ensureBase(name, sizes); // pokes when it is there; does nothing for others
       return undefined;
     }
     const id = `p${randomBytes(10).toString("hex")}`;

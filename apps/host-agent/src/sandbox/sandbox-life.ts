@@ -9,6 +9,7 @@ import { captureGeneration, type Captured } from "./capture.ts";
 import type { LifeStep, SandboxContext } from "./context.ts";
 import { presentLayers } from "./present-layers.ts";
 import { describeMismatch, whyNotRestorable } from "./restorable.ts";
+import { introduceAgain, prepareGuest } from "./prepare-guest.ts";
 import type { RecordKeeper } from "./record-keeper.ts";
 import { asPlatformError, failureCode, failureText, type FailureCode } from "./life-failures.ts";
 import { lostVmNotice } from "./lost-vm.ts";
@@ -142,12 +143,16 @@ export class SandboxLife {
 
   // Generations of a running or paused sandbox
 
-  /** A new generation while the sandbox runs on. `use` gets it before anything else can happen to the sandbox, for forks and snapshots. */
+  /**
+   * A new generation while the sandbox runs on. `use` gets it before anything else can happen to the sandbox, for forks and snapshots. `forBuild`: the
+   * guest is first made ready for being started from many times.
+   */
   async capture(
     kind: "checkpoint" | "fork" | "snapshot",
-    options: { readonly memory: boolean; readonly use?: (generation: Generation) => Promise<void> },
+    options: { readonly memory: boolean; readonly forBuild?: boolean; readonly use?: (generation: Generation) => Promise<void> },
   ): Promise<Captured> {
-    const { keeper } = this.#parts;
+    const { keeper, log } = this.#parts;
+    const { forBuild = false } = options;
     const from = keeper.current.state;
     const decision = decide(from, { kind });
     if (decision.kind !== "accept") throw wrongState(from, decision.kind === "deny" ? decision.reason : "change-in-progress");
@@ -157,7 +162,7 @@ export class SandboxLife {
     const running = this.#running;
     let captured: Captured | undefined;
     try {
-      if (from === "running" && !options.memory) await running?.client.prepare({ sync: true }, running.signal);
+      if (from === "running") await prepareGuest(must(running, "a running sandbox has a VM"), { memory: options.memory, forBuild }, log);
       captured =
         from === "running"
           ? await this.#capture(kind, { memory: options.memory, live: true })
@@ -170,6 +175,8 @@ export class SandboxLife {
         throw await this.#undo(must(running, "a running sandbox has a VM"), failureCode[kind], failureText[kind], error);
       await keeper.saveAnyway({ state: must(advance("snapshotting", { kind: "snapshot-ended", from }), "a state after a capture") });
       throw asPlatformError(failureCode[kind], failureText[kind], error);
+    } finally {
+      if (forBuild && this.#running !== undefined) await introduceAgain(this.#running, keeper.current.spec, log);
     }
     await keeper.saveAnyway({
       ...pausedAt(captured.generation),

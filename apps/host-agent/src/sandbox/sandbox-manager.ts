@@ -1,14 +1,23 @@
-import { decide, PlatformError } from "@roost/contract";
+import { decide, envsEntriesMax, isHostTemplateName, PlatformError, type TemplateDefaults } from "@roost/contract";
 import { minute, type Logger } from "@roost/kit";
+import type { z } from "zod";
 
 import type { HeldImage } from "../images/held-images.ts";
 import type { Generation, ImageFolder } from "../memory/image-folder.ts";
 import type { PoolMember, WarmPool } from "../pool/warm-pool.ts";
-import type { TemplateRecord } from "../templates/template-store.ts";
+import type { Template, TemplateKind, TemplateRecord } from "../templates/template-store.ts";
 import { neededBy, type ResolvedTemplate, type Templates } from "../templates/templates.ts";
 import type { SandboxContext } from "./context.ts";
 import { fromFork, fromPool, fromTemplate } from "./create-starts.ts";
-import { newRecord, sandboxSpecSchema, type SandboxRecord, type SandboxSpec } from "./sandbox-record.ts";
+import {
+  askedSpecSchema,
+  newRecord,
+  sandboxSpecSchema,
+  shownTemplate,
+  type AskedSpec,
+  type SandboxRecord,
+  type SandboxSpec,
+} from "./sandbox-record.ts";
 import { Sandbox } from "./sandbox.ts";
 import type { StartedVm } from "./start-vm.ts";
 
@@ -29,6 +38,14 @@ export interface ForkChild {
   readonly accessToken: string;
   /** Added to the parent's */
   readonly envs: Readonly<Record<string, string>>;
+}
+
+export interface CreateTemplateOptions {
+  readonly kind: TemplateKind;
+  readonly memory: boolean;
+  readonly replace: boolean;
+  /** Undefined: those of the sandbox */
+  readonly defaults?: TemplateDefaults;
 }
 
 export interface ManagerOptions {
@@ -56,8 +73,8 @@ export class SandboxManager {
   }
 
   /** Answers when the sandbox runs. Joins a create of the same id in flight, or returns the running sandbox. */
-  async create(spec: SandboxSpec): Promise<SandboxRecord> {
-    const asked = checkSpec(spec);
+  async create(spec: AskedSpec): Promise<SandboxRecord> {
+    const asked = checked(askedSpecSchema, spec);
     const existing = this.#sandboxes.get(asked.sandboxId);
     if (existing !== undefined) {
       if (existing.state === "creating" || existing.state === "running") return existing.created();
@@ -71,12 +88,14 @@ export class SandboxManager {
     return creating;
   }
 
-  async #create(asked: SandboxSpec): Promise<SandboxRecord> {
+  async #create(asked: AskedSpec): Promise<SandboxRecord> {
     this.#refuseNew();
     if (asked.network.proxy !== null) await this.#context.network.checkProxy(asked.network.proxy);
     const { templates, pool } = this.#options;
-    const template = await templates.resolve(asked.template);
-    const spec = { ...asked, ...templates.sizesFor(template, asked) };
+    const resolved = await templates.resolve(asked.template);
+    const template = { ...resolved, name: shownTemplate(asked) };
+    const spec = { ...asked, ...templates.sizesFor(template, asked), defaults: asked.defaults ?? template.defaults };
+    checkEnvs(spec);
     checkDiskSize(spec, template);
     const isUsualDisk = spec.diskSizeMib === 0 || spec.diskSizeMib === template.diskSizeMib; // a control plane names the usual size, too
     const member = isUsualDisk ? pool.take(spec.template, spec) : undefined;
@@ -175,7 +194,8 @@ export class SandboxManager {
       }
     };
     const reserve = () => {
-      const spec = checkSpec(given);
+      const spec = checked(sandboxSpecSchema, given);
+      checkEnvs(spec);
       if (this.#sandboxes.has(spec.sandboxId)) throw new PlatformError("sandbox_exists", "a sandbox with this id exists");
       this.#refuseWhenFull();
       this.#context.capacity.reserve(spec.sandboxId, spec.memoryMib);
@@ -210,16 +230,19 @@ export class SandboxManager {
     };
   }
 
-  /** A template from a sandbox that runs (it stands still for milliseconds) or is paused. Rejects with `snapshot_exists` before anything is done. */
-  async createTemplate(
-    sandboxId: string,
-    name: string,
-    options: { readonly memory: boolean; readonly replace: boolean },
-  ): Promise<TemplateRecord> {
+  /**
+   * A template from a sandbox that runs (it stands still for milliseconds) or is paused. Rejects with `snapshot_exists` before anything is done. A step that is kept
+   * already is not made again.
+   */
+  async createTemplate(sandboxId: string, name: string, options: CreateTemplateOptions): Promise<Template> {
     this.#refuseWhenDraining();
     const { templates } = this.#options;
+    const { kind } = options;
     const sandbox = this.get(sandboxId);
-    await templates.refuseName(name, options);
+    if (kind === "step" && options.memory) throw new PlatformError("request_invalid", "a step of a build is a disk: memory must be false");
+    const present = kind === "step" && !options.replace ? await templates.step(name) : undefined;
+    if (present !== undefined) return present;
+    await templates.refuseName({ name, kind }, options);
     await this.#context.disks.check();
     const { spec, state, hasMemory, disk } = sandbox.record;
     if (state === "paused" && hasMemory && !options.memory) {
@@ -228,31 +251,39 @@ export class SandboxManager {
         "the sandbox is paused with its memory, where its latest writes may be: resume it to publish its disk alone, or publish both",
       );
     }
-    let made: TemplateRecord | undefined;
+    let made: Template | undefined;
     await sandbox.capture("snapshot", {
       memory: options.memory,
+      forBuild: kind === "build",
       use: async (generation) => {
         const withMemory = generation.manifest.memory !== null;
         const record: TemplateRecord = {
           formatVersion: 1,
           name,
+          kind,
           timeCreatedMs: Date.now(),
           sourceSandboxId: sandboxId,
           diskSizeMib: disk?.sizeMib ?? generation.manifest.disk.sizeMib,
           sizes: withMemory ? { vcpus: spec.vcpus, memoryMib: spec.memoryMib } : null,
           guestToken: withMemory ? spec.accessToken : null,
+          defaults: options.defaults ?? spec.defaults,
         };
-        made = (await templates.create(record, this.#context.store.images(sandboxId), generation, options)).record;
+        made = await templates.create(record, this.#context.store.images(sandboxId), generation, options);
       },
     });
     if (made === undefined) throw new PlatformError("snapshot_failed", "the snapshot could not be made");
-    this.#context.logs.note(sandboxId, "sandbox.snapshotted", `snapshot '${name}' was made of it`);
+    if (kind === "snapshot") this.#context.logs.note(sandboxId, "sandbox.snapshotted", `snapshot '${name}' was made of it`);
     return made;
   }
 
-  /** Removes a template that no sandbox was made of. Rejects with `snapshot_in_use`, which names them, or `snapshot_not_found`. */
+  /**
+   * Removes a template. A snapshot that sandboxes were made of stays: rejects with `snapshot_in_use`, which names them; of what builds made the control plane decides (no
+   * sandbox needs the files of its template). `snapshot_not_found`.
+   */
   async deleteTemplate(name: string): Promise<void> {
-    const users = this.list().filter((sandbox) => sandbox.record.spec.template === name && sandbox.state !== "stopped");
+    const users = isHostTemplateName(name)
+      ? []
+      : this.list().filter((sandbox) => sandbox.record.spec.template === name && sandbox.state !== "stopped");
     if (users.length > 0) {
       const named = users.slice(0, 5).map((sandbox) => sandbox.id);
       const more = users.length > named.length ? ` and ${users.length - named.length} more` : "";
@@ -387,12 +418,22 @@ function checkDiskSize(spec: SandboxSpec, template: ResolvedTemplate): void {
   if (template.kind === "base" && spec.diskSizeMib > template.diskSizeMib) return;
   throw new PlatformError(
     "request_invalid",
-    `disk size ${spec.diskSizeMib} MiB does not fit template '${spec.template}', whose disk has ${template.diskSizeMib} MiB`,
+    `disk size ${spec.diskSizeMib} MiB does not fit template '${template.name}', whose disk has ${template.diskSizeMib} MiB`,
   );
 }
 
-function checkSpec(spec: SandboxSpec): SandboxSpec {
-  const parsed = sandboxSpecSchema.safeParse(spec);
+/** The guest gets both at once. */
+function checkEnvs({ envs, defaults }: SandboxSpec): void {
+  const count = Object.keys({ ...defaults.envs, ...envs }).length;
+  if (count <= envsEntriesMax) return;
+  throw new PlatformError(
+    "request_invalid",
+    `envs: with those of its template there are ${count} variables; at most ${envsEntriesMax} are possible`,
+  );
+}
+
+function checked<Spec>(schema: z.ZodType<Spec>, spec: unknown): Spec {
+  const parsed = schema.safeParse(spec);
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
   throw new PlatformError("request_invalid", `${issue?.path.join(".") ?? "the sandbox"}: ${issue?.message ?? "is not valid"}`);

@@ -10,6 +10,8 @@ import {
   memoryMibMin,
   sandboxIdSchema,
   sandboxStates,
+  templateDefaultsSchema,
+  templateNameLengthMax,
   templateNameSchema,
   timeoutSecMax,
   vcpusMax,
@@ -28,6 +30,8 @@ export const egressPolicySchema = z
 export const sandboxSpecSchema = z.object({
   sandboxId: sandboxIdSchema,
   template: templateNameSchema,
+  /** What users call it; empty: the same */
+  templateName: z.string().max(templateNameLengthMax).default(""),
   /** 0, in what is asked: as the template says */
   vcpus: z.int().min(0).max(vcpusMax),
   /** In `MiB`; 0, in what is asked: as the template says */
@@ -44,8 +48,19 @@ export const sandboxSpecSchema = z.object({
   envs: envsSchema,
   accessToken: z.string().min(1).max(512),
   network: egressPolicySchema,
+  /** Its `envs` lie below the `envs` above; both are kept, so that a template made of the sandbox has the one and not the other */
+  defaults: templateDefaultsSchema.prefault({}),
 });
 export type SandboxSpec = z.infer<typeof sandboxSpecSchema>;
+
+/** What a create asks for; `defaults` absent: as the template says. */
+export const askedSpecSchema = sandboxSpecSchema.extend({ defaults: templateDefaultsSchema.optional() });
+export type AskedSpec = z.infer<typeof askedSpecSchema>;
+
+/** Name of its template for users. */
+export function shownTemplate({ template, templateName }: Pick<SandboxSpec, "template" | "templateName">): string {
+  return templateName || template;
+}
 
 export const stopReasons = ["deleted", "shutdown"] as const;
 export type StopReason = (typeof stopReasons)[number];

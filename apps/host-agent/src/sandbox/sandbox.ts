@@ -12,7 +12,7 @@ import { beginCreate, type CreatedVm, type CreateInFlight, type StartCall } from
 import { RecordKeeper } from "./record-keeper.ts";
 import type { RunningVm } from "./running-vm.ts";
 import { SandboxLife } from "./sandbox-life.ts";
-import { noVm, type SandboxRecord, type StopReason } from "./sandbox-record.ts";
+import { noVm, shownTemplate, type SandboxRecord, type StopReason } from "./sandbox-record.ts";
 import { changeNetwork, changeTimeoutSec, type SpecChangeParts } from "./spec-changes.ts";
 import { asStartFailure, describeExit, type StartFailure, type StartedVm } from "./start-vm.ts";
 import { goneError, wrongState } from "./wrong-state.ts";
@@ -196,7 +196,7 @@ export class Sandbox {
    */
   async capture(
     kind: "fork" | "snapshot",
-    options: { readonly memory: boolean; readonly use: (generation: Generation) => Promise<void> },
+    options: { readonly memory: boolean; readonly forBuild?: boolean; readonly use: (generation: Generation) => Promise<void> },
   ): Promise<Readonly<Record<string, string>>> {
     let captured: Captured | undefined;
     await this.#ask(async () => {
@@ -341,7 +341,7 @@ export class Sandbox {
     this.#created.resolve(this.record);
     this.#context.events.emit("sandbox.created", {
       sandboxId: this.id,
-      template: this.record.spec.template,
+      template: shownTemplate(this.record.spec),
       message: `sandbox was created (${startPath})`,
     });
   }

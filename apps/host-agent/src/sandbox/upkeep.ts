@@ -5,7 +5,7 @@ import { needsRebase, rebase } from "../memory/rebase.ts";
 import type { Vm } from "../vmm/driver.ts";
 import type { ImagePolicy, LifeStep } from "./context.ts";
 import type { Disks } from "./disks.ts";
-import { newLayerName } from "./start-vm.ts";
+import { mergeGeneration, urgentLayers, urgentMergeTimeoutMs } from "./merge-generation.ts";
 
 export interface UpkeepParts {
   readonly images: ImageFolder;
@@ -18,9 +18,6 @@ export interface UpkeepParts {
   readonly onStep: (step: LifeStep) => Promise<void>;
   readonly log: Logger;
 }
-
-/** Time that a disk with far too many layers is given to be flattened before its sandbox is used further, in `ms`. */
-const flattenTimeoutMs = 60_000;
 
 /**
  * What keeps an image folder small, in the background: old generations and files nobody names are removed, a paused sandbox's grown diff becomes
@@ -57,8 +54,8 @@ export class Upkeep {
   async end(options: { readonly forCapture?: boolean } = {}): Promise<void> {
     const work = this.#work;
     if (work === undefined) return;
-    const isUrgent = options.forCapture === true && this.#parts.inUse().layers.length > 2 * this.#parts.policy.layersMax;
-    if (isUrgent) await withDeadline("the merging of disk layers", flattenTimeoutMs, work.done).catch(() => undefined); // then it is aborted after all
+    const isUrgent = options.forCapture === true && this.#parts.inUse().layers.length > urgentLayers(this.#parts.policy);
+    if (isUrgent) await withDeadline("the merging of disk layers", urgentMergeTimeoutMs, work.done).catch(() => undefined); // then it is aborted after all
     work.abort.abort(new Error("the sandbox is needed"));
     await work.done;
     this.#work = undefined;
@@ -91,15 +88,11 @@ export class Upkeep {
     const generation = await images.current();
     if (generation === null) return;
     const { manifest } = generation;
-    const merged = newLayerName();
-    await disks.mergeLayers({
-      layers: manifest.disk.layers.map((layer) => images.layerPath(layer.file)),
-      output: images.layerPath(merged),
-      sizeMib: manifest.disk.sizeMib,
+    const merged = await mergeGeneration(images, generation, {
+      disks,
       signal,
+      onMerged: () => this.#parts.onStep("upkeep:layers-merged"),
     });
-    await this.#parts.onStep("upkeep:layers-merged");
-    await images.commitRevision(generation, { layers: [merged] });
     await this.#parts.onStep("upkeep:merge-committed");
     // After a lost VM there are newer layers than the generation's: what its disk held at the end
     const newer = inUse().layers.filter((layer) => !manifest.disk.layers.some(({ file }) => file === layer));

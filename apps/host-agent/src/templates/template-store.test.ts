@@ -1,6 +1,7 @@
 import { mkdir, readdir, rename } from "node:fs/promises";
 import { join } from "node:path";
 
+import { noTemplateDefaults } from "@roost/contract";
 import { must, silentLogger } from "@roost/kit";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
@@ -24,7 +25,17 @@ async function open(): Promise<TemplateStore> {
 }
 
 function recordOf(name: string, timeCreatedMs: number): TemplateRecord {
-  return { formatVersion: 1, name, timeCreatedMs, sourceSandboxId: "i1", diskSizeMib: 64, sizes: null, guestToken: null };
+  return {
+    formatVersion: 1,
+    name,
+    kind: "snapshot",
+    timeCreatedMs,
+    sourceSandboxId: "i1",
+    diskSizeMib: 64,
+    sizes: null,
+    guestToken: null,
+    defaults: noTemplateDefaults,
+  };
 }
 
 async function fill(images: ImageFolder): Promise<Generation> {

@@ -2,16 +2,21 @@ import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 
-import { PlatformError, sandboxIdSchema, templateNameSchema } from "@roost/contract";
+import { PlatformError, sandboxIdSchema, templateDefaultsSchema, templateNameSchema } from "@roost/contract";
 import { assert, must, syncFolder, writeFileDurably } from "@roost/kit";
 import { z } from "zod";
 
 import { ImageFolder, type Generation, type ImageFolderOptions } from "../memory/image-folder.ts";
 
+/** `snapshot`: what users make of their sandboxes · `step`: of a build, kept while there is room · `build`: what a build ended with */
+export const templateKinds = ["snapshot", "step", "build"] as const;
+export type TemplateKind = (typeof templateKinds)[number];
+
 /** `template.json`: what a template is beside its images. */
 export const templateRecordSchema = z.object({
   formatVersion: z.literal(1),
   name: templateNameSchema,
+  kind: z.enum(templateKinds).default("snapshot"),
   timeCreatedMs: z.int(),
   sourceSandboxId: sandboxIdSchema,
   diskSizeMib: z.int().positive(),
@@ -19,6 +24,8 @@ export const templateRecordSchema = z.object({
   sizes: z.object({ vcpus: z.int().positive(), memoryMib: z.int().positive() }).nullable(),
   /** Token that the guest in its memory obeys; null: none, or no memory */
   guestToken: z.string().max(512).nullable(),
+  /** What its sandboxes get unless they ask for something else */
+  defaults: templateDefaultsSchema.prefault({}),
 });
 export type TemplateRecord = z.infer<typeof templateRecordSchema>;
 
@@ -30,7 +37,7 @@ export interface Template {
 /** Called and awaited between the steps; what it throws makes them fail. For tests. */
 export type TemplateStoreStep = (step: "template:filled" | "template:renamed" | "template:trashed") => Promise<void> | void;
 
-const recordFile = "template.json";
+export const recordFile = "template.json";
 /** Stands for the ':' of a name in its folder's name: tools take what is before a ':' for a protocol or a host */
 const tagSeparator = "@";
 /** Between a folder's name and what tells it from the folder that it replaced */

@@ -1,19 +1,29 @@
-import { memoryMibDefault, PlatformError, vcpusDefault } from "@roost/contract";
+import {
+  hostTemplateNames,
+  isHostTemplateName,
+  memoryMibDefault,
+  noTemplateDefaults,
+  PlatformError,
+  vcpusDefault,
+  type TemplateDefaults,
+} from "@roost/contract";
 import { sleep, type Logger } from "@roost/kit";
 
 import type { HeldImage } from "../images/held-images.ts";
 import type { BaseTemplate } from "../images/image-catalog.ts";
 import type { DamagedGeneration, Generation, ImageFolder } from "../memory/image-folder.ts";
-import { needsRebase, rebase } from "../memory/rebase.ts";
+import { occupiedBytes } from "../memory/occupied-bytes.ts";
 import { bootSource } from "../sandbox/boot-source.ts";
 import type { SandboxContext } from "../sandbox/context.ts";
-import { whyStale, type Mismatch } from "../sandbox/restorable.ts";
+import { whyStale } from "../sandbox/restorable.ts";
 import type { SandboxRecord } from "../sandbox/sandbox-record.ts";
 import { savedDisk, type StartSource } from "../sandbox/start-vm.ts";
 import { BackgroundJobs } from "./background-jobs.ts";
 import { buildMemoryImage } from "./image-builder.ts";
 import type { MemoryImageCache } from "./memory-image-cache.ts";
-import { existsError, type Template, type TemplateRecord, type TemplateStore } from "./template-store.ts";
+import type { StepCache } from "./step-cache.ts";
+import { existsError, type Template, type TemplateKind, type TemplateRecord, type TemplateStore } from "./template-store.ts";
+import { TemplateUpkeep } from "./template-upkeep.ts";
 
 export interface Sizes {
   readonly vcpus: number;
@@ -22,12 +32,20 @@ export interface Sizes {
 
 /** A template that sandboxes can be made of, built from packages or from a sandbox. */
 export type ResolvedTemplate =
-  | { readonly kind: "base"; readonly name: string; readonly diskSizeMib: number; readonly sizes: null; readonly base: BaseTemplate }
+  | {
+      readonly kind: "base";
+      readonly name: string;
+      readonly diskSizeMib: number;
+      readonly sizes: null;
+      readonly defaults: TemplateDefaults;
+      readonly base: BaseTemplate;
+    }
   | {
       readonly kind: "snapshot";
       readonly name: string;
       readonly diskSizeMib: number;
       readonly sizes: Sizes | null;
+      readonly defaults: TemplateDefaults;
       readonly template: Template;
     };
 
@@ -44,6 +62,9 @@ export interface TemplatesParts {
   readonly context: SandboxContext;
   readonly store: TemplateStore;
   readonly cache: MemoryImageCache;
+  readonly steps: StepCache;
+  /** The disk of an imported image of that name */
+  readonly imported: (name: string) => Promise<BaseTemplate | undefined>;
   /** Folder for VMs that only make images */
   readonly buildsFolder: string;
   /** Whether memory images of base templates are made, in the background, and used; and those of others kept small and up to date */
@@ -60,6 +81,11 @@ interface Replace {
 export class Templates {
   readonly #parts: TemplatesParts;
   readonly #jobs: BackgroundJobs;
+  readonly #upkeep: TemplateUpkeep;
+  /** Steps that are being made, by name */
+  readonly #making = new Map<string, Promise<Template>>();
+  /** What was said of templates, until their files change */
+  readonly #described = new WeakMap<Template, Promise<TemplateDescription>>();
   /** Called when a template is no longer what it was: removed, or with other images */
   onReplaced: (name: string) => void = () => undefined;
   /** Called when a template can be started from memory that could not before */
@@ -68,11 +94,20 @@ export class Templates {
   constructor(parts: TemplatesParts) {
     this.#parts = parts;
     this.#jobs = new BackgroundJobs(parts.log);
+    this.#upkeep = new TemplateUpkeep({
+      ...parts,
+      jobs: this.#jobs,
+      onTidied: (template) => this.#described.delete(template),
+      onReplaced: (name) => this.onReplaced(name),
+    });
   }
 
   async recover(): Promise<void> {
     await this.#parts.store.recover();
-    for (const template of this.#parts.store.list()) this.#tidy(template);
+    for (const template of this.#parts.store.list()) {
+      if (template.record.kind === "step") await this.#parts.steps.learn(template);
+      else this.#upkeep.tidy(template);
+    }
   }
 
   async bases(): Promise<BaseTemplate[]> {
@@ -93,15 +128,16 @@ export class Templates {
 
   /** Rejects with `template_not_found`. */
   async resolve(name: string): Promise<ResolvedTemplate> {
-    const base = await this.#parts.context.images.base(name);
-    if (base !== undefined) return { kind: "base", name, diskSizeMib: base.diskSizeMib, sizes: null, base };
+    const base = (await this.#parts.context.images.base(name)) ?? (await this.#parts.imported(name));
+    if (base !== undefined) return { kind: "base", name, diskSizeMib: base.diskSizeMib, sizes: null, defaults: noTemplateDefaults, base };
     const template = this.#parts.store.get(name);
     if (template !== undefined) {
-      const { diskSizeMib, sizes } = template.record;
-      return { kind: "snapshot", name, diskSizeMib, sizes, template };
+      const { diskSizeMib, sizes, defaults } = template.record;
+      return { kind: "snapshot", name, diskSizeMib, sizes, defaults, template };
     }
     const bases = (await this.#parts.context.images.bases()).map((each) => each.name);
-    const known = [...bases, ...this.#parts.store.list().map((each) => each.record.name)].sort();
+    const made = this.#parts.store.list().map((each) => each.record.name);
+    const known = [...bases, ...made.filter((each) => !isHostTemplateName(each))].sort();
     throw new PlatformError(
       "template_not_found",
       `there is no template '${name}'; this host has ${known.slice(0, 20).join(", ") || "none"}`,
@@ -132,7 +168,10 @@ export class Templates {
     sandboxId: string | null,
     diskSizeMib: number,
   ): Promise<Beginning> {
-    if (template.kind === "snapshot") return this.#beginSnapshot(template.template, sizes, images, sandboxId);
+    if (template.kind === "snapshot") {
+      const { record } = template.template;
+      return this.#parts.steps.use(record.name, () => this.#beginSnapshot(template.template, sizes, images, sandboxId));
+    }
     const { context, cache } = this.#parts;
     const { base } = template;
     const disk = { base: base.path, baseDigest: base.digest, sizeMib: diskSizeMib };
@@ -173,33 +212,62 @@ export class Templates {
     return generations.flat().flatMap(neededBy);
   }
 
-  /** Whether a sandbox of this base template would be restored. */
+  /** Whether a sandbox of this template would be restored. */
   async hasMemory(name: string, sizes: Sizes): Promise<boolean> {
     const template = await this.resolve(name);
-    if (template.kind === "snapshot") return template.sizes !== null;
+    if (template.kind === "snapshot") {
+      const generation = template.sizes === null ? null : await template.template.images.current();
+      return generation !== null && (await whyStale(generation.manifest, this.#parts.context)) === undefined;
+    }
     return (await this.#parts.cache.find(this.#parts.cache.keyOf(await this.#inputs(template.base, sizes)))) !== undefined;
   }
 
-  /** Makes a template of a generation of a sandbox, in the place of one of the same name if `replace` says so. Rejects with `snapshot_exists`. */
+  /**
+   * Makes a template of a generation of a sandbox, in the place of one of the same name if `replace` says so. Rejects with `snapshot_exists`. A step
+   * that is there, or is being made by another build, is as good as this one: its name says what is in it.
+   */
   async create(record: TemplateRecord, from: ImageFolder, generation: Generation, options: Replace): Promise<Template> {
-    await this.refuseName(record.name, options);
-    const { store } = this.#parts;
+    if (record.kind !== "step") return this.#create(record, from, generation, options);
+    for (let making = this.#making.get(record.name); making !== undefined; making = this.#making.get(record.name)) {
+      await making.catch(() => undefined); // its maker's matter
+    }
+    const present = this.#parts.store.get(record.name);
+    if (present !== undefined && !options.replace) return present;
+    const making = this.#create(record, from, generation, options).finally(() => this.#making.delete(record.name));
+    this.#making.set(record.name, making);
+    return making;
+  }
+
+  /** A step of a build that is kept, now counted as used. */
+  async step(name: string): Promise<Template | undefined> {
+    return this.#parts.steps.use(name, async () => this.#parts.store.get(name));
+  }
+
+  async #create(record: TemplateRecord, from: ImageFolder, generation: Generation, options: Replace): Promise<Template> {
+    await this.refuseName(record, options);
+    const { store, steps } = this.#parts;
     const fill = (images: ImageFolder) => from.linkInto(images, generation.number, { kind: "template", sandboxId: null });
     const present = store.get(record.name);
     const template = present === undefined ? await store.create(record, fill) : await store.replace(present, record, fill);
     if (template === undefined) throw existsError(record.name); // somebody else was quicker
     if (present !== undefined) this.onReplaced(record.name);
-    this.#parts.context.events.emit("template.created", {
-      template: record.name,
-      message: `template '${record.name}' was made of ${record.sourceSandboxId}`,
-    });
-    this.#tidy(template);
+    const message = `template '${record.name}' was made of ${record.sourceSandboxId}`;
+    if (record.kind === "snapshot") this.#parts.context.events.emit("template.created", { template: record.name, message });
+    else this.#parts.log.info({ template: record.name }, message);
+    if (record.kind === "step") await steps.add(template);
+    else this.#upkeep.tidy(template);
     this.onReady(record.name);
     return template;
   }
 
-  /** Rejects with `snapshot_exists` when a template has the name that is not to be replaced. */
-  async refuseName(name: string, { replace }: Replace): Promise<void> {
+  /** Rejects with `snapshot_exists` when a template has the name that is not to be replaced, `request_invalid` when it is no name for this kind. */
+  async refuseName({ name, kind }: Pick<TemplateRecord, "name" | "kind">, { replace }: Replace): Promise<void> {
+    if (!isNameFor(kind, name)) {
+      throw new PlatformError(
+        "request_invalid",
+        `'${name}' cannot be the name of a ${kind}: names such as image-…, step-… and build-… are a host's own`,
+      );
+    }
     const isTaken = !replace && this.#parts.store.get(name) !== undefined;
     if (isTaken || (await this.#parts.context.images.base(name)) !== undefined) throw existsError(name);
   }
@@ -215,22 +283,42 @@ export class Templates {
           )
         : new PlatformError("snapshot_not_found", `there is no snapshot '${name}'`);
     }
-    this.#parts.context.events.emit("template.deleted", { template: name, message: `template '${name}' was deleted` });
+    this.#parts.steps.forget(name);
+    const message = `template '${name}' was deleted`;
+    if (isHostTemplateName(name)) this.#parts.log.info({ template: name }, message);
+    else this.#parts.context.events.emit("template.deleted", { template: name, message });
     this.onReplaced(name);
   }
 
+  /** Digest and size of a template, cheap to ask for again and again. Rejects with `image_damaged`. */
+  async describe(template: Template): Promise<TemplateDescription> {
+    const present = this.#described.get(template);
+    if (present !== undefined) return present;
+    const description = describe(template);
+    this.#described.set(template, description);
+    description.catch(() => this.#described.delete(template));
+    return description;
+  }
+
   async close(): Promise<void> {
+    this.#parts.steps.close();
     await this.#jobs.close();
   }
 
   async #beginSnapshot(template: Template, sizes: Sizes, images: ImageFolder, sandboxId: string | null): Promise<Beginning> {
     const { context, store } = this.#parts;
     const { record } = template;
-    const generation = await this.#link(template.images, images, sandboxId).catch((error: unknown) => {
+    await this.#upkeep.mergeWhenUrgent(template);
+    // Another start may have found it damaged, too
+    const onDamaged = record.kind === "step" ? async () => this.remove(record.name).catch(() => undefined) : undefined;
+    const generation = await this.#link(template.images, images, sandboxId, onDamaged).catch((error: unknown) => {
       if (store.get(record.name) === template) throw error;
     });
     if (generation === undefined) {
       const present = store.get(record.name);
+      if (present === undefined && record.kind === "step") {
+        throw new PlatformError("template_not_found", `'${record.name}' is no longer kept by this host: begin from an earlier step`);
+      }
       if (present === template) {
         throw new PlatformError("image_damaged", `template '${record.name}' is damaged; delete it and make the snapshot again`);
       }
@@ -240,13 +328,12 @@ export class Templates {
       return this.#beginSnapshot(present, sizes, images, sandboxId);
     }
     const { layers, ...disk } = savedDisk(generation);
-    const origin = { disk };
-    if (generation.manifest.memory !== null) {
-      const mismatch = await whyStale(generation.manifest, context);
-      if (mismatch === undefined) return { source: { kind: "restore", generation }, origin, guestToken: record.guestToken };
-      this.#reimage(template, mismatch);
-    }
-    return { source: await bootSource(context, sizes, { ...disk, layers }), origin, guestToken: null };
+    const boot = async () => bootSource(context, sizes, { ...disk, layers });
+    if (generation.manifest.memory === null) return { source: await boot(), origin: { disk }, guestToken: null };
+    const mismatch = await whyStale(generation.manifest, context);
+    if (mismatch === undefined) return { source: { kind: "restore", generation }, origin: { disk }, guestToken: record.guestToken };
+    const notice = this.#upkeep.reimage(template, mismatch);
+    return { source: await boot(), origin: { disk, ...(notice === undefined ? {} : { notice }) }, guestToken: null };
   }
 
   /** Links the present generation of `from`, verified; undefined when there is none or it is damaged. */
@@ -279,44 +366,6 @@ export class Templates {
     }
   }
 
-  /** The template boots from its disk until its memory was made anew. */
-  #reimage(template: Template, mismatch: Mismatch): void {
-    const { context, store, buildsFolder, buildsImages } = this.#parts;
-    const { record } = template;
-    if (!buildsImages || record.sizes === null || this.#jobs.has(jobOf(template))) return;
-    const sizes = record.sizes;
-    const why = `its ${mismatch.what} is '${mismatch.image}' and this host has '${mismatch.host}'`;
-    context.events.emit("template.reimaged", {
-      template: record.name,
-      message: `the memory image of template '${record.name}' does not fit this host (${why}): its sandboxes boot from its disk while a new one is made`,
-    });
-    void this.#jobs.run(jobOf(template), async (signal) => {
-      const replaced = await store.replace(template, { ...record, guestToken: null }, async (images) => {
-        const old = await template.images.linkInto(images, (await this.#currentOf(template)).number, { kind: "template", sandboxId: null });
-        return buildMemoryImage({ images, disk: savedDisk(old), ...sizes, signal }, context, buildsFolder);
-      });
-      if (replaced !== undefined) this.onReplaced(record.name);
-    });
-  }
-
-  async #currentOf(template: Template): Promise<Generation> {
-    const generation = await template.images.current();
-    if (generation === null) throw new PlatformError("image_damaged", `template '${template.record.name}' is damaged`);
-    return generation;
-  }
-
-  /** In the background: the pages that the template's sandbox had changed go into a base file, so that its own sandboxes need not be filled with them. */
-  #tidy(template: Template): void {
-    if (!this.#parts.buildsImages) return;
-    void this.#jobs.run(jobOf(template), async (signal) => {
-      const generation = await template.images.current();
-      if (generation !== null && needsRebase(generation, { diffBytes: templateDiffBytesMax })) {
-        await rebase(template.images, generation.number, { signal });
-      }
-      await template.images.prune({ keepCheckpoints: 0, inUse: { layers: [], bases: [] } });
-    });
-  }
-
   async #inputs(template: BaseTemplate, sizes: Sizes) {
     const { context } = this.#parts;
     return {
@@ -330,9 +379,23 @@ export class Templates {
   }
 }
 
-/** What is done to one template in the background; of its successor it is another job. */
-function jobOf({ images }: Template): string {
-  return `template ${images.folder}`;
+/** What is told of a template that was made of a sandbox. */
+export interface TemplateDescription {
+  /** Of the manifest that it consists of */
+  readonly digest: string;
+  /** What its files occupy, in `bytes` */
+  readonly sizeBytes: number;
+}
+
+async function describe({ images }: Template): Promise<TemplateDescription> {
+  const generation = await images.current();
+  return generation === null
+    ? { digest: "", sizeBytes: 0 }
+    : { digest: generation.manifest.checksum, sizeBytes: await occupiedBytes(generation) };
+}
+
+function isNameFor(kind: TemplateKind, name: string): boolean {
+  return kind === "snapshot" ? !isHostTemplateName(name) : hostTemplateNames[kind].test(name);
 }
 
 /** Images of the cache that a generation depends on. */
@@ -344,6 +407,3 @@ export function neededBy(generation: Generation | DamagedGeneration): HeldImage[
 class MissingImage extends Error {}
 /** Wait before another look for files that a replacement took away, in `ms` */
 const linkPauseMs = 20;
-
-/** Diff of a template in `bytes` above which it gets a base file of its own: each sandbox is filled with it, and none shares it. */
-const templateDiffBytesMax = 1024 * 1024;
