@@ -11,17 +11,21 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # Old QEMU lets a guest write into memory it shares with others (docs: architecture); Debian 12 has the new one in its backports.
 qemu_version_min=8.2
 qemu_packages=(qemu-system-x86 qemu-utils)
+# Older ones cannot make a file system of a tar archive; Debian 12 has the new one in its backports, too.
+e2fsprogs_version_min=1.47.1
 packages=(
   iproute2 nftables                            # network slots
   util-linux procps                            # setpriv, unshare, flock
   busybox-static                               # into the guest
   kmod lz4 xz-utils zstd                       # kernel image
-  squashfs-tools e2fsprogs mmdebstrap          # agent disk, base template
+  squashfs-tools mmdebstrap                    # agent disk, base template
+  skopeo libarchive-tools                      # imported images; mke2fs reads tar by the library that the second one brings
   gcc libc6-dev                                # the guest agent's launcher
   ca-certificates git python3                  # the quickstart's demo runs its program on the host, too
 )
-# For `npm test`: database tests run on a real server, which they start themselves.
-test_packages=(postgresql)
+# For `npm test`: database tests run on a real server, imports of images use a real registry; tests start both themselves.
+postgresql_packages=(postgresql)
+registry_packages=(docker-registry libcap2-bin)
 # For `npm run bench`: what a user might pick instead.
 benchmark_packages=(crun)
 
@@ -174,18 +178,26 @@ has_new_qemu() {
   [ -n "$installed" ] && version_at_least "$installed" "$qemu_version_min" && [ -z "$(missing_packages "${qemu_packages[@]}")" ]
 }
 
-# Versions of QEMU that apt could install, newest first, with the suite: "10.0.2+ds-2 bookworm-backports"
-newest_offered_qemu() { apt-cache madison qemu-system-x86 2>/dev/null | awk -F ' *[|] *' '{ print $2 }' | sed 's/^ *[0-9]*://' | sort -rV | head -n 1; }
+has_new_e2fsprogs() {
+  local installed
+  installed=$(mke2fs -V 2>&1 | sed -n 's/^mke2fs \([0-9.]*\).*/\1/p')
+  [ -n "$installed" ] && version_at_least "$installed" "$e2fsprogs_version_min"
+}
 
-install_qemu() {
-  local suite=()
-  if ! version_at_least "$(newest_offered_qemu)" "$qemu_version_min"; then
+# The newest version of a package that apt could install.
+newest_offered() { apt-cache madison "$1" 2>/dev/null | awk -F ' *[|] *' '{ print $2 }' | sed 's/^ *[0-9]*://' | sort -rV | head -n 1; }
+
+# install_new NAME VERSION PACKAGE...: packages of which the ordinary suite may have too old ones; the first one's version is looked at.
+install_new() {
+  local what=$1 version_min=$2 suite=()
+  shift 2
+  if ! version_at_least "$(newest_offered "$1")" "$version_min"; then
     local file=/etc/apt/sources.list.d/roost-backports.sources
     backports_draft=$file.draft # apt ignores it: it does not end in .sources
     backports_source >"$backports_draft"
     grep -q '^URIs:' "$backports_draft" ||
-      refuse "Debian $codename has no QEMU $qemu_version_min, and /etc/apt has no source of $codename-updates from which to derive its backports" \
-        "Add $codename-backports to /etc/apt/sources.list.d, or install QEMU $qemu_version_min or newer yourself."
+      refuse "Debian $codename has no $what $version_min, and /etc/apt has no source of $codename-updates from which to derive its backports" \
+        "Add $codename-backports to /etc/apt/sources.list.d, or install $what $version_min or newer yourself."
     mv "$backports_draft" "$file"
     backports_draft=
     say "reading package lists with $codename-backports"
@@ -194,29 +206,37 @@ install_qemu() {
       tail -n 20 "$scratch/log" >&2
       refuse "the package source $codename-backports does not work; its messages are above" "It has been removed again."
     fi
-    version_at_least "$(newest_offered_qemu)" "$qemu_version_min" || refuse "$codename-backports has no QEMU $qemu_version_min or newer"
+    version_at_least "$(newest_offered "$1")" "$version_min" || refuse "$codename-backports has no $what $version_min or newer"
   fi
   # Where the ordinary suite has it, its version is the candidate anyway.
   if apt-cache policy 2>/dev/null | grep -q "n=$codename-backports"; then suite=(--target-release "$codename-backports"); fi
-  quietly "installing QEMU" apt install "${suite[@]}" "${qemu_packages[@]}"
+  quietly "installing $what" apt install "${suite[@]}" "$@"
 }
 
 wanted=("${packages[@]}")
+# Debian would start servers of their own at once, on the standard ports.
 if [ "$with_tests" = yes ] && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
-  wanted+=("${test_packages[@]}")
-  # Debian would start a server of its own at once, on the standard port.
+  wanted+=("${postgresql_packages[@]}")
   if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
     mkdir -p /etc/postgresql-common
     echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
   fi
 fi
+if [ "$with_tests" = yes ]; then
+  wanted+=("${registry_packages[@]}")
+  if [ ! -e /usr/bin/docker-registry ] && [ ! -e /etc/systemd/system/docker-registry.service ]; then
+    mkdir -p /etc/systemd/system
+    ln -s /dev/null /etc/systemd/system/docker-registry.service
+  fi
+fi
 [ "$with_benchmarks" = no ] || wanted+=("${benchmark_packages[@]}")
 mapfile -t missing < <(missing_packages "${wanted[@]}")
-if [ ${#missing[@]} -gt 0 ] || ! has_new_qemu; then
+if [ ${#missing[@]} -gt 0 ] || ! has_new_qemu || ! has_new_e2fsprogs; then
   # An installation that was cut off earlier blocks every later one.
   quietly "reading package lists" apt update
   quietly "finishing earlier installations" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold
-  has_new_qemu || install_qemu
+  has_new_qemu || install_new QEMU "$qemu_version_min" "${qemu_packages[@]}"
+  has_new_e2fsprogs || install_new e2fsprogs "$e2fsprogs_version_min" e2fsprogs
   [ ${#missing[@]} -eq 0 ] || quietly "installing ${missing[*]}" apt install "${missing[@]}"
 fi
 

@@ -9,6 +9,8 @@ import { assert, Cleanup, MiB, must, second, writeFileDurably, type Logger } fro
 
 import { HeldImages } from "./images/held-images.ts";
 import { ImageCatalog } from "./images/image-catalog.ts";
+import { runImportUpkeep } from "./import/import-upkeep.ts";
+import { Importer } from "./import/importer.ts";
 import { InstanceLock } from "./instance-lock.ts";
 import { cgroupPrefix, openInstance, type Instance } from "./instance.ts";
 import { LogStore } from "./logs/log-store.ts";
@@ -33,6 +35,7 @@ import { StartGate, startsAtOnce } from "./sandbox/start-gate.ts";
 import { sweepCgroups, sweepProcesses } from "./sandbox/sweep.ts";
 import { Watchers } from "./sandbox/watchers.ts";
 import { MemoryImageCache } from "./templates/memory-image-cache.ts";
+import { StepCache } from "./templates/step-cache.ts";
 import { TemplateStore } from "./templates/template-store.ts";
 import { Templates, type Sizes } from "./templates/templates.ts";
 import { chooseAccelerator, type AcceleratorChoice } from "./vmm/accelerator.ts";
@@ -46,6 +49,7 @@ interface Parts {
   readonly manager: SandboxManager;
   readonly templates: Templates;
   readonly pool: WarmPool;
+  readonly importer: Importer;
   readonly sampler: Sampler;
 }
 
@@ -114,6 +118,8 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
   let parts: Parts | undefined;
   let accelerator: AcceleratorChoice | undefined;
   let closing: Promise<void> | undefined;
+  let importUpkeep: Promise<void> | undefined;
+  const closed = new AbortController();
   const running = () => {
     if (parts === undefined || closing !== undefined) {
       throw new PlatformError("shutting_down", "the host agent is not ready; try again in a moment", { retryAfterSec: 1 });
@@ -153,9 +159,28 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       log,
       ...(deps.onStep === undefined ? {} : { onStep: deps.onStep }),
     };
+    const templateStore = new TemplateStore(join(instance.stateDir, "templates"), imageOptions, (step) => deps.onStep?.(step, ""));
+    const importer = new Importer({
+      stateDir: instance.stateDir,
+      uid: options.uidBase + probeUidOffset,
+      cacheMib: options.importCacheMib,
+      importMaxMib: options.importMaxMib,
+      importedMib: options.importedMib,
+      registries: options.registries ?? null,
+      insecureRegistries: options.insecureRegistries,
+      checkRoom: (neededBytes) => disks.check(neededBytes),
+      log,
+    });
     const templates = new Templates({
       context,
-      store: new TemplateStore(join(instance.stateDir, "templates"), imageOptions, (step) => deps.onStep?.(step, "")),
+      store: templateStore,
+      imported: (name) => importer.template(name),
+      steps: new StepCache({
+        store: templateStore,
+        bytesMax: options.buildCacheMib * MiB,
+        onRemoved: (name) => templates.onReplaced(name),
+        log,
+      }),
       cache: new MemoryImageCache(
         { cacheRoot: join(options.cacheDir, "memory"), localRoot: join(instance.stateDir, "memory-images") },
         imageOptions,
@@ -193,15 +218,21 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
     sampler.start();
     await rm(join(instance.stateDir, "builds"), { recursive: true, force: true });
     await templates.recover();
-    await heldImages.holdOnly([...(await manager.neededImages()), ...(await templates.neededImages())]);
-    parts = { manager, templates, pool, sampler };
+    await importer.recover();
+    const neededImages = async () => [...(await manager.neededImages()), ...(await templates.neededImages())];
+    await heldImages.holdOnly(await neededImages());
+    importUpkeep = runImportUpkeep(importer, heldImages, neededImages, closed.signal, log);
+    parts = { manager, templates, pool, importer, sampler };
     await pool.start();
     for (const base of await images.bases()) void templates.ensureBase(base.name, defaultSizes);
   }
 
   async function close(how: { readonly stopSandboxes: boolean }): Promise<void> {
     let failures = 0;
+    closed.abort();
+    await importUpkeep;
     if (parts !== undefined) {
+      await parts.importer.close();
       await parts.sampler.close();
       await parts.templates.close();
       await parts.pool.close();
@@ -241,7 +272,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
           .manager.list()
           .filter((sandbox) => sandboxHasVm(sandbox.state)).length,
         sandboxCountMax: capacity.limits.sandboxCountMax,
-        templates: await describeTemplates(running().templates),
+        templates: await describeTemplates(running().templates, running().importer),
       };
     },
   });

@@ -32,6 +32,18 @@ const poolSizesSchema = z
     (parts) => new Map(parts.map((part) => [part.split("=")[0]?.trim() ?? "", Math.min(Number(part.split("=")[1]), poolSizeMax)] as const)),
   );
 
+/** `docker.io,registry.example.com:5000` */
+const registriesSchema = z
+  .string()
+  .transform((text) =>
+    text
+      .split(",")
+      .map((part) => part.trim().toLowerCase())
+      .filter((part) => part !== ""),
+  )
+  .pipe(z.array(z.string().regex(/^[a-z0-9.-]+(:\d{1,5})?$/, "written as host or host:port")).max(256))
+  .transform((names) => new Set(names));
+
 /** Settings of the host agent. */
 export const hostAgentOptions = defineOptions("ROOST_", {
   dir: { schema: z.string().startsWith("/").default("/var/lib/roost"), desc: "State folder: sandboxes, disks, sockets" },
@@ -87,6 +99,30 @@ export const hostAgentOptions = defineOptions("ROOST_", {
   layersMax: {
     schema: z.coerce.number().int().min(1).max(32).default(8),
     desc: "A disk with more layers than this is merged in the background",
+  },
+  buildCacheMib: {
+    schema: z.coerce.number().int().min(0).default(10_240),
+    desc: "What the results of template builds' steps may take in MiB; above it those that were used least recently go",
+  },
+  registries: {
+    schema: registriesSchema.optional(),
+    desc: "Registries that images may be imported from, comma-separated, such as `docker.io,registry.example.com:5000`; default: any",
+  },
+  insecureRegistries: {
+    schema: registriesSchema.prefault(""),
+    desc: "Registries whose certificate is not checked, or that have none, comma-separated; those on this host's loopback need not be named",
+  },
+  importMaxMib: {
+    schema: z.coerce.number().int().min(1).default(16_384),
+    desc: "Most that an imported image may have in MiB, unpacked, and an archive that is sent to be imported",
+  },
+  importCacheMib: {
+    schema: z.coerce.number().int().min(0).default(10_240),
+    desc: "What layers fetched from registries may take in MiB; above it those that were used least recently go",
+  },
+  importedMib: {
+    schema: z.coerce.number().int().min(0).default(20_480),
+    desc: "What imported images may take in MiB; above it those that nothing depends on go, least recently used first",
   },
   logsRetentionSec: {
     schema: z.coerce

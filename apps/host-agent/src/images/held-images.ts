@@ -44,6 +44,13 @@ export class HeldImages {
     }
   }
 
+  /** Nothing depends on it any more. */
+  async release(image: HeldImage): Promise<void> {
+    const name = nameOf(image);
+    await rm(join(this.#folder, name), { force: true });
+    this.#held.delete(name);
+  }
+
   /** At start: holds these and no others. */
   async holdOnly(images: readonly HeldImage[]): Promise<void> {
     await this.hold(...images);

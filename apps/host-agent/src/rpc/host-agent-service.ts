@@ -1,6 +1,14 @@
 import { create } from "@bufbuild/protobuf";
 import { type ServiceImpl } from "@connectrpc/connect";
-import { forkCountMax, metricsRanges, PlatformError, templateNameSchema, timeoutSecMax, type MetricsRange } from "@roost/contract";
+import {
+  forkCountMax,
+  metricsRanges,
+  PlatformError,
+  templateDefaultsSchema,
+  templateNameSchema,
+  timeoutSecMax,
+  type MetricsRange,
+} from "@roost/contract";
 import {
   FailureSchema,
   type HostAgentService,
@@ -11,17 +19,30 @@ import {
   type WatchSandboxesResponse,
 } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { MiB, type Logger } from "@roost/kit";
+import { z } from "zod";
 
+import type { Importer } from "../import/importer.ts";
 import type { LogStore } from "../logs/log-store.ts";
 import type { Sampler } from "../metrics/sampler.ts";
 import type { HostEvents } from "../sandbox/host-events.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
 import { egressPolicySchema, type SandboxRecord } from "../sandbox/sandbox-record.ts";
 import type { Subscription, WatchEvent, Watchers } from "../sandbox/watchers.ts";
+import { templateKinds } from "../templates/template-store.ts";
 import type { Templates } from "../templates/templates.ts";
 import { toConnectError } from "./connect-error.ts";
+import { answerImport, toWireImported } from "./import-answer.ts";
 import { answerLogs } from "./logs-answer.ts";
-import { fromWireEgress, fromWireSpec, toWireBase, toWireEvent, toWireGeneration, toWireSandbox, toWireTemplate } from "./messages.ts";
+import {
+  fromWireDefaults,
+  fromWireEgress,
+  fromWireSpec,
+  toWireBase,
+  toWireEvent,
+  toWireGeneration,
+  toWireSandbox,
+  toWireTemplate,
+} from "./messages.ts";
 
 /** A watcher hears something at least this often, in `ms`: silence then means a dead connection. */
 const keepAliveMs = 15_000;
@@ -30,7 +51,12 @@ const consoleBytesMax = 1 * MiB;
 
 export interface ServiceParts {
   /** Throws until the host agent has taken over what an earlier one left */
-  readonly running: () => { readonly manager: SandboxManager; readonly templates: Templates; readonly sampler: Sampler };
+  readonly running: () => {
+    readonly manager: SandboxManager;
+    readonly templates: Templates;
+    readonly importer: Importer;
+    readonly sampler: Sampler;
+  };
   readonly watchers: Watchers<SandboxRecord>;
   readonly events: HostEvents;
   readonly logs: LogStore;
@@ -112,16 +138,35 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
       }),
     createTemplate: (request) =>
       answer(async ({ manager, templates }) => {
-        const name = templateNameSchema.safeParse(request.name);
-        if (!name.success) throw new PlatformError("request_invalid", `name: ${name.error.issues[0]?.message ?? "is not valid"}`);
-        await manager.createTemplate(request.sandboxId, name.data, { memory: request.memory ?? true, replace: request.replace });
-        return { template: await toWireTemplate(templates.snapshot(name.data)) };
+        const parsed = createTemplateSchema.safeParse({
+          ...request,
+          kind: request.kind || "snapshot",
+          defaults: fromWireDefaults(request.defaults),
+        });
+        if (!parsed.success) {
+          const [issue] = parsed.error.issues;
+          throw new PlatformError("request_invalid", `${issue?.path.join(".") ?? "the template"}: ${issue?.message ?? "is not valid"}`);
+        }
+        const { name, kind, memory, replace, defaults } = parsed.data;
+        const asked = { kind, memory, replace, ...(defaults === undefined ? {} : { defaults }) };
+        const template = await manager.createTemplate(request.sandboxId, name, asked);
+        return { template: toWireTemplate(template, await templates.describe(template)) };
       }),
-    listTemplates: () => answer(async ({ templates }) => ({ templates: await describeTemplates(templates) })),
+    importImage: (request, context) => answerImport(request, () => parts.running().importer, context.signal, log),
+    putArchivePart: ({ archiveId, offset, data, isLast }) =>
+      answer(async ({ importer }) => {
+        await importer.putArchivePart({ archiveId, offset: Number(offset), data, isLast });
+        return {};
+      }),
+    listTemplates: () => answer(async ({ templates, importer }) => ({ templates: await describeTemplates(templates, importer) })),
     getTemplate: (request) =>
-      answer(async ({ templates }) => {
+      answer(async ({ templates, importer }) => {
+        const imported = importer.get(request.name);
+        if (imported !== undefined) return { template: toWireImported(imported) };
         const base = (await templates.bases()).find((each) => each.name === request.name);
-        return { template: base === undefined ? await toWireTemplate(templates.snapshot(request.name)) : toWireBase(base) };
+        if (base !== undefined) return { template: toWireBase(base) };
+        const template = templates.snapshot(request.name);
+        return { template: toWireTemplate(template, await templates.describe(template)) };
       }),
     deleteTemplate: (request) =>
       answer(async ({ manager }) => {
@@ -174,16 +219,30 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
   };
 }
 
+const createTemplateSchema = z.object({
+  name: templateNameSchema,
+  kind: z.enum(templateKinds),
+  memory: z.boolean().default(true),
+  replace: z.boolean(),
+  defaults: templateDefaultsSchema.optional(),
+});
+
 function checkTimeoutSec(timeoutSec: number): void {
   if (timeoutSec <= timeoutSecMax) return;
   throw new PlatformError("request_invalid", `timeout_sec ${timeoutSec} is above the limit of ${timeoutSecMax}`);
 }
 
+/** Of a template that is damaged, or was removed just now. */
+const unknownContent = { digest: "", sizeBytes: 0 };
+
 /** All templates of a host, by name. */
-export async function describeTemplates(templates: Templates) {
-  const bases = (await templates.bases()).map(toWireBase);
-  const snapshots = await Promise.all(templates.snapshots().map(toWireTemplate));
-  return [...bases, ...snapshots].sort((one, other) => (one.name < other.name ? -1 : 1));
+export async function describeTemplates(templates: Templates, importer: Importer) {
+  const bases = [...(await templates.bases()).map(toWireBase), ...importer.list().map(toWireImported)];
+  const made: ReturnType<typeof toWireTemplate>[] = [];
+  for (const template of templates.snapshots()) {
+    made.push(toWireTemplate(template, await templates.describe(template).catch(() => unknownContent)));
+  }
+  return [...bases, ...made].sort((one, other) => (one.name < other.name ? -1 : 1));
 }
 
 function toWireOutcome(result: PromiseSettledResult<SandboxRecord>, sandboxId: string) {

@@ -1,5 +1,5 @@
 import { create } from "@bufbuild/protobuf";
-import type { EgressPolicy, EgressProxy, SandboxState } from "@roost/contract";
+import type { EgressPolicy, EgressProxy, SandboxState, TemplateDefaults } from "@roost/contract";
 import {
   EgressPolicySchema,
   EventSchema,
@@ -14,14 +14,16 @@ import {
   type Sandbox as WireSandbox,
   type SandboxSpec as WireSpec,
   type Template as WireTemplate,
+  type TemplateDefaults as WireDefaults,
 } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 
 import type { BaseTemplate } from "../images/image-catalog.ts";
 import type { Generation } from "../memory/image-folder.ts";
 import { occupiedBytes } from "../memory/occupied-bytes.ts";
 import type { HostEvent } from "../sandbox/host-events.ts";
-import type { SandboxRecord, SandboxSpec } from "../sandbox/sandbox-record.ts";
+import type { AskedSpec, SandboxRecord, SandboxSpec } from "../sandbox/sandbox-record.ts";
 import type { Template } from "../templates/template-store.ts";
+import type { TemplateDescription } from "../templates/templates.ts";
 
 const wireStates: Readonly<Record<SandboxState, WireState>> = {
   creating: WireState.CREATING,
@@ -92,26 +94,27 @@ export function toWireBase(base: BaseTemplate): WireTemplate {
   return create(TemplateSchema, { name: base.name, digest: base.digest, diskSizeMib: base.diskSizeMib, kind: "base" });
 }
 
-export async function toWireTemplate({ record, images }: Template): Promise<WireTemplate> {
-  const generation = await images.current();
+export function toWireTemplate({ record }: Template, { digest, sizeBytes }: TemplateDescription): WireTemplate {
   return create(TemplateSchema, {
     name: record.name,
-    digest: generation?.manifest.checksum ?? "",
+    digest,
     diskSizeMib: record.diskSizeMib,
     timeCreatedMs: BigInt(record.timeCreatedMs),
     sourceSandboxId: record.sourceSandboxId,
     hasMemory: record.sizes !== null,
     vcpus: record.sizes?.vcpus ?? 0,
     memoryMib: record.sizes?.memoryMib ?? 0,
-    sizeBytes: BigInt(generation === null ? 0 : await occupiedBytes(generation)),
-    kind: "snapshot",
+    sizeBytes: BigInt(sizeBytes),
+    kind: record.kind,
+    defaults: record.defaults,
   });
 }
 
-export function fromWireSpec(spec: WireSpec): SandboxSpec {
+export function fromWireSpec(spec: WireSpec): AskedSpec {
   return {
     sandboxId: spec.sandboxId,
     template: spec.template,
+    templateName: spec.templateName,
     vcpus: spec.vcpus,
     memoryMib: spec.memoryMib,
     diskSizeMib: spec.diskSizeMib,
@@ -120,7 +123,14 @@ export function fromWireSpec(spec: WireSpec): SandboxSpec {
     envs: spec.envs,
     accessToken: spec.accessToken,
     network: fromWireEgress(spec.network),
+    defaults: fromWireDefaults(spec.defaults),
   };
+}
+
+export function fromWireDefaults(defaults: WireDefaults | undefined): TemplateDefaults | undefined {
+  if (defaults === undefined) return undefined;
+  const { user, workdir, envs, startCommand, readyCommand } = defaults;
+  return { user, workdir, envs, startCommand, readyCommand };
 }
 
 export function fromWireEgress(policy: WireEgressPolicy | undefined): SandboxSpec["network"] {

@@ -18,6 +18,7 @@ import { GuestStandIn } from "./guest-stand-in.ts";
 export interface WireSpec {
   sandboxId: string;
   template: string;
+  templateName?: string;
   vcpus: number;
   memoryMib: number;
   diskSizeMib: number;
@@ -26,6 +27,7 @@ export interface WireSpec {
   envs: Record<string, string>;
   accessToken: string;
   network?: { allowOut: string[]; denyOut: string[]; proxy?: { protocol: string; address: string; username?: string; password?: string } };
+  defaults?: { user?: string; workdir?: string; envs?: Record<string, string>; startCommand?: string; readyCommand?: string };
 }
 
 /**

@@ -30,9 +30,15 @@ export async function requestThrough(
   });
 }
 
-/** Runs a shell command as root in a guest, through the guest protocol's JSON form; resolves with its output when it has ended. */
-export async function shellThrough(tunnel: Duplex, accessToken: string, command: string): Promise<string> {
-  const message = Buffer.from(JSON.stringify({ process: { cmd: "/bin/sh", args: ["-c", command] }, stdin: false }));
+/** Runs a shell command in a guest, as root unless told otherwise, through the guest protocol's JSON form; resolves with its output when it has ended. */
+export async function shellThrough(
+  tunnel: Duplex,
+  accessToken: string,
+  command: string,
+  options: { readonly asDefaultUser?: boolean; readonly shell?: readonly [string, ...string[]] } = {},
+): Promise<string> {
+  const [cmd, ...args] = options.shell ?? ["/bin/sh"];
+  const message = Buffer.from(JSON.stringify({ process: { cmd, args: [...args, "-c", command] }, stdin: false }));
   const envelope = Buffer.alloc(5);
   envelope.writeUInt32BE(message.length, 1);
   const { status, body } = await requestThrough(tunnel, {
@@ -42,7 +48,7 @@ export async function shellThrough(tunnel: Duplex, accessToken: string, command:
       "content-type": "application/connect+json",
       "connect-protocol-version": "1",
       "x-access-token": accessToken,
-      authorization: `Basic ${Buffer.from("root:").toString("base64")}`,
+      ...(options.asDefaultUser === true ? {} : { authorization: `Basic ${Buffer.from("root:").toString("base64")}` }),
     },
     body: Buffer.concat([envelope, message]),
   });

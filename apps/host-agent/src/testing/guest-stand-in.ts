@@ -20,6 +20,8 @@ export class GuestStandIn implements FakeGuest {
   knowledge: Record<string, unknown> = {};
   readonly prepares: GuestPrepare[] = [];
   prepareStatus = 204;
+  /** It answers 500 when it should be warmed up */
+  refusesWarmUp = false;
   readonly inits: { readonly body: GuestInit; readonly token: string | undefined }[] = [];
   address: { readonly host: string; readonly port: number } = { host: "127.0.0.1", port: 0 };
   /** Status of `GET /health`; undefined: it accepts and never answers */
@@ -96,10 +98,12 @@ export class GuestStandIn implements FakeGuest {
         response.writeHead(this.initStatus).end();
         return;
       }
-      case "/prepare":
-        this.prepares.push(guestPrepareSchema.parse(JSON.parse(body.toString())));
-        response.writeHead(this.prepareStatus).end();
+      case "/prepare": {
+        const asked = guestPrepareSchema.parse(JSON.parse(body.toString()));
+        this.prepares.push(asked);
+        response.writeHead(this.refusesWarmUp && asked.warmUp !== undefined ? 500 : this.prepareStatus).end();
         return;
+      }
       case "/metrics":
         response
           .writeHead(200, { "content-type": "application/json", [guestLogMarkHeader]: `stand-in ${this.output.length}` })
