@@ -1,6 +1,7 @@
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 
+import { noTemplateDefaults } from "@roost/contract";
 import { Cleanup, poll, second, type Logger } from "@roost/kit";
 
 import { countByState, findSandbox, listOfHost } from "./db/sandboxes.ts";
@@ -25,6 +26,9 @@ import { runRetention } from "./sandboxes/retention.ts";
 import { Sandboxes } from "./sandboxes/sandboxes.ts";
 import { Snapshots } from "./snapshots/snapshots.ts";
 import { ApiKeys } from "./teams/api-keys.ts";
+import { BuildRunner } from "./templates/run/build-runner.ts";
+import { startAndAwait } from "./templates/run/start-command.ts";
+import { createTemplateServices, type TemplateServices } from "./templates/template-services.ts";
 
 /** Connections that may wait to be accepted: a program that opens 1,000 streams at once is not made to wait a second for its next try */
 const listenBacklog = 2_048;
@@ -74,6 +78,9 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     proxy.drop(sandboxId);
   };
   const events = new Events(database.db, log);
+  const templateServices = createTemplateServices({ db: database.db, hosts, ...options, pokeBuilds: () => buildRunner.poke(), log });
+  const { templates, builds, files: buildFiles } = templateServices;
+  owned.defer("forget credentials of builds", async () => builds.close());
   const sandboxes = new Sandboxes({
     database,
     hosts,
@@ -82,8 +89,22 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     onChanged: (sandboxId) => proxy.recordChanged(sandboxId),
     onResumed: (row) => resumedCommands.resumed(row),
     onEvent: (event) => events.record(event),
+    resolveTemplate: (name) => templates.resolve(name),
+    startCommand: (row, defaults, signal) => startAndAwait(guests.of(row), defaults, { signal, log: log.child({ sandboxId: row.id }) }),
   });
-  const snapshots = new Snapshots({ records: sandboxes.records, hosts, log });
+  const buildRunner = new BuildRunner({
+    ...templateServices,
+    db: database.db,
+    isExclusive: database.isExclusive,
+    hosts,
+    sandboxes,
+    guests,
+    atOnceMax: options.buildsAtOnce,
+    timeoutMs: options.buildTimeoutSec * second,
+    onRemoval: () => templateServices.upkeep.poke(),
+    log,
+  });
+  const snapshots = new Snapshots({ records: sandboxes.records, hosts, log, hasNameOfBuilt: (name) => templates.hasNameOf(name) });
   const apiKeys = new ApiKeys(database.db, log);
   const metrics = new ControlPlaneMetrics(
     () => countByState(database.db),
@@ -91,7 +112,10 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   );
 
   const proxy = new Proxy({
-    find: (id) => findSandbox(database.db, id),
+    find: async (id) => {
+      const row = await findSandbox(database.db, id);
+      return row?.for_build_id === null ? row : undefined;
+    },
     present: (row) => present(row, sandboxes.records.now()),
     listTokenHolders: (limit) => listTokenHolders(database.db, limit),
     wake: (id) => sandboxes.lifecycle.usable(id),
@@ -102,23 +126,26 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   });
   owned.defer("cut requests to guests", () => proxy.close());
 
-  const loops = startLoops(options, { database, hosts, sandboxes, events, guests, onEnded, log });
+  const loops = startLoops(options, { database, hosts, sandboxes, events, guests, templateServices, buildRunner, onEnded, log });
   owned.defer("end the loops", loops.end);
 
   let isDraining = false;
   const services: Services = {
     sandboxes,
     snapshots,
+    templates,
+    builds,
+    buildFiles,
     events,
     guests,
     hosts,
     apiKeys,
     metrics,
     ping: () => database.ping(),
-    listTemplates: async () => {
-      const described = await hosts.describe();
+    listHostTemplates: async (ageMs) => {
+      const described = await hosts.describe(ageMs);
       return described.length === 0
-        ? listTemplates(database.db)
+        ? (await listTemplates(database.db)).map((row) => ({ ...row, defaults: noTemplateDefaults, time_created: new Date(0) }))
         : uniqueByName(described.flatMap(({ description }) => description.templates));
     },
     domain: options.domain ?? null,
@@ -188,6 +215,8 @@ interface LoopParts {
   readonly sandboxes: Sandboxes;
   readonly events: Events;
   readonly guests: Guests;
+  readonly templateServices: TemplateServices;
+  readonly buildRunner: BuildRunner;
   readonly onEnded: (sandboxId: string) => void;
   readonly log: Logger;
 }
@@ -195,12 +224,14 @@ interface LoopParts {
 /** Per host one watch and one reconciler; and the forgetting of old records. */
 function startLoops(
   options: ControlPlaneOptions,
-  { database, hosts, sandboxes, events, guests, onEnded, log }: LoopParts,
+  { database, hosts, sandboxes, events, guests, templateServices, buildRunner, onEnded, log }: LoopParts,
 ): { end(): Promise<void> } {
   const abort = new AbortController();
   const running: Promise<void>[] = [
     runRetention(database.db, options.stoppedRetentionSec, log, abort.signal),
     sandboxes.expiry.run(abort.signal),
+    templateServices.upkeep.run(abort.signal),
+    buildRunner.run(abort.signal),
   ];
   for (const host of hosts.links) {
     const reconciler = new Reconciler({

@@ -37,6 +37,23 @@ export const controlPlaneOptions = defineOptions("ROOST_", {
     schema: originsSchema.default([]),
     desc: "Web origins besides its own that may open WebSockets, comma-separated",
   },
+  buildFilesMib: {
+    schema: z.coerce.number().int().min(1).default(20_480),
+    desc: "Most disk that files uploaded for builds may use, in MiB; those of one step may have half of it",
+  },
+  buildsAtOnce: {
+    schema: z.coerce.number().int().min(1).max(64).default(2),
+    desc: "Builds of templates that are worked at at the same time; others wait for their turn",
+  },
+  buildTimeoutSec: {
+    schema: z.coerce
+      .number()
+      .int()
+      .min(1)
+      .max(7 * 24 * 3600)
+      .default(3600),
+    desc: "Longest that a build may take, in s; above it fails",
+  },
   stoppedRetentionSec: {
     schema: z.coerce
       .number()

@@ -46,7 +46,17 @@ export interface EventFilter {
 
 /** Newest first; of one instant, the one heard of last first. */
 export async function listEvents(db: Db, filter: EventFilter): Promise<EventRow[]> {
-  let query = db.selectFrom("event").selectAll();
+  let query = db
+    .selectFrom("event")
+    .selectAll()
+    // what happens to sandboxes that work for a build is told by its log
+    .where(({ exists, not, selectFrom }) =>
+      not(
+        exists(
+          selectFrom("sandbox").select("sandbox.id").whereRef("sandbox.id", "=", "event.sandbox_id").where("for_build_id", "is not", null),
+        ),
+      ),
+    );
   if (filter.sandboxId !== undefined) query = query.where("sandbox_id", "=", filter.sandboxId);
   const after = filter.after;
   if (after !== undefined) {

@@ -158,6 +158,7 @@ export async function claimDelete(db: Db, id: string, now: Date): Promise<Sandbo
     .updateTable("sandbox")
     .set({ time_delete_requested: now })
     .where("id", "=", id)
+    .where("for_build_id", "is", null)
     .where("time_delete_requested", "is", null)
     .where("state", "not in", ["stopping", "stopped"])
     .where((row) => row.not(isExpired(row, now)))

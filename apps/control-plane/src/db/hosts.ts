@@ -18,10 +18,16 @@ export async function recordHost(
     if (host.templates.length > 0) {
       await transaction
         .insertInto("template")
-        .values(host.templates.map((template) => ({ host_id: host.id, ...template })))
+        .values(host.templates.map((template) => ({ host_id: host.id, ...columnsOf(template) })))
         .execute();
     }
   });
+}
+
+/** A host says more of a template than is recorded. */
+function columnsOf(template: Omit<TemplateTable, "host_id">): Omit<TemplateTable, "host_id"> {
+  const { name, kind, digest, disk_size_mib, has_memory, vcpus, memory_mib } = template;
+  return { name, kind, digest, disk_size_mib, has_memory, vcpus, memory_mib };
 }
 
 /** Templates of all hosts ever seen, by name; of several builds of one name the first by digest. */

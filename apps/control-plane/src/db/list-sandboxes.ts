@@ -85,6 +85,7 @@ type Condition = ExpressionWrapper<Tables, "sandbox", SqlBool>;
 
 function matches(row: Row, filter: SandboxFilter): Condition {
   return row.and([
+    row("for_build_id", "is", null),
     ...(filter.template === undefined ? [] : [row("template", "=", filter.template)]),
     ...(filter.metadata === undefined ? [] : [sql<boolean>`metadata @> ${JSON.stringify(filter.metadata)}::jsonb`]),
   ]);

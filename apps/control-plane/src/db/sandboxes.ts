@@ -56,6 +56,10 @@ export interface NewSandbox extends Pick<
   readonly isSecure: boolean;
   readonly network: Readonly<Partial<NetworkPolicy>>;
   readonly trafficToken: string | null;
+  /** The build that made its template; null: a base template or snapshot */
+  readonly templateBuildId: string | null;
+  /** The build it works for; null: it is a user's */
+  readonly forBuildId: string | null;
 }
 
 /** Records sandboxes, all or none, before their host hears of them, so that nothing on a host is without a record. */
@@ -107,6 +111,8 @@ function newRow(sandbox: NewSandbox): Insertable<SandboxTable> {
     is_secure: sandbox.isSecure,
     network: JSON.stringify(sandbox.network),
     traffic_token: sandbox.trafficToken,
+    template_build_id: sandbox.templateBuildId,
+    for_build_id: sandbox.forBuildId,
   };
 }
 
@@ -124,7 +130,13 @@ export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date
   const columns = observedColumns(observed, now);
   const updated = await db
     .updateTable("sandbox")
-    .set({ ...columns, time_lost: null, time_expires: expiryAfter(observed.state, now) })
+    .set({
+      ...columns,
+      // the host's name of a built template is not the users'
+      template: sql<string>`CASE WHEN template_build_id IS NULL THEN ${observed.template} ELSE template END`,
+      time_lost: null,
+      time_expires: expiryAfter(observed.state, now),
+    })
     .where("id", "=", observed.id)
     .where("host_id", "=", observed.hostId)
     .where("state", "<>", "stopped")
@@ -141,6 +153,7 @@ export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date
     .values({
       id: observed.id,
       host_id: observed.hostId,
+      template: observed.template,
       metadata: "{}",
       time_created: observed.timeCreated,
       time_delete_requested: null,
@@ -163,7 +176,6 @@ export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date
 function observedColumns(observed: ObservedSandbox, now: Date) {
   const stopped = observed.state === "stopped";
   return {
-    template: observed.template,
     vcpus: observed.vcpus,
     memory_mib: observed.memoryMib,
     disk_size_mib: observed.diskSizeMib,
@@ -248,11 +260,17 @@ export async function markLost(db: Db, seen: SandboxRow, reason: string, now: Da
   return result.numUpdatedRows > 0n;
 }
 
-export async function requestDelete(db: Db, id: string, now: Date): Promise<SandboxRow | undefined> {
+export async function requestDelete(
+  db: Db,
+  id: string,
+  now: Date,
+  { usersOnly = false }: { readonly usersOnly?: boolean } = {},
+): Promise<SandboxRow | undefined> {
   return db
     .updateTable("sandbox")
     .set({ time_delete_requested: sql<Date>`coalesce(time_delete_requested, ${now})` })
     .where("id", "=", id)
+    .$if(usersOnly, (update) => update.where("for_build_id", "is", null))
     .returningAll()
     .executeTakeFirst();
 }

@@ -1,4 +1,4 @@
-import type { EventKind, ExpiryAction, NetworkPolicy, SandboxState } from "@roost/contract";
+import type { BuildLogLevel, BuildState, EventKind, ExpiryAction, NetworkPolicy, Recipe, SandboxState } from "@roost/contract";
 import type { ColumnType, Generated } from "kysely";
 
 /** The tables as queries see them; the truth is `migrations/`. */
@@ -9,6 +9,11 @@ export interface Tables {
   event: EventTable;
   api_key: ApiKeyTable;
   migration: MigrationTable;
+  built_template: BuiltTemplateTable;
+  build: BuildTable;
+  template_tag: TemplateTagTable;
+  build_log: BuildLogTable;
+  template_removal: TemplateRemovalTable;
 }
 
 /** Written as JSON text, read as the value. */
@@ -40,7 +45,7 @@ export interface HostInfo {
 export interface TemplateTable {
   host_id: string;
   name: string;
-  kind: "base" | "snapshot";
+  kind: "base" | "snapshot" | "image" | "step" | "build";
   digest: string;
   disk_size_mib: number;
   has_memory: boolean;
@@ -98,6 +103,10 @@ export interface SandboxTable {
   network: Json<Partial<NetworkPolicy>>;
   /** Opens ports that are not public; null: nothing does */
   traffic_token: string | null;
+  /** The build that made its template; null: a base template or snapshot */
+  template_build_id: string | null;
+  /** The build it works for: nobody else sees it */
+  for_build_id: string | null;
 }
 
 export interface EventTable {
@@ -127,4 +136,71 @@ export interface MigrationTable {
   name: string;
   checksum: string;
   time_applied: Date;
+}
+
+export interface BuiltTemplateTable {
+  id: string;
+  name: string;
+  is_public: boolean;
+  time_created: Date;
+  time_updated: Date;
+}
+
+/** What a build failed of. */
+export interface BuildFailure {
+  message: string;
+  /** What of the recipe it is about, as `buildStepSchema` says; null: nothing of it */
+  step: string | null;
+}
+
+export interface BuildTable {
+  id: string;
+  template_id: string;
+  state: BuildState;
+  generation: Generated<number>;
+  /** Set when it is ready */
+  tags: Json<string[]>;
+  /** null: not said yet */
+  recipe: ColumnType<Recipe | null, string | null, string | null>;
+  vcpus: number;
+  memory_mib: number;
+  step_count: Generated<number>;
+  steps_done: Generated<number>;
+  /** How many of those that are done came from the cache */
+  steps_cached: Generated<number>;
+  host_id: string | null;
+  /** Its template on the host */
+  host_template: string | null;
+  size_bytes: number | null;
+  failure: ColumnType<BuildFailure | null, string | null, string | null>;
+  claimed_by: string | null;
+  time_claim_ends: Date | null;
+  time_cancel_requested: Date | null;
+  log_count: Generated<number>;
+  time_created: Date;
+  time_started: Date | null;
+  time_ended: Date | null;
+}
+
+export interface TemplateTagTable {
+  template_id: string;
+  tag: string;
+  build_id: string;
+  time_created: Date;
+}
+
+export interface TemplateRemovalTable {
+  /** On hosts */
+  name: string;
+  time_created: Date;
+}
+
+export interface BuildLogTable {
+  build_id: string;
+  /** From 0, without gaps */
+  number: number;
+  time_created: Date;
+  level: BuildLogLevel;
+  step: string | null;
+  message: string;
 }

@@ -11,6 +11,7 @@ export async function listTokenHolders(db: Db, limit: number): Promise<TokenHold
   return db
     .selectFrom("sandbox")
     .select(["id", "access_token as accessToken"])
+    .where("for_build_id", "is", null)
     .where("is_secure", "=", true)
     .where("access_token", "<>", "")
     .where("time_delete_requested", "is", null)

@@ -1,5 +1,7 @@
 import { newSandboxId, PlatformError, templateNameSchema, templateTagDefault } from "@roost/contract";
 
+import { parseReference, shownName } from "../templates/names.ts";
+
 /**
  * E2B's names: `[namespace/]name[:tag]`. There is one namespace here, so it is left out, and without a tag `default` is meant; a template's
  * own name is `name` or `name:tag` (see `templateNameSchema`).
@@ -16,11 +18,19 @@ export function templateNamed(text: string): string | undefined {
   return parsed.success ? parsed.data : undefined;
 }
 
-/** The same, of a template that is to be there. */
+/** The same, of a template that is to be there; a built one may have names that others cannot. */
 export function existingTemplate(text: string): string {
   const name = templateNamed(text);
-  if (name === undefined) throw templateNotFound(text);
-  return name;
+  if (name !== undefined) return name;
+  const reference = parseReference(text);
+  if (reference !== undefined) return shownName(reference.name, reference.tag ?? templateTagDefault);
+  if (/:$|^(?:[^/:]*\/)?:/.test(text)) {
+    throw new PlatformError(
+      "request_invalid",
+      `${JSON.stringify(text.slice(0, shownMax))} is not accepted: written as name or name:tag, neither empty`,
+    );
+  }
+  throw templateNotFound(text);
 }
 
 /** The same, for a new snapshot; one that is not given a name gets one that nobody else has. */

@@ -15,8 +15,7 @@ export interface E2bRoute {
   readonly refused?: string;
 }
 
-const noBuilds = "templates are made from recipes or from sandboxes (snapshots); building them over this API is not there yet";
-const noTags = "a snapshot has the one name and tag it was made with";
+const noOldBuilds = "this is how clients built templates before E2B's Template builder; newer ones use POST /v3/templates";
 const noVolumes = "there are no volumes yet; what must outlive a sandbox goes into a snapshot";
 const noSecrets = "requests of sandboxes are not rewritten on their way out, so there is nothing that would use a secret";
 const oneTeam = "an installation has one team";
@@ -108,10 +107,16 @@ export const e2bRoutes = {
     summary: "A snapshot; the sandbox goes on",
   },
   listSnapshots: { method: "GET", path: "/snapshots", mark: "SDK", answer: 200, summary: "Snapshots, in pages" },
-  listTemplates: { method: "GET", path: "/templates", mark: "CLI", answer: 200, summary: "Templates" },
+  listTemplates: { method: "GET", path: "/templates", mark: "CLI", answer: 200, summary: "Templates, without snapshots" },
   listTemplatesV2: { method: "GET", path: "/v2/templates", mark: "optional", answer: 200, summary: "Templates, in pages" },
   getTemplate: { method: "GET", path: "/templates/{templateID}", mark: "optional", answer: 200, summary: "One template or snapshot" },
-  deleteTemplate: { method: "DELETE", path: "/templates/{templateID}", mark: "SDK", answer: 204, summary: "Delete a snapshot" },
+  deleteTemplate: {
+    method: "DELETE",
+    path: "/templates/{templateID}",
+    mark: "SDK",
+    answer: 204,
+    summary: "Delete a built template or snapshot",
+  },
   findTemplateAlias: {
     method: "GET",
     path: "/templates/aliases/{alias}",
@@ -121,14 +126,13 @@ export const e2bRoutes = {
   },
   listTeams: { method: "GET", path: "/teams", mark: "CLI", answer: 200, summary: "The one team there is" },
 
-  requestBuild: { method: "POST", path: "/v3/templates", mark: "SDK", answer: 202, summary: "Request a template build", refused: noBuilds },
+  requestBuild: { method: "POST", path: "/v3/templates", mark: "SDK", answer: 202, summary: "Request a template build" },
   startBuild: {
     method: "POST",
     path: "/v2/templates/{templateID}/builds/{buildID}",
     mark: "SDK",
     answer: 202,
     summary: "Start a template build",
-    refused: noBuilds,
   },
   getBuildStatus: {
     method: "GET",
@@ -136,7 +140,6 @@ export const e2bRoutes = {
     mark: "SDK",
     answer: 200,
     summary: "How a template build goes",
-    refused: noBuilds,
   },
   getBuildLogs: {
     method: "GET",
@@ -144,7 +147,6 @@ export const e2bRoutes = {
     mark: "optional",
     answer: 200,
     summary: "Logs of a template build",
-    refused: noBuilds,
   },
   getBuildUpload: {
     method: "GET",
@@ -152,7 +154,13 @@ export const e2bRoutes = {
     mark: "SDK",
     answer: 201,
     summary: "Where a build's files go",
-    refused: noBuilds,
+  },
+  putBuildFiles: {
+    method: "PUT",
+    path: "/templates/{templateID}/files/{hash}",
+    mark: "SDK",
+    answer: 200,
+    summary: "Upload of a build's files, to the URL that GET gave: without a key",
   },
   createTemplateV2: {
     method: "POST",
@@ -160,7 +168,7 @@ export const e2bRoutes = {
     mark: "legacy",
     answer: 202,
     summary: "Request a template build",
-    refused: noBuilds,
+    refused: noOldBuilds,
   },
   createTemplate: {
     method: "POST",
@@ -168,7 +176,7 @@ export const e2bRoutes = {
     mark: "legacy",
     answer: 202,
     summary: "Build from a Dockerfile",
-    refused: noBuilds,
+    refused: noOldBuilds,
   },
   rebuildTemplate: {
     method: "POST",
@@ -176,7 +184,7 @@ export const e2bRoutes = {
     mark: "legacy",
     answer: 202,
     summary: "Build again from a Dockerfile",
-    refused: noBuilds,
+    refused: noOldBuilds,
   },
   startBuildV1: {
     method: "POST",
@@ -184,7 +192,7 @@ export const e2bRoutes = {
     mark: "legacy",
     answer: 202,
     summary: "Start a build from a Dockerfile",
-    refused: noBuilds,
+    refused: noOldBuilds,
   },
   updateTemplate: {
     method: "PATCH",
@@ -192,7 +200,6 @@ export const e2bRoutes = {
     mark: "legacy",
     answer: 200,
     summary: "Make a template public or not",
-    refused: oneTeam,
   },
   updateTemplateV2: {
     method: "PATCH",
@@ -200,7 +207,6 @@ export const e2bRoutes = {
     mark: "CLI",
     answer: 200,
     summary: "Make a template public or not",
-    refused: oneTeam,
   },
   listTemplateTags: {
     method: "GET",
@@ -208,10 +214,9 @@ export const e2bRoutes = {
     mark: "SDK",
     answer: 200,
     summary: "Tags of a template",
-    refused: noTags,
   },
-  assignTemplateTags: { method: "POST", path: "/templates/tags", mark: "SDK", answer: 201, summary: "Tag a template", refused: noTags },
-  removeTemplateTags: { method: "DELETE", path: "/templates/tags", mark: "SDK", answer: 204, summary: "Untag a template", refused: noTags },
+  assignTemplateTags: { method: "POST", path: "/templates/tags", mark: "SDK", answer: 201, summary: "Tag a template" },
+  removeTemplateTags: { method: "DELETE", path: "/templates/tags", mark: "SDK", answer: 204, summary: "Untag a template" },
   createVolume: { method: "POST", path: "/volumes", mark: "SDK", answer: 201, summary: "Create a volume", refused: noVolumes },
   listVolumes: { method: "GET", path: "/volumes", mark: "SDK", answer: 200, summary: "Volumes", refused: noVolumes },
   getVolume: { method: "GET", path: "/volumes/{volumeID}", mark: "SDK", answer: 200, summary: "One volume", refused: noVolumes },

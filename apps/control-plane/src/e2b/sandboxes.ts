@@ -16,7 +16,7 @@ import { viewDetail, viewListed, viewSandbox } from "./views.ts";
 const oldListMax = 1_000;
 
 /** Sandboxes: created, listed, shown, killed. */
-export function addE2bSandboxRoutes(app: FastifyInstance, { sandboxes, domain }: Services): void {
+export function addE2bSandboxRoutes(app: FastifyInstance, { sandboxes, templates, domain }: Services): void {
   const create = async (body: NewE2bSandbox, signal: AbortSignal) =>
     viewSandbox(await sandboxes.create(bodyOf(body), signal, optionsOf(body)), domain);
   addE2bRoute(app, "createSandbox", { body: newSandboxSchema }, async ({ body, signal }) => create(body, signal));
@@ -28,7 +28,8 @@ export function addE2bSandboxRoutes(app: FastifyInstance, { sandboxes, domain }:
     return page.sandboxes.map(viewListed);
   });
   addE2bRoute(app, "listSandboxesV2", { query: listV2QuerySchema }, async ({ query, reply }) => {
-    const filter = filterOf(query);
+    const named = query.template === undefined ? undefined : await templates.findByName(query.template);
+    const filter = filterOf(named === undefined ? query : { ...query, template: named.name }); // it may have been its id
     if (filter === undefined) return [];
     const after = query.nextToken === undefined ? undefined : decodeToken(query.nextToken);
     const [page, runningCount] = await Promise.all([

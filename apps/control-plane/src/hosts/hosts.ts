@@ -1,4 +1,4 @@
-import { PlatformError } from "@roost/contract";
+import { isHostTemplateName, PlatformError } from "@roost/contract";
 
 import { descriptionAgeMs, type HostDescription, type HostLink } from "./host-link.ts";
 import type { HostTemplate } from "./observed.ts";
@@ -30,17 +30,44 @@ export class Hosts {
     return asked.filter((outcome) => outcome.status === "fulfilled").map((outcome) => outcome.value);
   }
 
-  /** The reachable host with the template and the most memory free. The host itself decides whether there is room. */
-  async place(templateName: string): Promise<Placement> {
+  /** The same as `place`, by what is known already of hosts or was just said; undefined when that is not enough. */
+  async find(templateName: string): Promise<Placement | undefined> {
+    return choose(await this.describe(), templateName);
+  }
+
+  /**
+   * The reachable host with the template and the most memory free. The host itself decides whether there is room. `shownName`: as users know a template of a build.
+   */
+  async place(templateName: string, shownName = templateName): Promise<Placement> {
     const known = choose(await this.describe(), templateName) ?? choose(await this.describe(0), templateName);
     if (known !== undefined) return known;
     const described = await this.describe();
     if (described.length === 0) {
       throw new PlatformError("host_unreachable", "no host can be reached right now", { retryAfterSec: 5 });
     }
-    const names = [...new Set(described.flatMap(({ description }) => description.templates.map((template) => template.name)))].sort();
+    if (shownName !== templateName) {
+      throw new PlatformError("host_unreachable", `no host that can be reached right now has the template "${shownName}"`, {
+        retryAfterSec: 5,
+      });
+    }
+    const all = described.flatMap(({ description }) => description.templates.map((template) => template.name));
+    const names = [...new Set(all)].filter((name) => !isHostTemplateName(name)).sort();
     const there = names.length === 0 ? "there are none yet" : `there are: ${names.join(", ")}`;
     throw new PlatformError("template_not_found", `there is no template "${templateName}"; ${there}`);
+  }
+
+  /** A host that has the template for certain, because somebody put it there. */
+  async placeOn(hostId: string, templateName: string): Promise<Placement> {
+    const host = this.get(hostId);
+    const withTemplate = async (ageMs: number) =>
+      (await host.describe(ageMs)).templates.find((candidate) => candidate.name === templateName);
+    const template = (await withTemplate(descriptionAgeMs)) ?? (await withTemplate(0));
+    if (template === undefined) {
+      throw new PlatformError("template_not_found", `the host does not have the template "${templateName}" any more`, {
+        detail: `host ${hostId}`,
+      });
+    }
+    return { host, template };
   }
 }
 

@@ -5,16 +5,19 @@ import {
   type Event as WireEvent,
   type Sandbox as WireSandbox,
   type Template as WireTemplate,
+  type TemplateDefaults as WireDefaults,
   type GetHostResponse,
 } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import {
   isEventKind,
   nameLengthMax,
+  noTemplateDefaults,
   noticeLengthMax,
   PlatformError,
   sandboxIdPattern,
   templateNameLengthMax,
   type SandboxState,
+  type TemplateDefaults,
 } from "@roost/contract";
 
 import type { NewEvent } from "../db/events.ts";
@@ -26,7 +29,10 @@ const messageLengthMax = 4096;
 const detailEntriesMax = 32;
 const eventIdPattern = /^[A-Za-z0-9_-]{8,64}$/;
 
-export type HostTemplate = Omit<TemplateTable, "host_id">;
+export interface HostTemplate extends Omit<TemplateTable, "host_id"> {
+  readonly defaults: TemplateDefaults;
+  readonly time_created: Date;
+}
 
 const states: Readonly<Record<number, SandboxState>> = {
   [WireState.CREATING]: "creating",
@@ -52,7 +58,7 @@ export function observedFrom(sandbox: WireSandbox | undefined, hostId: string): 
   return {
     id: spec.sandboxId,
     hostId,
-    template: spec.template,
+    template: spec.templateName || spec.template,
     vcpus: spec.vcpus,
     memoryMib: spec.memoryMib,
     diskSizeMib: spec.diskSizeMib,
@@ -95,17 +101,32 @@ function cut(text: string, lengthMax: number): string {
     .replace(/[\uD800-\uDBFF]$/, "");
 }
 
+const templateKinds = ["base", "snapshot", "image", "step", "build"] as const satisfies readonly HostTemplate["kind"][];
+
+function isTemplateKind(kind: string): kind is HostTemplate["kind"] {
+  return (templateKinds as readonly string[]).includes(kind);
+}
+
 /** A template as a host describes it. */
 export function templateFrom(template: WireTemplate): HostTemplate {
   return {
     name: template.name,
-    kind: template.kind === "snapshot" ? "snapshot" : "base",
+    kind: isTemplateKind(template.kind) ? template.kind : "base",
     digest: template.digest,
     disk_size_mib: template.diskSizeMib,
     has_memory: template.hasMemory,
     vcpus: template.vcpus,
     memory_mib: template.memoryMib,
+    defaults: defaultsFrom(template.defaults),
+    time_created: new Date(Number(template.timeCreatedMs)),
   };
+}
+
+/** What a host says of processes in a template's sandboxes. */
+export function defaultsFrom(defaults: WireDefaults | undefined): TemplateDefaults {
+  if (defaults === undefined) return noTemplateDefaults;
+  const { user, workdir, envs, startCommand, readyCommand } = defaults;
+  return { user, workdir, envs, startCommand, readyCommand };
 }
 
 /** An event as a host tells it; undefined when it is of a kind that this control plane does not know. */

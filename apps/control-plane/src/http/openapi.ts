@@ -1,10 +1,13 @@
 import {
+  buildIdSchema,
   errorBodySchema,
   errorCatalogue,
+  filesHashSchema,
   operations,
   processSelectorSchema,
   sandboxIdSchema,
   templateNameSchema,
+  templateTagSchema,
   type ErrorCode,
   type Operation,
 } from "@roost/contract";
@@ -21,11 +24,17 @@ const parameterSchemas: Readonly<Record<string, z.ZodType>> = {
   id: sandboxIdSchema,
   selector: processSelectorSchema,
   name: templateNameSchema,
+  build: buildIdSchema,
+  hash: filesHashSchema,
+  tag: templateTagSchema,
 };
 const parameterDescriptions: Readonly<Record<string, string>> = {
   id: "Sandbox id",
   selector: "Pid, or a tag when it is not all digits",
-  name: "Name of a snapshot",
+  name: "Name of a template or snapshot",
+  build: "Id of a build",
+  hash: "SHA-256 of what an archive holds, as the recipe names it",
+  tag: "Tag of a template",
 };
 
 /** The OpenAPI 3.1 description of the native API, made from the table of operations. */
@@ -52,6 +61,7 @@ export function buildOpenApi(): Json {
     tags: [
       { name: "sandboxes", description: "Create, look at and end sandboxes" },
       { name: "snapshots", description: "Save sandboxes and start from what was saved" },
+      { name: "templates", description: "Build what sandboxes start from" },
       { name: "commands", description: "Run commands, terminals, processes" },
       { name: "files", description: "Files of a sandbox" },
       { name: "platform", description: "What the platform offers" },
@@ -93,6 +103,7 @@ function describeOperation(id: string, operation: Operation, components: Json): 
 }
 
 function tagOf(path: string): string {
+  if (/^\/v1\/(templates|builds)/.test(path)) return "templates";
   if (path.includes("/files")) return "files";
   if (/\/(pause|resume|checkpoint|rollback|generations|fork|snapshots)/.test(path)) return "snapshots";
   if (/\/(exec|pty|processes)/.test(path)) return "commands";

@@ -21,9 +21,16 @@ afterAll(async () => world[Symbol.asyncDispose]());
 
 const all = Object.entries(operations) as [OperationId, Operation][];
 const unknownId = "idoesnotexist";
+const unknownBuildId = "00000000-0000-4000-8000-000000000000";
 
 function pathOf(operation: Operation, id: string): string {
-  return operation.path.replace("{id}", id).replace("{selector}", "sometag").replace("{name}", "somename");
+  return operation.path
+    .replace("{id}", id)
+    .replace("{selector}", "sometag")
+    .replace("{name}", "somename")
+    .replace("{build}", unknownBuildId)
+    .replace("{hash}", "0".repeat(64))
+    .replace("{tag}", "sometag");
 }
 
 /** What the operation needs besides the sandbox's id, so that nothing but the id is wrong. */
@@ -41,6 +48,9 @@ const valid: Partial<Record<OperationId, { readonly query?: string; readonly bod
   moveFile: { body: { source: "/a", destination: "/b" } },
   removeFile: { body: { path: "/z" } },
   watchFiles: { query: "?path=/" },
+  findTemplateFiles: { query: "?name=somename" },
+  putTemplateFiles: { query: "?name=somename", body: "data" },
+  createBuild: { body: { name: "n", recipe: { from: { template: "base" } } } },
 };
 
 interface Answer {
@@ -101,6 +111,19 @@ describe.each(only((operation) => operation.path.includes("{id}")))("%s of a san
       const answer = await ask(id, operation, pathOf(operation, bad) + queryOf(id), {}, bodyOf(id));
       expect(codeOf(answer)).toBe("request_invalid");
       expect(answer.body).toContain("1 to 40 lower-case letters and digits");
+    }
+  });
+});
+
+describe.each(only((operation) => operation.path.includes("{build}")))("%s of a build", (id, operation) => {
+  test("says that an unknown one is unknown", async () => {
+    expect(codeOf(await ask(id, operation, pathOf(operation, unknownId), {}, bodyOf(id)))).toBe("build_not_found");
+  });
+
+  test("refuses what can be no id", async () => {
+    for (const bad of ["1", "UPPER", "%00", `${unknownBuildId}0`, "..%2f.."]) {
+      const path = operation.path.replace("{build}", bad);
+      expect(codeOf(await ask(id, operation, path, {}, bodyOf(id)))).toBe("request_invalid");
     }
   });
 });

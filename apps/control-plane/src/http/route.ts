@@ -1,4 +1,14 @@
-import { operations, processSelectorSchema, sandboxIdSchema, templateNameSchema, type Operation, type OperationId } from "@roost/contract";
+import {
+  buildIdSchema,
+  filesHashSchema,
+  operations,
+  processSelectorSchema,
+  sandboxIdSchema,
+  templateNameSchema,
+  templateTagSchema,
+  type Operation,
+  type OperationId,
+} from "@roost/contract";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 
@@ -11,7 +21,14 @@ type QueryOf<Op> = Op extends { readonly query: infer Query extends z.ZodType } 
 
 /** What a handler gets: everything parsed. */
 export interface Call<Op> {
-  readonly params: { readonly id: string; readonly selector: string; readonly name: string };
+  readonly params: {
+    readonly id: string;
+    readonly selector: string;
+    readonly name: string;
+    readonly build: string;
+    readonly hash: string;
+    readonly tag: string;
+  };
   readonly query: QueryOf<Op>;
   readonly body: BodyOf<Op>;
   readonly caller: ApiKey;
@@ -43,6 +60,9 @@ const paramsSchema = z.object({
   id: sandboxIdSchema.optional(),
   selector: processSelectorSchema.optional(),
   name: templateNameSchema.optional(),
+  build: buildIdSchema.optional(),
+  hash: filesHashSchema.optional(),
+  tag: templateTagSchema.optional(),
 });
 
 /**
@@ -67,7 +87,14 @@ export function addRoute<Id extends OperationId>(
       const query = parse(operation.query ?? noQuery, request.query, "the query");
       const body = isUpload ? undefined : parseBody(operation, request.body);
       const call = {
-        params: { id: params.id ?? "", selector: params.selector ?? "", name: params.name ?? "" },
+        params: {
+          id: params.id ?? "",
+          selector: params.selector ?? "",
+          name: params.name ?? "",
+          build: params.build ?? "",
+          hash: params.hash ?? "",
+          tag: params.tag ?? "",
+        },
         query,
         body,
         caller: request.caller,

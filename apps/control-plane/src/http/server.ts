@@ -21,6 +21,8 @@ import { addProcessRoutes } from "./routes/processes.ts";
 import { addSandboxRoutes } from "./routes/sandboxes.ts";
 import { addSnapshotRoutes } from "./routes/snapshots.ts";
 import { addSystemRoutes, systemRoutes } from "./routes/system.ts";
+import { addBuildRoutes } from "./routes/builds.ts";
+import { addTemplateRoutes } from "./routes/templates.ts";
 import type { Services } from "./services.ts";
 
 /** Request line and headers together in `bytes`; a path of 4 KiB, percent-encoded, fits */
@@ -84,6 +86,8 @@ export async function buildServer(services: Services, deadlines: HttpDeadlines =
   addProcessRoutes(app, services);
   addFileRoutes(app, services);
   addHostRoutes(app, services);
+  addTemplateRoutes(app, services);
+  addBuildRoutes(app, services);
   addE2bRoutes(app, services);
   await app.ready();
   return app;

@@ -1,4 +1,6 @@
 import {
+  createSandboxBodySchema,
+  isHostTemplateName,
   memoryMibDefault,
   networkPolicySchema,
   newSandboxId,
@@ -10,6 +12,7 @@ import {
   type ExpiryAction,
   type ForkSandboxBody,
   type NetworkPolicy,
+  type TemplateDefaults,
 } from "@roost/contract";
 import type { ForkSandboxResponse_Outcome } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import type { Logger } from "@roost/kit";
@@ -19,6 +22,7 @@ import {
   forgetSandbox,
   insertSandbox,
   insertSandboxes,
+  type NewSandbox,
   markCreateFailed,
   markStopped,
   requestDelete,
@@ -26,8 +30,10 @@ import {
 } from "../db/sandboxes.ts";
 import { failureFrom } from "../hosts/from-connect-error.ts";
 import { createTimeoutMs, type HostLink } from "../hosts/host-link.ts";
-import { observedFrom } from "../hosts/observed.ts";
-import type { Hosts } from "../hosts/hosts.ts";
+import { defaultsFrom, observedFrom } from "../hosts/observed.ts";
+import type { Hosts, Placement } from "../hosts/hosts.ts";
+import { lockBuild } from "../db/builds.ts";
+import { templateNotFound } from "../templates/names.ts";
 import { toWireEgress } from "../hosts/wire-egress.ts";
 import type { SandboxRecords } from "./records.ts";
 import { requireNotEnded } from "./require-state.ts";
@@ -56,13 +62,34 @@ export interface CreateOptions {
   readonly network: NetworkPolicy;
 }
 
-const noOptions: CreateOptions = {
+export const noOptions: CreateOptions = {
   expirySec: 0,
   expiryAction: "delete",
   expiryMemory: true,
   isSecure: true,
   network: networkPolicySchema.parse({}),
 };
+
+/** A sandbox that works for a build: users do not see it. */
+export interface BuildSandboxSpec {
+  readonly buildId: string;
+  /** The host that has the template */
+  readonly hostId: string;
+  /** Its name there */
+  readonly hostTemplate: string;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+}
+
+/** A template that a build made. */
+export interface ResolvedTemplate {
+  /** Its name on hosts */
+  readonly hostTemplate: string;
+  readonly buildId: string;
+  readonly templateId: string;
+  /** As users see it */
+  readonly name: string;
+}
 
 export interface ForkOptions {
   /** Of the children, as `CreateOptions` has it; default: the parent's */
@@ -76,6 +103,18 @@ export interface CreatesDependencies {
   readonly records: SandboxRecords;
   readonly hosts: Hosts;
   readonly log: Logger;
+  /** The build that a name means; undefined: it is no built template's */
+  readonly resolveTemplate: (name: string) => Promise<ResolvedTemplate | undefined>;
+  /** Starts what is to run in a sandbox that booted, and resolves when it is ready */
+  readonly startCommand: (row: SandboxRow, defaults: TemplateDefaults, signal: AbortSignal) => Promise<void>;
+}
+
+/** What a new sandbox starts from. */
+interface Start extends Placement {
+  /** As users see it */
+  readonly name: string;
+  /** The build that made it */
+  readonly buildId: string | null;
 }
 
 /** New sandboxes, from templates and from other sandboxes: the record comes first, then the host acts. */
@@ -104,17 +143,57 @@ export class Creates {
    */
   async create(body: CreateSandboxBody, signal: AbortSignal, options: CreateOptions = noOptions): Promise<SandboxRow> {
     this.#refuseWhileDraining();
+    return this.#create(await this.#startOf(body.template), body, options, signal, null);
+  }
+
+  /** The same for a build, from a template as its host names it. */
+  async createForBuild(spec: BuildSandboxSpec, signal: AbortSignal): Promise<SandboxRow> {
+    this.#refuseWhileDraining();
+    const placement = await this.#deps.hosts.placeOn(spec.hostId, spec.hostTemplate);
+    const body = createSandboxBodySchema.parse({ vcpus: spec.vcpus, memory_mb: spec.memoryMib, timeout_sec: 0 });
+    return this.#create({ ...placement, name: spec.hostTemplate, buildId: null }, body, noOptions, signal, spec.buildId);
+  }
+
+  /** What a name means: a template of the hosts' own, or one that a build made. */
+  async #startOf(name: string): Promise<Start> {
+    const { hosts, resolveTemplate } = this.#deps;
+    if (isHostTemplateName(name)) throw templateNotFound(name);
+    const known = await hosts.find(name);
+    if (known !== undefined) return { ...known, name, buildId: null };
+    const built = await resolveTemplate(name);
+    if (built === undefined) return { ...(await hosts.place(name)), name, buildId: null };
+    return { ...(await hosts.place(built.hostTemplate, built.name)), name: built.name, buildId: built.buildId };
+  }
+
+  /** Records a sandbox; one from a build only while that is there. */
+  async #insert(sandbox: NewSandbox): Promise<void> {
+    const { db } = this.#deps.database;
+    const { templateBuildId } = sandbox;
+    if (templateBuildId === null) return void (await insertSandbox(db, sandbox));
+    await db.transaction().execute(async (transaction) => {
+      if (!(await lockBuild(transaction, templateBuildId))) throw templateNotFound(sandbox.template);
+      await insertSandbox(transaction, sandbox);
+    });
+  }
+
+  async #create(
+    start: Start,
+    body: CreateSandboxBody,
+    options: CreateOptions,
+    signal: AbortSignal,
+    forBuildId: string | null,
+  ): Promise<SandboxRow> {
     const { records } = this.#deps;
-    const { host, template } = await this.#deps.hosts.place(body.template);
+    const { host, template } = start;
     const id = newSandboxId();
     const accessToken = newToken();
     const log = this.#deps.log.child({ sandboxId: id, hostId: host.id });
     const inFlight = this.#begin([id], signal, log);
     try {
-      await insertSandbox(this.#deps.database.db, {
+      await this.#insert({
         id,
         hostId: host.id,
-        template: body.template,
+        template: start.name,
         // What the host will decide, as far as it is known; its answer replaces it
         vcpus: body.vcpus ?? (template.vcpus || vcpusDefault),
         memoryMib: body.memory_mb ?? (template.memory_mib || memoryMibDefault),
@@ -127,11 +206,14 @@ export class Creates {
         timeCreated: new Date(),
         ...options,
         trafficToken: options.network.is_public ? null : newToken(),
+        templateBuildId: start.buildId,
+        forBuildId,
       });
       inFlight.recorded();
       const spec = {
         sandboxId: id,
-        template: body.template,
+        template: template.name,
+        templateName: start.name,
         vcpus: body.vcpus ?? 0,
         memoryMib: body.memory_mb ?? 0,
         diskSizeMib: template.disk_size_mib,
@@ -141,17 +223,34 @@ export class Creates {
         accessToken,
         network: toWireEgress(options.network),
       };
-      const answer = await host.call(() => host.client.createSandbox({ spec }, { timeoutMs: createTimeoutMs }));
-      await records.observe(observedFrom(answer.sandbox, host.id));
-    } catch (error) {
-      await this.#failed(id, host, error, { saysAll: false }, log);
-      throw error;
+      let defaults: TemplateDefaults;
+      try {
+        const answer = await host.call(() => host.client.createSandbox({ spec }, { timeoutMs: createTimeoutMs }));
+        await records.observe(observedFrom(answer.sandbox, host.id));
+        defaults = defaultsFrom(answer.sandbox?.spec?.defaults);
+      } catch (error) {
+        await this.#failed(id, host, error, { saysAll: false }, log);
+        throw error;
+      }
+      const row = await this.#unlessDeleted(id, host);
+      if (template.kind !== "base") records.resumed(row);
+      if (forBuildId === null && row.start_path === "boot" && defaults.startCommand !== "") {
+        await this.#runStartCommand(row, defaults, signal);
+      }
+      return row;
     } finally {
       inFlight.end();
     }
-    const row = await this.#unlessDeleted(id, host);
-    if (template.kind === "snapshot") records.resumed(row);
-    return row;
+  }
+
+  /** From memory it would run already. A sandbox in which it does not get ready is of no use to whoever asked for it. */
+  async #runStartCommand(row: SandboxRow, defaults: TemplateDefaults, signal: AbortSignal): Promise<void> {
+    try {
+      await this.#deps.startCommand(row, defaults, signal);
+    } catch (error) {
+      await this.#delete(row.id);
+      throw error;
+    }
   }
 
   /** New sandboxes that go on where this one is. Throws only when none was tried; undone like a create when `signal` aborts. */
@@ -187,6 +286,8 @@ export class Creates {
           isSecure: parent.is_secure,
           network: parent.network,
           trafficToken: parent.traffic_token === null ? null : newToken(),
+          templateBuildId: parent.template_build_id,
+          forBuildId: null,
         })),
       );
       inFlight.recorded();
@@ -259,7 +360,7 @@ export class Creates {
 
   /** The delete of a sandbox may have reached the host before its create did, and found nothing to end. */
   async #unlessDeleted(id: string, host: HostLink): Promise<SandboxRow> {
-    const row = await this.#deps.records.get(id);
+    const row = await this.#deps.records.any(id);
     if (row.time_delete_requested === null) return row;
     await this.#deps.records.endOnHost(id, host);
     throw new PlatformError("create_aborted", `sandbox ${id} was deleted while it was being created`);

@@ -52,8 +52,17 @@ export class SandboxRecords {
 
   /** A sandbox as its host last described it. */
   async recorded(id: string): Promise<SandboxRow> {
+    return this.#known(id, (row) => row.for_build_id === null);
+  }
+
+  /** As `get`, also one that works for a build, which users do not see. */
+  async any(id: string): Promise<SandboxRow> {
+    return present(await this.#known(id, () => true), this.now());
+  }
+
+  async #known(id: string, isVisible: (row: SandboxRow) => boolean): Promise<SandboxRow> {
     const row = await findSandbox(this.#db, id);
-    if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
+    if (row === undefined || !isVisible(row)) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
     return row;
   }
 
@@ -69,7 +78,7 @@ export class SandboxRecords {
       this.#deps.onExpiry?.(before.time_expires ?? new Date(now.getTime() + before.expiry_sec * second));
     }
     if (!guestStays.has(state)) this.#deps.onEnded(id);
-    if (before !== undefined && isSaved.has(before.state)) this.resumed(await this.get(id));
+    if (before !== undefined && isSaved.has(before.state)) this.resumed(await this.any(id));
     this.#wake(id);
   }
 

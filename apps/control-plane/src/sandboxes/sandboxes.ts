@@ -17,7 +17,14 @@ import { callTimeoutMs } from "../hosts/host-link.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import { Connects } from "./connects.ts";
-import { Creates, type CreateOptions, type ForkedChild, type ForkOptions } from "./creates.ts";
+import {
+  Creates,
+  type BuildSandboxSpec,
+  type CreateOptions,
+  type CreatesDependencies,
+  type ForkedChild,
+  type ForkOptions,
+} from "./creates.ts";
 import { Expiry } from "./expiry.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { decodeCursor, encodeCursor } from "./list-cursor.ts";
@@ -52,6 +59,8 @@ export interface SandboxesDependencies {
   readonly onResumed?: (row: SandboxRow) => void;
   /** What the control plane itself does to sandboxes */
   readonly onEvent?: (event: NewEvent) => Promise<void>;
+  readonly resolveTemplate?: CreatesDependencies["resolveTemplate"];
+  readonly startCommand?: CreatesDependencies["startCommand"];
   readonly now?: () => Date;
 }
 
@@ -82,7 +91,14 @@ export class Sandboxes {
     const onEvent = deps.onEvent ?? (async () => undefined);
     this.expiry = new Expiry({ database, records, lifecycle: this.lifecycle, hosts, log, onEvent });
     this.networks = new Networks({ database, records, hosts });
-    this.#creates = new Creates({ database, records: this.records, hosts, log });
+    this.#creates = new Creates({
+      database,
+      records: this.records,
+      hosts,
+      log,
+      resolveTemplate: deps.resolveTemplate ?? (async () => undefined),
+      startCommand: deps.startCommand ?? (async () => undefined),
+    });
   }
 
   get #db() {
@@ -108,6 +124,11 @@ export class Sandboxes {
 
   async create(body: CreateSandboxBody, signal: AbortSignal, options?: CreateOptions): Promise<SandboxRow> {
     return this.#creates.create(body, signal, options);
+  }
+
+  /** A sandbox that users do not see. */
+  async createForBuild(spec: BuildSandboxSpec, signal: AbortSignal): Promise<SandboxRow> {
+    return this.#creates.createForBuild(spec, signal);
   }
 
   async fork(id: string, body: ForkSandboxBody, signal: AbortSignal, options?: ForkOptions): Promise<ForkedChild[]> {
@@ -189,11 +210,21 @@ export class Sandboxes {
 
   /** Ends a sandbox. A create in flight is aborted. Ending one that has ended succeeds. */
   async delete(id: string): Promise<void> {
-    const row = await requestDelete(this.#db, id, this.records.now());
+    const row = await requestDelete(this.#db, id, this.records.now(), { usersOnly: true });
     if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
+    await this.#endOnHost(row);
+  }
+
+  /** Ends a sandbox that works for a build, if it is there. */
+  async deleteForBuild(id: string): Promise<void> {
+    const row = await requestDelete(this.#db, id, this.records.now());
+    if (row !== undefined) await this.#endOnHost(row);
+  }
+
+  async #endOnHost(row: SandboxRow): Promise<void> {
     if (row.state === "stopped") return;
-    this.records.changedHere(id);
-    await this.records.endOnHost(id, this.#hosts.get(row.host_id));
+    this.records.changedHere(row.id);
+    await this.records.endOnHost(row.id, this.#hosts.get(row.host_id));
   }
 
   /**

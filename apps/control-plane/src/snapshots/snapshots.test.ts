@@ -12,7 +12,7 @@ let world: ServiceWorld;
 let snapshots: Snapshots;
 eachServiceWorld((fresh) => {
   world = fresh;
-  snapshots = new Snapshots({ records: world.sandboxes.records, hosts: world.hosts, log: silentLogger });
+  snapshots = new Snapshots({ records: world.sandboxes.records, hosts: world.hosts, log: silentLogger, hasNameOfBuilt: async () => false });
 });
 
 const bodyOf = (sandboxId: string, name = "mine", memory = true) => ({ sandbox_id: sandboxId, name, memory });
@@ -96,6 +96,7 @@ test("a host that is away is left out of the list, but an empty list is not made
   const both = new Snapshots({
     records: world.sandboxes.records,
     hosts: new Hosts([world.link, new HostLink(away, silentLogger)]),
+    hasNameOfBuilt: async () => false,
     log: silentLogger,
   });
   expect(await both.list()).toMatchObject([{ name: "mine" }]);

@@ -1,4 +1,4 @@
-import { PlatformError, type CreateSnapshotBody, type Snapshot } from "@roost/contract";
+import { isHostTemplateName, PlatformError, type CreateSnapshotBody, type Snapshot } from "@roost/contract";
 import type { Template } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import type { Logger } from "@roost/kit";
 
@@ -15,6 +15,8 @@ export interface SnapshotsDependencies {
   readonly records: SandboxRecords;
   readonly hosts: Hosts;
   readonly log: Logger;
+  /** Whether a snapshot of that name would be mistaken for a template that is built */
+  readonly hasNameOfBuilt: (name: string) => Promise<boolean>;
 }
 
 /** A template as its host has it. */
@@ -44,12 +46,16 @@ export class Snapshots {
     const { hosts, records, log } = this.#deps;
     const row = await records.get(body.sandbox_id);
     requireNotEnded(row, { kind: "snapshot" });
+    if (isHostTemplateName(body.name))
+      throw new PlatformError("request_invalid", `name: "${body.name}" is not accepted: names like that are the platform's own`);
+    if (await this.#deps.hasNameOfBuilt(body.name)) throw new PlatformError("snapshot_exists", nameTaken(body.name, "built template"));
     // A name means one thing on all hosts; of its own names the sandbox's host makes sure itself
     const taken = (await hosts.describe(0)).flatMap(({ host, description }) =>
       description.templates.filter((template) => template.name === body.name).map(({ kind }) => ({ host, kind })),
     );
     const refused = taken.find(({ kind }) => !replace || kind === "base");
-    if (refused !== undefined) throw new PlatformError("snapshot_exists", nameTaken(body.name, refused.kind));
+    if (refused !== undefined)
+      throw new PlatformError("snapshot_exists", nameTaken(body.name, refused.kind === "snapshot" ? "snapshot" : "base template"));
     const host = hosts.get(row.host_id);
     const { sandbox_id: sandboxId, name, memory } = body;
     const answer = await host.call(() => host.client.createTemplate({ sandboxId, name, memory, replace }, { timeoutMs: saveTimeoutMs }));
@@ -71,7 +77,8 @@ export class Snapshots {
   /** Base templates and snapshots, by name. */
   async templates(): Promise<TemplateDetail[]> {
     const found = (await this.#ask()).flatMap(({ templates }) => templates.map(detailOf));
-    return [...new Map(found.map((template) => [template.name, template])).values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+    const users = found.filter((template) => !isHostTemplateName(template.name));
+    return [...new Map(users.map((template) => [template.name, template])).values()].sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   async get(name: string): Promise<Snapshot> {
@@ -95,6 +102,7 @@ export class Snapshots {
   async #holders(name: string): Promise<{ readonly host: HostLink; readonly template: Template }[]> {
     const all = (await this.#ask()).flatMap(({ host, templates }) => templates.map((template) => ({ host, template })));
     const named = all.filter(({ template }) => template.name === name);
+    if (isHostTemplateName(name)) throw notFound(name);
     if (named.length > 0 && !named.some(({ template }) => isSnapshot(template))) {
       throw new PlatformError("snapshot_not_found", `"${name}" is a base template, not a snapshot`);
     }
@@ -145,10 +153,10 @@ function notFound(name: string): PlatformError {
   return new PlatformError("snapshot_not_found", `there is no snapshot "${name}"`);
 }
 
-function nameTaken(name: string, kind: "base" | "snapshot"): string {
-  return kind === "base"
-    ? `"${name}" is the name of a base template; take another`
-    : `there is a snapshot "${name}" already; take another name, or delete it first`;
+function nameTaken(name: string, kind: "base template" | "snapshot" | "built template"): string {
+  return kind === "snapshot"
+    ? `there is a snapshot "${name}" already; take another name, or delete it first`
+    : `"${name}" is the name of a ${kind}; take another`;
 }
 
 function viewSnapshot(template: Template | undefined, hostId: string): Snapshot {

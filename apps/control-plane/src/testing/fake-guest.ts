@@ -11,7 +11,14 @@ import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { EventType, Filesystem, FileType, type WatchDirResponseSchema } from "@roost/contract/gen/filesystem/filesystem_pb.js";
-import { Process, Signal, type ConnectRequest, type ProcessSelector, type StartRequest } from "@roost/contract/gen/process/process_pb.js";
+import {
+  Process,
+  Signal,
+  type ConnectRequest,
+  type ProcessConfig,
+  type ProcessSelector,
+  type StartRequest,
+} from "@roost/contract/gen/process/process_pb.js";
 import { accessTokenHeader } from "@roost/contract";
 
 /** Ways in which a guest can be bad; each is looked at anew with every request. */
@@ -21,6 +28,12 @@ export interface Misbehaviour {
   /** Answers a `/files` request in place of the real answer. */
   files?: ((request: IncomingMessage, response: ServerResponse) => void) | undefined;
 }
+
+/** A process of this machine that runs in place of one that was asked for; undefined: the one that was asked for. */
+export type Substitute = (
+  asked: ProcessConfig,
+  user: string | undefined,
+) => { readonly cmd: string; readonly args: readonly string[] } | undefined;
 
 interface Running {
   readonly child: ChildProcess;
@@ -38,6 +51,8 @@ export class FakeGuest {
   readonly misbehaviour: Misbehaviour = {};
   /** Access token it wants; undefined takes any. */
   accessToken: string | undefined;
+  /** What runs in place of what would look for things that only a real guest has */
+  substitute: Substitute | undefined;
   /** Pids of processes that somebody asked to follow, in order */
   readonly followed: number[] = [];
   readonly #running = new Map<number, Running>();
@@ -113,7 +128,7 @@ export class FakeGuest {
           ...(running.tag === undefined ? {} : { tag: running.tag }),
         })),
       }),
-      start: (request) => this.#start(request),
+      start: (request, { requestHeader }) => this.#start(request, requestHeader),
       connect: (request) => this.#connect(request),
       sendSignal: (request) => {
         this.#kill(this.#find(request.process)[0], request.signal === Signal.SIGKILL ? "SIGKILL" : "SIGTERM");
@@ -164,14 +179,15 @@ export class FakeGuest {
     });
   }
 
-  async *#start(request: StartRequest) {
+  async *#start(request: StartRequest, headers: Headers) {
     if (this.misbehaviour.start !== undefined) return yield* this.misbehaviour.start() as AsyncGenerator<never>;
-    const config = request.process;
-    if (config === undefined) throw new ConnectError("no process", Code.InvalidArgument);
+    const asked = request.process;
+    if (asked === undefined) throw new ConnectError("no process", Code.InvalidArgument);
+    const config = { ...asked, ...this.substitute?.(asked, userOf(headers)) };
     if ([...this.#running.values()].some((running) => request.tag !== undefined && running.tag === request.tag)) {
       throw new ConnectError("the tag is taken", Code.AlreadyExists);
     }
-    const child = spawn(config.cmd, config.args, {
+    const child = spawn(config.cmd, [...config.args], {
       cwd: this.#root,
       env: { PATH: process.env["PATH"], ...config.envs },
       detached: true,
@@ -282,4 +298,10 @@ export class FakeGuest {
     if (request.method === "HEAD" || found.size === 0) return void response.end();
     await pipeline(createReadStream(path, { start, end }), response);
   }
+}
+
+/** Whom a request acts as. */
+function userOf(headers: Headers): string | undefined {
+  const basic = /^Basic (.*)$/.exec(headers.get("authorization") ?? "")?.[1];
+  return basic === undefined ? undefined : Buffer.from(basic, "base64").toString("utf8").replace(/:$/, "");
 }

@@ -22,6 +22,7 @@ import { guestAgentPort, memoryMibDefault, PlatformError, vcpusDefault, type Gue
 
 import type { HostDependency } from "../hosts/host-link.ts";
 import { FakeImages, hostError } from "./fake-images.ts";
+import { FakeImports } from "./fake-imports.ts";
 
 export { hostError };
 
@@ -36,6 +37,7 @@ export class FakeHost implements HostDependency {
   readonly sandboxes = new Map<string, Sandbox>();
   /** Generations and templates */
   readonly images: FakeImages;
+  readonly imports: FakeImports;
   readonly transport: HostDependency["transport"];
   readonly tunnels: GuestTunnels;
   readonly destroyed: string[] = [];
@@ -72,6 +74,7 @@ export class FakeHost implements HostDependency {
       change: (sandboxId, state, more) => this.change(sandboxId, state, more),
       add: (spec, state) => this.add(spec, state),
     });
+    this.imports = new FakeImports(this.images.templates);
     this.transport = createRouterTransport((router) => {
       router.service(HostAgentService, this.#service());
     });
@@ -193,6 +196,7 @@ export class FakeHost implements HostDependency {
   #service(): ServiceImpl<typeof HostAgentService> {
     return {
       ...this.images.service(),
+      ...this.imports.service(),
       getHost: () => {
         this.#reach();
         return {
@@ -224,6 +228,7 @@ export class FakeHost implements HostDependency {
         ) {
           throw hostError("template_size_fixed", `"${template.name}" has ${template.vcpus} vCPU and ${template.memoryMib} MiB`);
         }
+        if (template.defaults !== undefined) spec.defaults ??= template.defaults;
         spec.vcpus ||= template.vcpus || vcpusDefault;
         spec.memoryMib ||= template.memoryMib || memoryMibDefault;
         const sandbox = this.add(spec, SandboxState.CREATING);

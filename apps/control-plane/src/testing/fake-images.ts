@@ -197,16 +197,18 @@ export class FakeImages {
         for (const id of ids) this.pause(id);
         return { pausedSandboxIds: ids };
       },
-      createTemplate: async ({ sandboxId, name, memory, replace }) => {
+      createTemplate: async ({ sandboxId, name, memory, replace, kind, defaults }) => {
         this.#allow(sandboxId, { kind: "snapshot" });
         this.#begin("createTemplate");
         const { spec } = machine.find(sandboxId);
-        if (this.templates.has(name) && !replace) throw hostError("snapshot_exists", `there is a template "${name}" already`);
+        const present = this.templates.get(name);
+        if (present !== undefined && kind === "step" && !replace) return { template: present };
+        if (present !== undefined && !replace) throw hostError("snapshot_exists", `there is a template "${name}" already`);
         await this.gates.get("createTemplate");
         const hasMemory = memory ?? true;
         const template = create(TemplateSchema, {
           name,
-          kind: "snapshot",
+          kind: kind === "" ? "snapshot" : kind,
           digest: `sha256:${"1".repeat(64)}`,
           diskSizeMib: spec?.diskSizeMib ?? 0,
           timeCreatedMs: BigInt(Date.now()),
@@ -214,6 +216,7 @@ export class FakeImages {
           hasMemory,
           sizeBytes: 8192n,
           ...(hasMemory ? { vcpus: spec?.vcpus ?? 0, memoryMib: spec?.memoryMib ?? 0 } : {}),
+          defaults: defaults ?? spec?.defaults ?? {},
         });
         this.templates.set(name, template);
         return { template };

@@ -8,4 +8,6 @@ export const plainSandbox = {
   isSecure: true,
   network: {},
   trafficToken: null,
+  templateBuildId: null,
+  forBuildId: null,
 } as const satisfies Partial<NewSandbox>;

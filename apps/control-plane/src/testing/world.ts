@@ -1,3 +1,7 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
 import { Cleanup, poll, silentLogger, type Logger } from "@roost/kit";
 import { WebSocket, type ClientOptions } from "ws";
 
@@ -45,7 +49,9 @@ export class World implements AsyncDisposable {
     const host = new FakeHost("host-1", () => otherGuestPort ?? guestPort);
     const database = await openTestDatabase();
     cleanup.defer("close the database", () => database.close());
-    const all = { ...controlPlaneOptions.read({}), port: 0, drainTimeoutSec: 1, ...options };
+    const dir = await mkdtemp(join(tmpdir(), "roost-world-"));
+    cleanup.defer("remove the state folder", () => rm(dir, { recursive: true, force: true }));
+    const all = { ...controlPlaneOptions.read({}), port: 0, drainTimeoutSec: 1, dir, ...options };
     const controlPlane = await createControlPlane(all, { hosts: [host], database, log, deadlines });
     cleanup.defer("close the control plane", () => controlPlane.close());
     const { url } = await controlPlane.listen();

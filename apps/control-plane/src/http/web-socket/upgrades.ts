@@ -2,6 +2,7 @@ import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 
 import {
+  buildIdSchema,
   execStreamClientSchema,
   operations,
   PlatformError,
@@ -25,6 +26,7 @@ import { parse } from "../validation.ts";
 import { serveAttach } from "./attach.ts";
 import { serveExecStream } from "./exec-stream.ts";
 import { closeCodes, JsonSocket } from "./json-socket.ts";
+import { serveFollowBuild } from "./follow-build.ts";
 import { servePty } from "./pty.ts";
 import { closeCodeOf, type SessionContext } from "./session.ts";
 import { serveWatch } from "./watch.ts";
@@ -35,12 +37,13 @@ const socketsMax = 2_000;
 const drainTimeoutMs = 5 * second;
 
 const paramsSchema = z.object({ id: sandboxIdSchema, selector: processSelectorSchema.optional() });
+const buildParamsSchema = z.object({ build: buildIdSchema });
 const noQuery = z.strictObject({});
 
 interface Accepted {
   readonly id: WebSocketOperationId;
   /** Called once the socket is open: a paused sandbox may have to be resumed first, which takes longer than clients wait for an upgrade */
-  readonly openSession: () => Promise<SessionContext>;
+  readonly serve: (socket: never) => Promise<void>;
 }
 
 /**
@@ -68,9 +71,9 @@ export class Upgrades {
     const log = this.#services.log.child({ requestId });
     stream.on("error", (error) => log.debug({ err: error }, "a connection failed during its upgrade"));
     this.#accept(request).then(
-      ({ id, openSession }) => {
+      ({ id, serve }) => {
         if (stream.destroyed) return;
-        this.#server.handleUpgrade(request, stream, head, (socket) => void this.#serve(id, socket, openSession));
+        this.#server.handleUpgrade(request, stream, head, (socket) => void this.#serve(id, socket, serve));
       },
       (error: unknown) => {
         const failure = toPlatformError(error);
@@ -92,7 +95,7 @@ export class Upgrades {
   }
 
   async #accept(request: IncomingMessage): Promise<Accepted> {
-    const { sandboxes, guests, apiKeys, log } = this.#services;
+    const { sandboxes, guests, apiKeys, builds, templates, log } = this.#services;
     const url = new URL(request.url ?? "/", "http://localhost");
     const match = matchWebSocket(url.pathname);
     if (match === undefined) throw new PlatformError("route_not_found", "there is no WebSocket at this path");
@@ -102,27 +105,34 @@ export class Upgrades {
     }
     checkOrigin(request.headers, this.#allowedOrigins);
     await authenticate(apiKeys, request.headers);
-    const params = parse(paramsSchema, match.params, "the path");
-    const query = parse(querySchemaOf(match.id), queryOf(url), "the query") as Record<string, string>;
     if (this.#server.clients.size >= socketsMax)
       throw new PlatformError("rate_limited", "too many WebSockets are open", { retryAfterSec: 10 });
+    const { id } = match;
+    if (id === "followBuild") {
+      const { build } = parse(buildParamsSchema, match.params, "the path");
+      const { offset } = parse(operations.followBuild.query, queryOf(url), "the query");
+      await builds.get(build);
+      return { id, serve: async (socket) => serveFollowBuild(socket, { builds, templates, id: build, offset }) };
+    }
+    const params = parse(paramsSchema, match.params, "the path");
+    const query = parse(querySchemaOf(id), queryOf(url), "the query") as Record<string, string>;
     const row = await sandboxes.get(params.id);
     return {
-      id: match.id,
-      openSession: async () => {
+      id,
+      serve: async (socket) => {
         const guest = guests.of(await sandboxes.getUsable(row.id));
-        return { guest, params: match.params, query, log: log.child({ sandboxId: row.id, operation: match.id }) };
+        await serve(id, socket, { guest, params: match.params, query, log: log.child({ sandboxId: row.id, operation: id }) });
       },
     };
   }
 
-  async #serve(id: WebSocketOperationId, socket: WebSocket, openSession: Accepted["openSession"]): Promise<void> {
+  async #serve(id: WebSocketOperationId, socket: WebSocket, serveSession: Accepted["serve"]): Promise<void> {
     this.#services.metrics.socketOpened(id);
     socket.once("close", () => this.#services.metrics.socketClosed(id));
     const isPty = id === "pty";
     const json = new JsonSocket<never, never>(socket, messageSchemas[id] as z.ZodType<never> | undefined);
     try {
-      await serve(id, json as never, await openSession());
+      await serveSession(json as never);
     } catch (error) {
       const failure = toPlatformError(error);
       if (failure.code === "internal") this.#services.log.error({ err: error, operation: id }, "a WebSocket session failed");
@@ -136,7 +146,7 @@ export class Upgrades {
 /** What clients may send, where they may send anything. */
 const messageSchemas: Partial<Record<WebSocketOperationId, z.ZodType>> = { execStream: execStreamClientSchema, pty: ptyClientSchema };
 
-function serve(id: WebSocketOperationId, socket: never, context: SessionContext): Promise<void> {
+function serve(id: Exclude<WebSocketOperationId, "followBuild">, socket: never, context: SessionContext): Promise<void> {
   switch (id) {
     case "execStream":
       return serveExecStream(socket, context);

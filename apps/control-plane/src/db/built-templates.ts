@@ -1,0 +1,205 @@
+import type { Selectable } from "kysely";
+
+import type { BuildRow } from "../templates/build-store.ts";
+import type { Db } from "./database.ts";
+import type { BuiltTemplateTable, TemplateTagTable } from "./schema.ts";
+
+/** Records of templates that builds make, and of their tags. */
+
+export type BuiltTemplateRow = Selectable<BuiltTemplateTable>;
+export type TagRow = Selectable<TemplateTagTable>;
+
+/** By id or name. */
+export async function findBuiltTemplate(db: Db, reference: string): Promise<BuiltTemplateRow | undefined> {
+  return db
+    .selectFrom("built_template")
+    .selectAll()
+    .where((row) => row.or([row("id", "=", reference), row("name", "=", reference)]))
+    .executeTakeFirst();
+}
+
+/** The template of that name, made when there is none. */
+export async function ensureBuiltTemplate(
+  db: Db,
+  template: { readonly id: string; readonly name: string },
+  now: Date,
+): Promise<BuiltTemplateRow> {
+  await db
+    .insertInto("built_template")
+    .values({ ...template, is_public: false, time_created: now, time_updated: now })
+    .onConflict((conflict) => conflict.column("name").doNothing())
+    .execute();
+  return db.selectFrom("built_template").selectAll().where("name", "=", template.name).executeTakeFirstOrThrow();
+}
+
+/** By id. */
+export async function listBuiltNames(db: Db, ids: readonly string[]): Promise<ReadonlyMap<string, string>> {
+  if (ids.length === 0) return new Map();
+  const rows = await db
+    .selectFrom("built_template")
+    .select(["id", "name"])
+    .where("id", "in", [...new Set(ids)])
+    .execute();
+  return new Map(rows.map(({ id, name }) => [id, name]));
+}
+
+/** Keeps a template from being deleted until the transaction ends; false when it is gone already. */
+export async function lockBuiltTemplate(db: Db, id: string): Promise<boolean> {
+  return (await db.selectFrom("built_template").select("id").where("id", "=", id).forShare().executeTakeFirst()) !== undefined;
+}
+
+/** By name. */
+export async function listBuiltTemplates(db: Db): Promise<BuiltTemplateRow[]> {
+  return db.selectFrom("built_template").selectAll().orderBy("name").execute();
+}
+
+export async function setPublic(db: Db, id: string, isPublic: boolean): Promise<void> {
+  await db.updateTable("built_template").set({ is_public: isPublic }).where("id", "=", id).execute();
+}
+
+/** By tag; without an id of all templates. */
+export async function listTags(db: Db, templateId?: string): Promise<TagRow[]> {
+  return db
+    .selectFrom("template_tag")
+    .selectAll()
+    .$if(templateId !== undefined, (select) => select.where("template_id", "=", templateId ?? ""))
+    .orderBy("template_id")
+    .orderBy("tag")
+    .execute();
+}
+
+/** The build that a tag of a template means. */
+export async function findTagged(db: Db, templateId: string, tag: string): Promise<BuildRow | undefined> {
+  return db
+    .selectFrom("build")
+    .selectAll("build")
+    .innerJoin("template_tag", "template_tag.build_id", "build.id")
+    .where("template_tag.template_id", "=", templateId)
+    .where("template_tag.tag", "=", tag)
+    .where("build.state", "=", "ready")
+    .executeTakeFirst();
+}
+
+/** Builds that are ready and have a tag. */
+export async function listTagged(db: Db): Promise<BuildRow[]> {
+  return db
+    .selectFrom("build")
+    .selectAll()
+    .where("state", "=", "ready")
+    .where((row) => row.exists(row.selectFrom("template_tag").select("tag").whereRef("template_tag.build_id", "=", "build.id")))
+    .execute();
+}
+
+/** Lets tags mean a build from now on; false when it is not ready, or gone. */
+export async function assignTags(db: Db, templateId: string, buildId: string, tags: readonly string[], now: Date): Promise<boolean> {
+  return db.transaction().execute(async (transaction) => {
+    const build = await transaction
+      .selectFrom("build")
+      .select("id")
+      .where("id", "=", buildId)
+      .where("template_id", "=", templateId)
+      .where("state", "=", "ready")
+      .forShare()
+      .executeTakeFirst();
+    if (build === undefined) return false;
+    await transaction
+      .insertInto("template_tag")
+      .values(tags.map((tag) => ({ template_id: templateId, tag, build_id: buildId, time_created: now })))
+      .onConflict((conflict) => conflict.columns(["template_id", "tag"]).doUpdateSet({ build_id: buildId, time_created: now }))
+      .execute();
+    return true;
+  });
+}
+
+export async function removeTags(db: Db, templateId: string, tags: readonly string[]): Promise<void> {
+  await db.deleteFrom("template_tag").where("template_id", "=", templateId).where("tag", "in", tags).execute();
+}
+
+/** What keeps a template from being deleted; undefined: it is deleted, with its builds and tags. */
+export type Obstacle = { readonly sandboxIds: readonly string[] } | { readonly openBuildIds: readonly string[] };
+
+/** Sandboxes that are named in an obstacle */
+const sandboxesNamedMax = 5;
+
+/** Deletes a template, unless sandboxes came from it or a build of it goes on. What hosts have of it is noted for removal. */
+export async function deleteBuiltTemplate(
+  db: Db,
+  id: string,
+  hostTemplateOf: (buildId: string) => string,
+  now: Date,
+): Promise<Obstacle | undefined> {
+  return db.transaction().execute(async (transaction) => {
+    // from here on no sandbox can come from them (see `lockBuild`), and no build can be added
+    await transaction.selectFrom("built_template").select("id").where("id", "=", id).forUpdate().execute();
+    const builds = await transaction.selectFrom("build").select(["id", "state"]).where("template_id", "=", id).forUpdate().execute();
+    const ids = builds.map((build) => build.id);
+    const open = builds.filter(({ state }) => state === "waiting" || state === "building").map((build) => build.id);
+    if (open.length > 0) return { openBuildIds: open };
+    if (ids.length > 0) {
+      const used = await transaction
+        .selectFrom("sandbox")
+        .select("id")
+        .where("template_build_id", "in", ids)
+        .where("state", "<>", "stopped")
+        .limit(sandboxesNamedMax)
+        .execute();
+      if (used.length > 0) return { sandboxIds: used.map((row) => row.id) };
+      await removeFromHosts(transaction, ids.map(hostTemplateOf), now);
+    }
+    await transaction.deleteFrom("built_template").where("id", "=", id).execute();
+    return undefined;
+  });
+}
+
+/** Forgets a build that has ended and has no tag; what its host has of it is noted for removal. */
+export async function forgetBuild(db: Db, id: string, hostTemplate: string, now: Date): Promise<void> {
+  await db.transaction().execute(async (transaction) => {
+    await transaction.selectFrom("build").select("id").where("id", "=", id).forUpdate().execute();
+    const deleted = await transaction
+      .deleteFrom("build")
+      .where("id", "=", id)
+      .where("state", "in", ["ready", "failed", "cancelled"])
+      .where((row) => row.not(row.exists(row.selectFrom("template_tag").select("tag").whereRef("template_tag.build_id", "=", "build.id"))))
+      .where((row) =>
+        row.not(
+          row.exists(
+            row
+              .selectFrom("sandbox")
+              .select("sandbox.id")
+              .whereRef("sandbox.template_build_id", "=", "build.id")
+              .where("sandbox.state", "<>", "stopped"),
+          ),
+        ),
+      )
+      .executeTakeFirst();
+    if (deleted.numDeletedRows > 0n) await removeFromHosts(transaction, [hostTemplate], now);
+  });
+}
+
+/** Templates without any build, older than `before`: files were uploaded for one that nobody asked for. */
+export async function forgetEmptyTemplates(db: Db, before: Date): Promise<void> {
+  await db
+    .deleteFrom("built_template")
+    .where("time_updated", "<", before)
+    .where((row) => row.not(row.exists(row.selectFrom("build").select("build.id").whereRef("build.template_id", "=", "built_template.id"))))
+    .execute();
+}
+
+/** Notes what hosts are to delete. */
+export async function removeFromHosts(db: Db, names: readonly string[], now: Date): Promise<void> {
+  await db
+    .insertInto("template_removal")
+    .values(names.map((name) => ({ name, time_created: now })))
+    .onConflict((conflict) => conflict.column("name").doNothing())
+    .execute();
+}
+
+/** Oldest first. */
+export async function listRemovals(db: Db, limit: number): Promise<string[]> {
+  const rows = await db.selectFrom("template_removal").select("name").orderBy("time_created").orderBy("name").limit(limit).execute();
+  return rows.map((row) => row.name);
+}
+
+export async function removalDone(db: Db, name: string): Promise<void> {
+  await db.deleteFrom("template_removal").where("name", "=", name).execute();
+}

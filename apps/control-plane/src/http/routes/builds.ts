@@ -1,0 +1,56 @@
+import { PlatformError } from "@roost/contract";
+import type { FastifyInstance } from "fastify";
+
+import { decodePosition, encodePosition } from "../../page-position.ts";
+import { placeOf } from "../../templates/builds.ts";
+import { isBuildId } from "../../templates/names.ts";
+import { viewBuild, viewLogLine } from "../../templates/template-view.ts";
+import { addRoute } from "../route.ts";
+import type { Services } from "../services.ts";
+
+/** Builds of templates, and their logs. */
+export function addBuildRoutes(app: FastifyInstance, { templates, builds }: Services): void {
+  addRoute(app, "createBuild", 202, async ({ body }) => {
+    const { template, build } = await builds.request({ ...body, memoryMib: body.memory_mb });
+    return viewBuild(await builds.start(build.id, body.recipe, body.credentials), template.name);
+  });
+  addRoute(app, "listBuilds", 200, async ({ query }) => {
+    const template = query.template === undefined ? undefined : await templates.find(query.template);
+    const rows = await builds.list({
+      ...(template === undefined ? {} : { templateId: template.id }),
+      ...(query.state === undefined ? {} : { state: query.state }),
+      ...(query.cursor === undefined ? {} : { after: cursorFrom(query.cursor) }),
+      limit: query.limit + 1,
+    });
+    const page = rows.slice(0, query.limit);
+    const last = page.at(-1);
+    const names = await templates.namesOf(page.map((row) => row.template_id));
+    return {
+      builds: page.map((row) => viewBuild(row, names.get(row.template_id) ?? "")),
+      next_cursor: rows.length > page.length && last !== undefined ? encodePosition(placeOf(last)) : null,
+    };
+  });
+  const nameOf = async (templateId: string) => (await templates.namesOf([templateId])).get(templateId) ?? "";
+  addRoute(app, "getBuild", 200, async ({ params }) => {
+    const row = await builds.get(params.build);
+    return viewBuild(row, await nameOf(row.template_id));
+  });
+  addRoute(app, "cancelBuild", 200, async ({ params }) => {
+    const row = await builds.cancel(params.build);
+    return viewBuild(row, await nameOf(row.template_id));
+  });
+  addRoute(app, "getBuildLogs", 200, async ({ params, query }) => {
+    await builds.get(params.build);
+    const { offset, level, direction, limit } = query;
+    const lines = await builds.logs(params.build, { offset, level, backward: direction === "backward", limit: limit + 1 });
+    return { lines: lines.slice(0, limit).map(viewLogLine), next_offset: lines.length > limit ? offset + limit : null };
+  });
+}
+
+function cursorFrom(cursor: string) {
+  const position = decodePosition(cursor);
+  if (position === undefined || !isBuildId(position.key)) {
+    throw new PlatformError("request_invalid", "cursor: this is not a `next_cursor` of an earlier page");
+  }
+  return { timeCreated: position.time, id: position.key };
+}

@@ -1,0 +1,169 @@
+import type { Readable } from "node:stream";
+
+import { PlatformError, type Recipe } from "@roost/contract";
+import type { Template } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import { must, type Logger } from "@roost/kit";
+
+import type { Guests } from "../../guest/guests.ts";
+import type { HostLink } from "../../hosts/host-link.ts";
+import type { Hosts } from "../../hosts/hosts.ts";
+import type { Sandboxes } from "../../sandboxes/sandboxes.ts";
+import { patiently, withSandbox, type BuildSandboxes } from "./build-sandbox.ts";
+import { findSource, hostTemplateFor, sourceFromTemplate, type BuildSource } from "./build-source.ts";
+import { chooseHost } from "./choose-host.ts";
+import { attributed, BuildFailed, isSandboxLost, messageOf } from "./failures.ts";
+import { finalize, finalizeLabel } from "./finalize.ts";
+import { cachedPrefix } from "./plan.ts";
+import type { Progress } from "./progress.ts";
+import { mainSource, outerSources, planRecipe, type OuterSource, type PlannedChain } from "./recipe-plan.ts";
+import { noLogin, registryOf, type RegistryLogin } from "./registry-credentials.ts";
+import { freeze, StepChain, type ChainEnd } from "./step-chain.ts";
+import { layerName } from "./step-keys.ts";
+
+/** As `buildStepSchema` says */
+const baseLabel = "base";
+
+export interface RunParts {
+  readonly buildId: string;
+  readonly recipe: Recipe;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  /** Name of the result on its host */
+  readonly hostTemplate: string;
+  readonly hosts: Hosts;
+  readonly sandboxes: Pick<Sandboxes, "createForBuild" | "deleteForBuild">;
+  readonly guests: Pick<Guests, "of">;
+  /** The template that a name means, where a build made it */
+  readonly resolveBuilt: (name: string) => Promise<{ readonly hostTemplate: string } | undefined>;
+  /** Undefined: nobody uploaded it */
+  readonly openFiles: (hash: string) => Promise<Readable | undefined>;
+  readonly login: () => Promise<RegistryLogin>;
+  /** Hosts that built this template before, the newest first */
+  readonly preferredHosts: readonly (string | null)[];
+  readonly onHost: (hostId: string) => Promise<void>;
+  readonly progress: Progress;
+  readonly signal: AbortSignal;
+  readonly log: Logger;
+}
+
+/** Does a build on one host. Throws `BuildFailed`, or the signal's reason; none of its sandboxes is left then. */
+export async function runBuild(parts: RunParts): Promise<{ readonly host: HostLink; readonly template: Template }> {
+  const { recipe, signal } = parts;
+  let label = baseLabel;
+  try {
+    const host = await pickHost(parts);
+    await parts.onHost(host.id);
+    const sandboxes = sandboxesOn(host, parts);
+    const sources = new Map<OuterSource, BuildSource>();
+    for (const source of outerSources(recipe)) sources.set(source, await onHost(source, host, parts));
+    const planned = planRecipe(recipe, (source) => must(sources.get(source), "a source that was found"));
+    const chains = chainsFor(planned, sandboxes, parts);
+    const end = await chains.main.end();
+    for (const chain of chains.stages) chain.skip();
+    label = finalizeLabel;
+    const { main } = planned;
+    const { hostTemplate, progress } = parts;
+    const template = await finalize(end, {
+      sandboxes,
+      progress,
+      recipe,
+      inherited: main.inherited,
+      context: main.plan.context,
+      hostTemplate,
+    });
+    return { host, template };
+  } catch (error) {
+    signal.throwIfAborted();
+    throw attributed(error, label);
+  }
+}
+
+function sandboxesOn(host: HostLink, { sandboxes, guests, buildId, vcpus, memoryMib, signal, log }: RunParts): BuildSandboxes {
+  return { sandboxes, guests, buildId, host, vcpus, memoryMib, signal, log };
+}
+
+async function pickHost({ recipe, hosts, resolveBuilt, preferredHosts, signal, log }: RunParts): Promise<HostLink> {
+  const isOnHosts = async (name: string) => (await hosts.find(name)) !== undefined;
+  const outer = outerSources(recipe);
+  const names = new Map<OuterSource, string>();
+  for (const source of outer) if ("template" in source) names.set(source, await hostTemplateFor(source.template, resolveBuilt, isOnHosts));
+  const cachedSteps = async (host: HostLink) => {
+    if (names.size < outer.length) return 0; // what an image is, is known when it was fetched
+    const sources = new Map<OuterSource, BuildSource>();
+    for (const [source, name] of names) sources.set(source, await sourceFromTemplate(host, name, name));
+    const { main } = planRecipe(recipe, (source) => must(sources.get(source), "a source on a host"));
+    const there = new Set((await host.describe()).templates.map(({ name }) => name));
+    return cachedPrefix(main.plan.steps, (layer, { isForced }) => !isForced && there.has(layer));
+  };
+  return patiently(signal, log, () =>
+    chooseHost(hosts, { templates: [...new Set(names.values())], preferred: preferredHosts, cachedSteps }),
+  );
+}
+
+async function onHost(source: OuterSource, host: HostLink, parts: RunParts): Promise<BuildSource> {
+  const { recipe, hosts, resolveBuilt, openFiles, login, progress, signal, log } = parts;
+  const isOnHosts = async (name: string) => (await hosts.find(name)) !== undefined;
+  return patiently(signal, log, () =>
+    findSource(source, {
+      host,
+      hostTemplateOf: (name) => hostTemplateFor(name, resolveBuilt, isOnHosts),
+      openFiles: (hash) => opened(openFiles, hash),
+      login: async () => (isForCredentials(source, recipe) ? login() : noLogin),
+      force: recipe.force,
+      say: (line) => progress.say("info", baseLabel, line),
+      signal,
+    }),
+  );
+}
+
+/** Credentials are for the registry of what the main steps begin from, and are shown to no other one. */
+function isForCredentials(source: OuterSource, recipe: Recipe): boolean {
+  const main = mainSource(recipe);
+  return "image" in source && "image" in main && registryOf(source.image) === registryOf(main.image);
+}
+
+function chainsFor(
+  planned: { readonly stages: readonly PlannedChain[]; readonly main: PlannedChain },
+  sandboxes: BuildSandboxes,
+  { openFiles, progress }: RunParts,
+): { readonly stages: readonly StepChain[]; readonly main: StepChain } {
+  const stages = new Map<string, StepChain>();
+  const stageEnd = (name: string) => must(stages.get(name), "an earlier stage").end();
+  const chainFor = ({ plan, from }: PlannedChain) =>
+    new StepChain({
+      plan,
+      base: async () => (typeof from === "string" ? stageEnd(from) : diskOf(from, sandboxes)),
+      stageEnd,
+      openFiles: (hash) => opened(openFiles, hash),
+      sandboxes,
+      progress,
+    });
+  for (const chain of planned.stages) stages.set(must(chain.stage, "the stage's name"), chainFor(chain));
+  return { stages: [...stages.values()], main: chainFor(planned.main) };
+}
+
+/** A template's disk, without what runs in its memory: that of one with memory is kept as a layer of its own. */
+async function diskOf(source: BuildSource, sandboxes: BuildSandboxes): Promise<ChainEnd> {
+  if (!source.hasMemory) return { hostTemplate: source.hostTemplate, pending: [] };
+  const layer = layerName(source.key);
+  const { host, signal, log } = sandboxes;
+  const { templates } = await patiently(signal, log, () => host.describe(0));
+  if (!templates.some(({ name }) => name === layer)) {
+    try {
+      await withSandbox(sandboxes, source.hostTemplate, ({ id }) => freeze(sandboxes, id, layer));
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!isSandboxLost(error)) throw attributed(error, baseLabel);
+      throw new BuildFailed(baseLabel, `the template that the build begins from could not be started: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
+  }
+  return { hostTemplate: layer, pending: [] };
+}
+
+async function opened(openFiles: RunParts["openFiles"], hash: string): Promise<Readable> {
+  const stream = await openFiles(hash);
+  if (stream !== undefined) return stream;
+  throw new PlatformError("build_failed", `the files ${hash.slice(0, 12)}… are not here: upload them, then build again`);
+}
