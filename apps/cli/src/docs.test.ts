@@ -44,6 +44,7 @@ function settingRows(table: AnyOptions): string[] {
 
 function textOf(value: unknown): string {
   if (value instanceof Map) return [...value].map(([name, count]) => `${name}=${count}`).join(",");
+  if (value instanceof Set) return [...value].join(",");
   return Array.isArray(value) ? value.join(",") : JSON.stringify(value);
 }
 

@@ -5,6 +5,7 @@ import type { CommandContext, CommonOptions } from "./context.ts";
 import { describeFailure, exitCodes, type Failure } from "./failure.ts";
 import { Interrupts } from "./interrupts.ts";
 import { hasColors, type Io } from "./io.ts";
+import { printable } from "./output/printable.ts";
 import { liftOptions } from "./program/lift-options.ts";
 import { createProgram } from "./program/program.ts";
 
@@ -44,7 +45,8 @@ function report(io: Io, error: unknown, isJson: boolean): number {
 function formatText(io: Io, failure: Failure): string {
   const colors = picocolors.createColors(hasColors(io.stderr, io.environment));
   const hint = failure.hint === undefined ? "" : `${colors.dim("hint:")}  ${failure.hint}\n`;
-  return `${colors.red("error:")} ${failure.message}\n${hint}`;
+  const message = failure.message.split("\n").map(printable).join("\n"); // it may repeat what a guest said
+  return `${colors.red("error:")} ${message}\n${hint}`;
 }
 
 function formatJson({ code, message, hint }: Failure): string {

@@ -15,9 +15,10 @@ import type {
 
 import { Api } from "./api.ts";
 import { createConnection, createTimeoutMsDefault, type RequestOptions, type RoostClientOptions } from "./connection.ts";
-import type { AnswerOf } from "./operation-types.ts";
 import { SandboxHandle, type ForkOptions, type PauseOptions, type ResumeOptions } from "./sandbox-handle.ts";
 import { Snapshots } from "./snapshots.ts";
+import { Builds } from "./templates/builds.ts";
+import { Templates } from "./templates/templates.ts";
 
 export interface ListOptions extends RequestOptions {
   /** Default: all but `stopped`. */
@@ -46,6 +47,8 @@ export interface EventOptions extends RequestOptions {
 export class RoostClient {
   readonly sandboxes: Sandboxes;
   readonly snapshots: Snapshots;
+  readonly templates: Templates;
+  readonly builds: Builds;
   readonly url: string;
   readonly #api: Api;
 
@@ -55,14 +58,12 @@ export class RoostClient {
     this.#api = new Api(connection);
     this.sandboxes = new Sandboxes(this.#api);
     this.snapshots = new Snapshots(this.#api);
+    this.builds = new Builds(this.#api);
+    this.templates = new Templates(this.#api, this.builds);
   }
 
   sandbox(id: string): SandboxHandle {
     return new SandboxHandle(this.#api, id);
-  }
-
-  async templates(options: RequestOptions = {}): Promise<AnswerOf<"listTemplates">["templates"]> {
-    return (await this.#api.call("listTemplates", {}, options)).templates;
   }
 
   /** What happened, newest first; further pages are fetched as they are reached. */

@@ -12,6 +12,10 @@ export const clientErrorCodes = {
   answer_invalid: { retryable: false },
   /** a setting of the client itself, such as its URL, is wrong */
   client_misconfigured: { retryable: false },
+  /** a Dockerfile, or a recipe in a file, that no template can be built from */
+  dockerfile_invalid: { retryable: false },
+  /** what a COPY names is not there, not allowed, or changes while it is read */
+  context_invalid: { retryable: false },
 } as const;
 export type ClientErrorCode = keyof typeof clientErrorCodes;
 export type RoostErrorCode = ErrorCode | ClientErrorCode;

@@ -16,7 +16,24 @@ export {
   type ResumeOptions,
 } from "./sandbox-handle.ts";
 export { Snapshots, type CreateSnapshotOptions } from "./snapshots.ts";
+export { BuildFailedError } from "./templates/build-failed-error.ts";
+export { Builds, type BuildEvent, type BuildLogOptions, type FollowOptions, type ListBuildsOptions } from "./templates/builds.ts";
+export { DockerfileError, type DockerfileNote, type Place } from "./templates/dockerfile/dockerfile-error.ts";
+export type { LocalRecipe, LocalStep } from "./templates/local-recipe.ts";
 export type {
+  BuildSource,
+  DockerfileSource,
+  ImageArchiveSource,
+  PreparedBuild,
+  RecipeFileSource,
+  StepOrigin,
+} from "./templates/prepare.ts";
+export type { FileProgress } from "./templates/file-progress.ts";
+export { Templates, type BuildOptions } from "./templates/templates.ts";
+export type {
+  Build,
+  BuildLogLine,
+  BuildState,
   Checkpoint,
   CreateSandboxInput,
   ErrorCode,
@@ -31,7 +48,10 @@ export type {
   Metrics,
   MetricsRange,
   Process,
+  RegistryCredentials,
   Sandbox,
   SandboxState,
   Snapshot,
+  Template,
+  TemplateDetail,
 } from "@roost/contract";

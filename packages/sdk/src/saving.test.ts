@@ -62,7 +62,7 @@ test("snapshots are made, listed, started from and deleted", async () => {
   expect(await roost.snapshots.create(id, "mine")).toMatchObject({ name: "mine", source_sandbox_id: id, has_memory: true });
   expect(await roost.snapshots.create(id, "disk", { memory: false })).toMatchObject({ has_memory: false, vcpus: null });
   expect((await roost.snapshots.list()).map(({ name }) => name)).toEqual(["disk", "mine"]);
-  expect((await roost.templates()).map(({ name, kind }) => [name, kind])).toEqual([
+  expect((await roost.templates.list()).map(({ name, kind }) => [name, kind])).toEqual([
     ["base", "base"],
     ["mine", "snapshot"],
     ["disk", "snapshot"],

@@ -61,6 +61,20 @@ test("bash: commands of commands, and names of snapshots and templates", async (
   expect(await completionsOf("roost inspect ")).toEqual([id, "trained"]);
 });
 
+test("bash: names of templates and ids of builds", async () => {
+  expect(await completionsOf("roost template b")).toEqual(["build", "builds"]);
+  await cli.run(["template", "build", "--from-image", "a", "-t", "web"]);
+  const [build] = cli.api.sandboxes.builds.list();
+  expect(await completionsOf("roost template get we")).toEqual(["web"]);
+  expect(await completionsOf("roost template rm ")).toContain("web");
+  expect(await completionsOf("roost template build --from-template we")).toEqual(["web"]);
+  expect(await completionsOf("roost template build --from-i")).toEqual(["--from-image"]);
+  expect(await completionsOf("roost create -t we")).toEqual(["web"]);
+  expect(await completionsOf("roost template logs ")).toEqual([build?.id]);
+  expect(await completionsOf("roost template tag web stable --build ")).toEqual([build?.id]);
+  expect(await completionsOf("roost template builds --state rea")).toEqual(["ready"]);
+});
+
 test("what stands on the line is never run", async () => {
   await completionsOf("roost exec $(touch pwned) `touch pwned` ; touch pwned; ");
   await expect(promisify(execFile)("ls", [join(cli.folder, "pwned")])).rejects.toThrow("No such file");

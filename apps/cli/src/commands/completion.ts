@@ -21,6 +21,7 @@ interface Offers {
   readonly sandboxIds: readonly string[];
   readonly snapshots: readonly string[];
   readonly templates: readonly string[];
+  readonly builds: readonly string[];
 }
 
 /** Answers a completion script: candidates for the last of `words`, one a line, then a directive for the script. */
@@ -44,7 +45,7 @@ function commandOf(program: Command, words: readonly string[]): Command | undefi
 /** Asks the platform for no more than the word at the cursor may be. */
 async function findOffers(context: CommandContext, command: Command | undefined, words: readonly string[]): Promise<Offers> {
   const [current = "", before = ""] = words.toReversed();
-  const isTemplate = before === "--template" || before === "-t" || current.startsWith("--template=");
+  const isOption = ["--template", "-t", "--from-template", "--name"].includes(before) || /^--(?:from-)?template=/.test(current);
   const first = command?.registeredArguments[0]?.name();
   return {
     sandboxIds: first === "id" || first === "target" || command?.name() === "cp" ? await sandboxIds(context) : [],
@@ -52,7 +53,9 @@ async function findOffers(context: CommandContext, command: Command | undefined,
       first === "name" || first === "target"
         ? await namesOf(context, async (client) => client.snapshots.list({ timeoutMs: askTimeoutMs }))
         : [],
-    templates: isTemplate ? await namesOf(context, async (client) => client.templates({ timeoutMs: askTimeoutMs })) : [],
+    templates:
+      isOption || first === "template" ? await namesOf(context, async (client) => client.templates.list({ timeoutMs: askTimeoutMs })) : [],
+    builds: first === "build" || before === "--build" ? await buildIds(context) : [],
   };
 }
 
@@ -74,18 +77,21 @@ function addCommands(root: RootCommand, parent: Command, prefix: string, offers:
   }
 }
 
-function offersOf(command: Command, argument: string, { sandboxIds, snapshots }: Offers): readonly string[] {
+function offersOf(command: Command, argument: string, { sandboxIds, snapshots, templates, builds }: Offers): readonly string[] {
   if (argument === "id") return sandboxIds;
   if (argument === "name") return snapshots;
+  if (argument === "template") return templates;
+  if (argument === "build") return builds;
   if (argument === "target") return [...sandboxIds, ...snapshots];
   return command.name() === "cp" ? sandboxIds.map((id) => `${id}:`) : [];
 }
 
-function addOption(node: ReturnType<RootCommand["command"]>, option: Option, { templates }: Offers): void {
+function addOption(node: ReturnType<RootCommand["command"]>, option: Option, { templates, builds }: Offers): void {
   const name = option.long?.replace(/^--/, "");
   if (name === undefined || option.hidden) return;
   const alias = option.short?.replace(/^-/, "");
-  const choices = name === "template" ? templates : (option.argChoices ?? []);
+  const isTemplate = name === "template" || name === "from-template" || name === "name";
+  const choices = isTemplate ? templates : name === "build" ? builds : (option.argChoices ?? []);
   if (!option.required && !option.optional) node.option(name, option.description, alias);
   else node.option(name, option.description, (offer) => choices.forEach((choice) => offer(choice, "")), alias);
 }
@@ -99,6 +105,15 @@ async function sandboxIds(context: CommandContext): Promise<string[]> {
     return page.sandboxes.map((sandbox) => sandbox.id);
   } catch {
     return [];
+  }
+}
+
+async function buildIds(context: CommandContext): Promise<string[]> {
+  try {
+    const client = await context.client();
+    return (await client.builds.listPage({ limit: 200, timeoutMs: askTimeoutMs })).builds.map(({ id }) => id);
+  } catch {
+    return []; // as for ids
   }
 }
 

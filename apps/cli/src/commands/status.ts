@@ -24,7 +24,10 @@ export async function status(context: CommandContext): Promise<number> {
   const { url } = running?.endpoint ?? (await findAccess(context.settings));
   const health = await askHealth(url, context.signal);
   const client = await context.client();
-  const [hosts, templates] = await Promise.all([client.hosts({ signal: context.signal }), client.templates({ signal: context.signal })]);
+  const [hosts, templates] = await Promise.all([
+    client.hosts({ signal: context.signal }),
+    client.templates.list({ signal: context.signal }),
+  ]);
   if (context.isJson) {
     await context.printJson({
       running: true,

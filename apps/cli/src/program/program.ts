@@ -6,6 +6,7 @@ import { defineGuestCommands } from "./guest-commands.ts";
 import { definePlatformCommands } from "./platform-commands.ts";
 import { defineSandboxCommands } from "./sandbox-commands.ts";
 import { defineSavingCommands } from "./saving-commands.ts";
+import { defineTemplateCommands } from "./template-commands.ts";
 
 /** The whole command line. What commands do is loaded when one runs, so that help and completion are quick. */
 export function createProgram(environment: ProgramEnvironment): Command {
@@ -33,11 +34,13 @@ Start:
   $ roost run -- python3 -c 'print(6*7)'   run something in a fresh sandbox
   $ ID=$(roost create) && roost shell $ID  a sandbox to stay in
   $ roost pause $ID; roost resume $ID      saved with what runs in it, and back
+  $ roost template build . -t mine         a template of your own, from a Dockerfile
 
 Exit codes: 0 fine · 1 error · 2 wrong usage · 130 interrupted; exec, run and shell end with their command's own code.`,
   );
   defineSandboxCommands(program, environment);
   defineSavingCommands(program, environment);
+  defineTemplateCommands(program, environment);
   defineGuestCommands(program, environment);
   definePlatformCommands(program, environment);
   return program;

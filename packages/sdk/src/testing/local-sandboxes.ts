@@ -7,6 +7,7 @@ import { pipeline } from "node:stream/promises";
 import { newSandboxId, type CreateSandboxBody, type FileEntry, type Sandbox, type Snapshot, type Template } from "@roost/contract";
 
 import { FakeError, type FakeCall, type FakeHandlers } from "./fake-call.ts";
+import { LocalBuilds } from "./local-builds.ts";
 import { LocalProcesses } from "./local-processes.ts";
 import { LocalSaving, type SavableSandbox } from "./local-saving.ts";
 
@@ -21,6 +22,7 @@ interface LocalSandbox extends SavableSandbox {
 export class LocalSandboxes {
   readonly #all = new Map<string, LocalSandbox>();
   readonly saving = new LocalSaving<LocalSandbox>(this);
+  readonly builds = new LocalBuilds();
 
   async create(body: Partial<CreateSandboxBody> = {}): Promise<LocalSandbox> {
     const id = newSandboxId();
@@ -141,10 +143,14 @@ export function localHandlers(sandboxes: LocalSandboxes): FakeHandlers {
       },
       removeFile: (call) => rm(bodyPath(call), { recursive: true, force: true }),
       ...sandboxes.saving.handlers(),
-      listTemplates: () => ({ templates: [baseTemplate, ...[...sandboxes.saving.snapshots.values()].map(templateOf)] }),
+      ...sandboxes.builds.handlers().http,
+      listTemplates: () => ({
+        templates: [baseTemplate, ...[...sandboxes.saving.snapshots.values()].map(templateOf), ...sandboxes.builds.templates()],
+      }),
       listHosts: () => ({ hosts: [] }),
     },
     socket: {
+      ...sandboxes.builds.handlers().socket,
       execStream: (call) => guestAt(call).processes.stream(call.socket),
       attachProcess: (call) => guestAt(call).processes.attach(call.socket, call.parameters["selector"] ?? ""),
       pty: (call) => guestAt(call).processes.terminal(call.socket),
@@ -152,7 +158,10 @@ export function localHandlers(sandboxes: LocalSandboxes): FakeHandlers {
   };
 }
 
+const notBuilt = { id: null, build_id: null, tags: [], is_public: false };
+
 const baseTemplate: Template = {
+  ...notBuilt,
   name: "base",
   kind: "base",
   digest: `sha256:${"0".repeat(64)}`,
@@ -163,7 +172,7 @@ const baseTemplate: Template = {
 };
 
 function templateOf({ name, digest, disk_mb, has_memory, vcpus, memory_mb }: Snapshot): Template {
-  return { name, kind: "snapshot", digest, disk_mb, has_memory, vcpus, memory_mb };
+  return { ...notBuilt, name, kind: "snapshot", digest, disk_mb, has_memory, vcpus, memory_mb };
 }
 
 function pathIn(sandbox: LocalSandbox, path: string): string {

@@ -1,0 +1,87 @@
+import { formatBytes } from "@roost/kit";
+import type { Template, TemplateDetail } from "@roost/sdk";
+
+import type { CommandContext } from "../../context.ts";
+import { describeFailure, exitCodes } from "../../failure.ts";
+import { formatAgo, formatMemory } from "../../output/format.ts";
+import { printable } from "../../output/printable.ts";
+import { withProgress } from "../../output/progress.ts";
+import { formatFields, formatTable } from "../../output/table.ts";
+
+const MiB = 1024 * 1024;
+
+export async function listTemplates(context: CommandContext, options: { readonly quiet?: boolean }): Promise<number> {
+  const client = await context.client();
+  const templates = await client.templates.list({ signal: context.signal });
+  if (options.quiet === true) for (const { name } of templates) await context.print(name);
+  else if (context.isJson) await context.printJson(templates);
+  else if (templates.length === 0) await context.note("no templates; `roost template build` makes one");
+  else await context.print(formatTemplates(context, templates));
+  return exitCodes.ok;
+}
+
+function formatTemplates(context: CommandContext, templates: readonly Template[]): string {
+  const rows = templates.map((template) => [template.name, template.kind, template.tags.join(" "), ...contentOf(template)]);
+  return formatTable(context.colors, ["NAME", "KIND", "TAGS", "HOLDS", "VCPUS", "MEMORY", "DISK"], rows);
+}
+
+/** What the name itself means; nothing while no build has the tag that it stands for. */
+function contentOf(template: Template): string[] {
+  if (template.kind === "built" && template.build_id === null) return ["", "", "", ""];
+  return [
+    template.has_memory ? "memory, disk" : "disk",
+    template.vcpus === null ? "any" : `${template.vcpus}`,
+    template.memory_mb === null ? "any" : formatMemory(template.memory_mb),
+    formatBytes(template.disk_mb * MiB),
+  ];
+}
+
+export async function getTemplate(context: CommandContext, name: string): Promise<number> {
+  const client = await context.client();
+  const template = await client.templates.get(name, { signal: context.signal });
+  if (context.isJson) await context.printJson(template);
+  else await context.print(formatFields(context.colors, fieldsOf(template)));
+  return exitCodes.ok;
+}
+
+function fieldsOf(template: TemplateDetail): [string, string | undefined][] {
+  const { defaults } = template;
+  const unlessEmpty = (text: string) => (text === "" ? undefined : printable(text));
+  return [
+    ["name", template.name],
+    ["kind", template.kind],
+    ["id", template.id ?? undefined],
+    ["build", template.build_id ?? undefined],
+    ["tags", template.tag_builds.map(({ tag, build_id: build }) => `${tag} ${build}`).join("\n") || undefined],
+    ["holds", template.has_memory ? "memory, disk" : "disk"],
+    ["size", template.vcpus === null ? undefined : `${template.vcpus} CPUs, ${formatMemory(template.memory_mb ?? 0)}`],
+    ["disk", formatBytes(template.disk_mb * MiB)],
+    ["user", unlessEmpty(defaults.user)],
+    ["folder", unlessEmpty(defaults.workdir)],
+    ["environment", Object.keys(defaults.envs).map(printable).join(" ") || undefined],
+    ["starts", unlessEmpty(defaults.start_command)],
+    ["ready when", unlessEmpty(defaults.ready_command)],
+    ["created", formatAgo(template.created_at)],
+    ["updated", formatAgo(template.updated_at)],
+  ];
+}
+
+export async function removeTemplates(context: CommandContext, names: readonly string[]): Promise<number> {
+  const client = await context.client();
+  const deleted: string[] = [];
+  const failures: { readonly name: string; readonly error: unknown }[] = [];
+  await withProgress(context, `deleting ${names.join(", ")}`, async () => {
+    for (const name of new Set(names)) {
+      await client.templates.delete(name, { signal: context.signal }).then(
+        () => deleted.push(name),
+        (error: unknown) => failures.push({ name, error }),
+      );
+    }
+  });
+  if (context.isJson) await context.printJson({ deleted });
+  else for (const name of deleted) await context.print(name);
+  const [first, ...more] = failures;
+  if (first === undefined) return exitCodes.ok;
+  for (const { name, error } of more) await context.warn(`${name}: ${describeFailure(error).message}`);
+  throw first.error;
+}
