@@ -6,6 +6,13 @@ import { defineConfig } from "vitest/config";
  */
 const needs = ["linux", "vm", "pg"] as const;
 const exclude = ["**/node_modules/**", "**/dist/**"];
+/** What takes minutes and is for the soak: recipes of `images/templates`, which install hundreds of packages, and builds among crashes and on full disks. */
+const withoutLongRuns = [
+  ...(process.env["RECIPES"] === undefined ? ["tests/e2e/templates/**"] : []),
+  ...(process.env["BUILD_FAULTS"] === undefined
+    ? ["tests/e2e/templates-faults.vm.test.ts", "tests/e2e/templates-disk-full.vm.test.ts"]
+    : []),
+];
 const resolve = { conditions: ["@roost/source"] };
 
 export default defineConfig({
@@ -38,7 +45,14 @@ export default defineConfig({
       },
       {
         extends: true,
-        test: { name: "vm", include: ["**/*.vm.test.ts"], exclude, testTimeout: 300_000, hookTimeout: 300_000, fileParallelism: false },
+        test: {
+          name: "vm",
+          include: ["**/*.vm.test.ts"],
+          exclude: [...exclude, ...withoutLongRuns],
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
+          fileParallelism: false,
+        },
       },
       {
         extends: true,

@@ -10,6 +10,7 @@ import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 
 import { Bench, interrupt, type Group } from "./bench.ts";
+import { buildGroup } from "./build.ts";
 import { checkpointGroup } from "./checkpoint.ts";
 import { coldBootGroup } from "./cold-boot.ts";
 import { crunGroup } from "./crun.ts";
@@ -40,6 +41,7 @@ const groups: readonly Group[] = [
   transferGroup,
   idleGroup,
   pausedDiskGroup,
+  buildGroup,
   densityGroup,
 ];
 

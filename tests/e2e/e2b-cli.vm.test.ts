@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -282,13 +282,79 @@ describe("sandbox pause, resume, snapshot and kill", () => {
   });
 });
 
-describe("templates and keys", () => {
-  test("template list shows base", async () => {
+describe("templates", () => {
+  const create = (...args: string[]) =>
+    e2b(["template", "create", "from-cli", "--path", join(home, "template"), "--cpu-count", "1", "--memory-mb", "512", ...args]);
+  const listed = async (name: string) => {
+    const { stdout } = await e2b(["template", "list", "--format", "json"]);
+    return (JSON.parse(stdout) as { names: string[] }[]).find(({ names }) => names.includes(name));
+  };
+  beforeAll(async () => {
+    const folder = join(home, "template");
+    await mkdir(folder);
+    await writeFile(join(folder, "greeting.txt"), "hello from a Dockerfile\n");
+    await writeFile(
+      join(folder, "e2b.Dockerfile"),
+      "FROM e2bdev/base\nENV PLACE=here\nWORKDIR /srv/cli\nCOPY greeting.txt .\nRUN id -un > who\n",
+    );
+  });
+
+  test("list shows base", async () => {
     const { exitCode, stdout } = await e2b(["template", "list"]);
     expect(exitCode).toBe(0);
     expect(stdout).toContain("base");
   });
 
+  test("create builds a Dockerfile and shows how it goes; sandboxes are created of it", async () => {
+    const { exitCode, stdout, stderr } = await create("--cmd", "touch /tmp/started; sleep 3600", "--ready-cmd", "test -e /tmp/started");
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
+    expect(stdout).toContain("RUN id -un > who");
+    expect(stdout).toMatch(/Building sandbox template .*from-cli.* finished/);
+    const { stdout: created } = await e2b(["sandbox", "create", "from-cli", "--detach"]);
+    const id = created.trim().split("\n").at(-1) ?? "";
+    expect((await exec([id, "cat greeting.txt who; id -un; echo $PLACE; ls /tmp/started"])).stdout).toBe(
+      "hello from a Dockerfile\nroot\nuser\nhere\n/tmp/started\n",
+    );
+    expect(await Sandbox.kill(id)).toBe(true);
+  });
+
+  test("create says why a build failed", async () => {
+    await writeFile(join(home, "template/broken"), "FROM e2bdev/base\nRUN echo it is broken; exit 7\n");
+    const { exitCode, stdout, stderr } = await create("--dockerfile", "broken");
+    expect(exitCode).toBe(1);
+    expect(stdout).toContain("it is broken");
+    expect(stderr).toContain("exit status 7");
+    expect(await e2b(["template", "create", "base", "--path", join(home, "template")])).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringContaining("base template"),
+    });
+  });
+
+  test("publish, unpublish and delete", async () => {
+    expect(await listed("from-cli")).toMatchObject({ public: false, cpuCount: 1, memoryMB: 512 });
+    expect(await e2b(["template", "publish", "from-cli", "--yes"])).toMatchObject({
+      exitCode: 0,
+      stdout: expect.stringContaining("Published as: from-cli"),
+    });
+    expect(await listed("from-cli")).toMatchObject({ public: true });
+    expect((await e2b(["template", "unpublish", "from-cli", "--yes"])).exitCode).toBe(0);
+    expect(await listed("from-cli")).toMatchObject({ public: false });
+    expect((await e2b(["template", "delete", "from-cli", "--yes"])).exitCode).toBe(0);
+    expect(await listed("from-cli")).toBeUndefined();
+    for (const [command, name] of [
+      ["delete", "from-cli"],
+      ["publish", "from-cli"],
+    ] as const) {
+      expect(await e2b(["template", command, name, "--yes"])).toMatchObject({
+        exitCode: 1,
+        stderr: expect.stringContaining("no template"),
+      });
+    }
+    expect(await e2b(["template", "delete", "base", "--yes"])).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("base") });
+  });
+});
+
+describe("keys", () => {
   test("a key that nobody has", async () => {
     const child = spawn(program, ["sandbox", "list"], {
       env: { ...environment(), E2B_API_KEY: `e2b_${"0".repeat(40)}` },

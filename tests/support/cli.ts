@@ -9,11 +9,16 @@ export interface CliResult {
   readonly stderr: string;
 }
 
-/** Longest a CLI call may take in `ms`: creating a sandbox by a cold boot is the longest thing it does. */
+/** Longest a CLI call may take in `ms` unless a test says otherwise: enough to create a sandbox by a cold boot. */
 const callTimeoutMs = 120_000;
 
 /** Runs `roost` as a user would, against the test's platform. */
-export async function roost(platform: TestPlatform, args: readonly string[], input: Buffer | string = ""): Promise<CliResult> {
+export async function roost(
+  platform: TestPlatform,
+  args: readonly string[],
+  input: Buffer | string = "",
+  timeoutMs = callTimeoutMs,
+): Promise<CliResult> {
   const child = spawn(roostProgram, args, { env: platform.environment, stdio: "pipe" });
   const stdout: Buffer[] = [];
   const stderr: Buffer[] = [];
@@ -21,7 +26,7 @@ export async function roost(platform: TestPlatform, args: readonly string[], inp
   child.stderr.on("data", (chunk: Buffer) => stderr.push(chunk));
   child.stdin.on("error", () => undefined); // a command may end without reading its input
   child.stdin.end(input);
-  const timer = setTimeout(() => child.kill("SIGKILL"), callTimeoutMs);
+  const timer = setTimeout(() => child.kill("SIGKILL"), timeoutMs);
   const [exitCode] = (await once(child, "close")) as [number | null];
   clearTimeout(timer);
   return { exitCode, stdout: Buffer.concat(stdout), stderr: Buffer.concat(stderr).toString() };

@@ -34,9 +34,9 @@ export class TestPlatform implements AsyncDisposable {
     this.#settings = settings;
   }
 
-  /** `settings`: such as `{ ROOST_POOL_SIZES: "base=2" }`; by default no VMs wait, and memory images are made and used. */
-  static async start(settings: PlatformSettings = {}): Promise<TestPlatform> {
-    const platform = new TestPlatform(await mkdtemp(join(tmpdir(), "roost-e2e-")), settings);
+  /** `settings`: such as `{ ROOST_POOL_SIZES: "base=2" }`; by default no VMs wait, and memory images are made and used. `parent`: where its folder is. */
+  static async start(settings: PlatformSettings = {}, parent: string = tmpdir()): Promise<TestPlatform> {
+    const platform = new TestPlatform(await mkdtemp(join(parent, "roost-e2e-")), settings);
     try {
       await platform.up();
     } catch (error) {
