@@ -10,10 +10,7 @@ const backoffMsMax = 30_000;
  * The verbs every long-lived loop shares: sleep that an abort ends, and backoff that gets louder as it gets longer.
  *
  *     const loop = new ServiceLoop("heartbeat", log, signal);
- *     while (loop.shouldRun()) {
- *       try { await beat(); loop.resetBackoff(); await loop.sleep(intervalMs); }
- *       catch (error) { await loop.backoff(error); }
- *     }
+ *     await loop.every(intervalMs, beat);
  */
 export class ServiceLoop {
   readonly #name: string;
@@ -26,6 +23,19 @@ export class ServiceLoop {
     this.#name = name;
     this.#log = log;
     this.#signal = signal;
+  }
+
+  /** Does rounds, with `intervalMs` between two of them when nobody pokes, until the signal aborts. */
+  async every(intervalMs: number, round: () => Promise<unknown>): Promise<void> {
+    while (this.shouldRun()) {
+      try {
+        await round();
+        this.resetBackoff();
+        await this.sleep(intervalMs);
+      } catch (error) {
+        await this.backoff(error);
+      }
+    }
   }
 
   shouldRun(): boolean {

@@ -2,11 +2,12 @@ import type { Snapshot } from "@roost/contract";
 import { formatBytes } from "@roost/kit";
 
 import type { CommandContext } from "../context.ts";
-import { describeFailure, exitCodes } from "../failure.ts";
+import { exitCodes } from "../failure.ts";
 import { formatAgo, formatMemory } from "../output/format.ts";
 import { withProgress } from "../output/progress.ts";
 import { formatTable } from "../output/table.ts";
 import { resolveId } from "../sandbox-reference.ts";
+import { removeNamed } from "./remove-named.ts";
 
 export async function createSnapshot(
   context: CommandContext,
@@ -52,20 +53,5 @@ function formatSnapshots(context: CommandContext, snapshots: readonly Snapshot[]
 
 export async function removeSnapshots(context: CommandContext, names: readonly string[]): Promise<number> {
   const client = await context.client();
-  const deleted: string[] = [];
-  const failures: { readonly name: string; readonly error: unknown }[] = [];
-  await withProgress(context, `deleting ${names.join(", ")}`, async () => {
-    for (const name of new Set(names)) {
-      await client.snapshots.delete(name, { signal: context.signal }).then(
-        () => deleted.push(name),
-        (error: unknown) => failures.push({ name, error }),
-      );
-    }
-  });
-  if (context.isJson) await context.printJson({ deleted });
-  else for (const name of deleted) await context.print(name);
-  const [first, ...more] = failures;
-  if (first === undefined) return exitCodes.ok;
-  for (const { name, error } of more) await context.warn(`${name}: ${describeFailure(error).message}`);
-  throw first.error;
+  return removeNamed(context, names, async (name) => client.snapshots.delete(name, { signal: context.signal }));
 }

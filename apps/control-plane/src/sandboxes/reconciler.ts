@@ -45,15 +45,7 @@ export class Reconciler {
   async run(signal: AbortSignal): Promise<void> {
     const loop = new ServiceLoop("reconciler", this.#log, signal);
     this.#loop = loop;
-    while (loop.shouldRun()) {
-      try {
-        await this.reconcile();
-        loop.resetBackoff();
-        await loop.sleep(intervalMs);
-      } catch (error) {
-        await loop.backoff(error);
-      }
-    }
+    await loop.every(intervalMs, async () => this.reconcile());
   }
 
   /** One round. */

@@ -11,16 +11,10 @@ const intervalMs = 1 * hour;
 /** Forgets sandboxes that stopped longer than `retentionSec` ago, and old events, until `signal` aborts. */
 export async function runRetention(db: Db, retentionSec: number, log: Logger, signal: AbortSignal): Promise<void> {
   const loop = new ServiceLoop("retention", log, signal);
-  while (loop.shouldRun()) {
-    try {
-      const count = await forgetStopped(db, new Date(Date.now() - retentionSec * second));
-      if (count > 0) log.info({ count }, "forgot sandboxes that stopped long ago");
-      const eventCount = await forgetEvents(db, new Date(Date.now() - eventsKeptSec * second), eventsKeptMax);
-      if (eventCount > 0) log.info({ count: eventCount }, "forgot old events");
-      loop.resetBackoff();
-      await loop.sleep(intervalMs);
-    } catch (error) {
-      await loop.backoff(error);
-    }
-  }
+  await loop.every(intervalMs, async () => {
+    const count = await forgetStopped(db, new Date(Date.now() - retentionSec * second));
+    if (count > 0) log.info({ count }, "forgot sandboxes that stopped long ago");
+    const eventCount = await forgetEvents(db, new Date(Date.now() - eventsKeptSec * second), eventsKeptMax);
+    if (eventCount > 0) log.info({ count: eventCount }, "forgot old events");
+  });
 }

@@ -55,15 +55,7 @@ export class TemplateUpkeep {
   async run(signal: AbortSignal): Promise<void> {
     const loop = new ServiceLoop("template upkeep", this.#deps.log, signal);
     this.#loop = loop;
-    while (loop.shouldRun()) {
-      try {
-        await this.round();
-        loop.resetBackoff();
-        await loop.sleep(intervalMs);
-      } catch (error) {
-        await loop.backoff(error);
-      }
-    }
+    await loop.every(intervalMs, async () => this.round());
   }
 
   async round(): Promise<void> {

@@ -2,11 +2,11 @@ import { formatBytes } from "@roost/kit";
 import type { Template, TemplateDetail } from "@roost/sdk";
 
 import type { CommandContext } from "../../context.ts";
-import { describeFailure, exitCodes } from "../../failure.ts";
+import { exitCodes } from "../../failure.ts";
 import { formatAgo, formatMemory } from "../../output/format.ts";
 import { printable } from "../../output/printable.ts";
-import { withProgress } from "../../output/progress.ts";
 import { formatFields, formatTable } from "../../output/table.ts";
+import { removeNamed } from "../remove-named.ts";
 
 const MiB = 1024 * 1024;
 
@@ -68,20 +68,5 @@ function fieldsOf(template: TemplateDetail): [string, string | undefined][] {
 
 export async function removeTemplates(context: CommandContext, names: readonly string[]): Promise<number> {
   const client = await context.client();
-  const deleted: string[] = [];
-  const failures: { readonly name: string; readonly error: unknown }[] = [];
-  await withProgress(context, `deleting ${names.join(", ")}`, async () => {
-    for (const name of new Set(names)) {
-      await client.templates.delete(name, { signal: context.signal }).then(
-        () => deleted.push(name),
-        (error: unknown) => failures.push({ name, error }),
-      );
-    }
-  });
-  if (context.isJson) await context.printJson({ deleted });
-  else for (const name of deleted) await context.print(name);
-  const [first, ...more] = failures;
-  if (first === undefined) return exitCodes.ok;
-  for (const { name, error } of more) await context.warn(`${name}: ${describeFailure(error).message}`);
-  throw first.error;
+  return removeNamed(context, names, async (name) => client.templates.delete(name, { signal: context.signal }));
 }

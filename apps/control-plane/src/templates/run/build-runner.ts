@@ -37,15 +37,7 @@ export class BuildRunner {
   async run(signal: AbortSignal): Promise<void> {
     const loop = new ServiceLoop("builds", this.#parts.log, signal);
     this.#loop = loop;
-    while (loop.shouldRun()) {
-      try {
-        await this.round();
-        loop.resetBackoff();
-        await loop.sleep(intervalMs);
-      } catch (error) {
-        await loop.backoff(error);
-      }
-    }
+    await loop.every(intervalMs, async () => this.round());
     for (const { work } of this.#working.values()) work.abort("shutdown");
     await this.idle();
   }
