@@ -1,6 +1,8 @@
 import type { BuildLogLevel, BuildState, EventKind, ExpiryAction, NetworkPolicy, Recipe, SandboxState } from "@roost/contract";
 import type { ColumnType, Generated } from "kysely";
 
+import type { BuildSource } from "../templates/run/build-source.ts";
+
 /** The tables as queries see them; the truth is `migrations/`. */
 export interface Tables {
   host: HostTable;
@@ -172,6 +174,10 @@ export interface BuildTable {
   /** Its template on the host */
   host_template: string | null;
   size_bytes: number | null;
+  /** Of all that its template follows from; null: it cannot be taken over */
+  result_key: string | null;
+  /** What its images became on its host, by source as JSON */
+  sources: ColumnType<Record<string, BuildSource>, string | undefined, string>;
   failure: ColumnType<BuildFailure | null, string | null, string | null>;
   claimed_by: string | null;
   time_claim_ends: Date | null;

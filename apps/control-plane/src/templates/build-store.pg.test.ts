@@ -85,7 +85,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
       await Promise.all(
         rows.map(async (row, index) => {
           if (row === undefined) throw new Error("nothing to claim");
-          const end = { state: "ready", hostTemplate: hostTemplateOf(row.id), sizeBytes: 1 } as const;
+          const end = { state: "ready", hostTemplate: hostTemplateOf(row.id), sizeBytes: 1, resultKey: "same" } as const;
           return finishBuild((index % 2 === round % 2 ? one : two).db, row, end, now);
         }),
       );
@@ -109,7 +109,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
       const id = await newBuild(template);
       const row = await claimBuild(one.db, { claimedBy: "one", now, claimEnds });
       if (row === undefined) throw new Error("nothing to claim");
-      await finishBuild(one.db, row, { state: "ready", hostTemplate: hostTemplateOf(id), sizeBytes: 1 }, now);
+      await finishBuild(one.db, row, { state: "ready", hostTemplate: hostTemplateOf(id), sizeBytes: 1, resultKey: "same" }, now);
       const sandboxId = `i${randomUUID().replaceAll("-", "").slice(0, 20)}`;
       const create = async () =>
         one.db.transaction().execute(async (transaction) => {

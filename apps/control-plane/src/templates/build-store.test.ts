@@ -123,14 +123,14 @@ test("a ready build gets its tags, but not from a later one", async () => {
   const late = await insert(2, { tags: ["default", "late"] });
   const [first, second] = [await claim("a", 3), await claim("a", 3)];
   if (first?.id !== early.id || second?.id !== late.id) throw new Error("claimed in another order");
-  const ready = await finishBuild(db, second, { state: "ready", hostTemplate: "build-2", sizeBytes: 7 }, at(4));
+  const ready = await finishBuild(db, second, { state: "ready", hostTemplate: "build-2", sizeBytes: 7, resultKey: "same" }, at(4));
   expect(ready).toMatchObject({ state: "ready", host_template: "build-2", size_bytes: 7, time_ended: at(4), claimed_by: null });
-  await finishBuild(db, first, { state: "ready", hostTemplate: "build-1", sizeBytes: 7 }, at(5));
+  await finishBuild(db, first, { state: "ready", hostTemplate: "build-1", sizeBytes: 7, resultKey: "same" }, at(5));
   expect([await tagHolder(), await tagHolder("late"), await tagHolder("early")]).toEqual([late.id, late.id, early.id]);
   const newest = await insert(6);
   const third = await claim("a", 7);
   if (third === undefined) throw new Error("nothing to claim");
-  await finishBuild(db, third, { state: "ready", hostTemplate: "build-3", sizeBytes: 7 }, at(8));
+  await finishBuild(db, third, { state: "ready", hostTemplate: "build-3", sizeBytes: 7, resultKey: "same" }, at(8));
   expect(await tagHolder()).toBe(newest.id);
 });
 
@@ -153,7 +153,7 @@ test("what waits is cancelled at once, what is worked at when that is seen, and 
   expect(await requestCancel(db, building.id, at(3))).toMatchObject({ state: "building", time_cancel_requested: at(3) });
   expect(await requestCancel(db, building.id, at(4))).toMatchObject({ time_cancel_requested: at(3) });
   expect(await renewClaim(db, held, at(5))).toMatchObject({ time_cancel_requested: at(3) });
-  expect(await finishBuild(db, held, { state: "ready", hostTemplate: "build-1", sizeBytes: 1 }, at(5))).toBeUndefined();
+  expect(await finishBuild(db, held, { state: "ready", hostTemplate: "build-1", sizeBytes: 1, resultKey: "same" }, at(5))).toBeUndefined();
   expect(await tagHolder()).toBeUndefined();
   expect(await finishBuild(db, held, { state: "cancelled" }, at(5))).toMatchObject({ state: "cancelled" });
   expect(await requestCancel(db, building.id, at(6))).toMatchObject({

@@ -74,7 +74,7 @@ export async function renewClaim(db: Db, { id, claimed_by: claimedBy }: BuildRow
 }
 
 /** What changes while a build goes on. */
-export type BuildPatch = Pick<Updateable<BuildTable>, "step_count" | "steps_done" | "steps_cached" | "host_id">;
+export type BuildPatch = Pick<Updateable<BuildTable>, "step_count" | "steps_done" | "steps_cached" | "host_id" | "sources">;
 
 /** Answers the new row; undefined when the claim on it is lost. */
 export async function updateBuild(db: Db, row: BuildRow, patch: BuildPatch): Promise<BuildRow | undefined> {
@@ -90,7 +90,7 @@ export async function updateBuild(db: Db, row: BuildRow, patch: BuildPatch): Pro
 }
 
 export type BuildEnd =
-  | { readonly state: "ready"; readonly hostTemplate: string; readonly sizeBytes: number }
+  | { readonly state: "ready"; readonly hostTemplate: string; readonly sizeBytes: number; readonly resultKey: string }
   | { readonly state: "failed"; readonly failure: BuildFailure }
   | { readonly state: "cancelled" };
 
@@ -108,7 +108,7 @@ export async function finishBuild(db: Db, row: BuildRow, end: BuildEnd, now: Dat
         claimed_by: null,
         time_claim_ends: null,
         generation: columns("generation", "+", 1),
-        ...(end.state === "ready" ? { host_template: end.hostTemplate, size_bytes: end.sizeBytes } : {}),
+        ...(end.state === "ready" ? { host_template: end.hostTemplate, size_bytes: end.sizeBytes, result_key: end.resultKey } : {}),
         ...(end.state === "failed" ? { failure: JSON.stringify({ ...end.failure, message: storable(end.failure.message) }) } : {}),
       }))
       .where("id", "=", row.id)

@@ -32,7 +32,7 @@ export async function makeReady(db: Db, host: FakeHost, more: MessageInitShape<t
       ...more,
     }),
   );
-  return end(db, row, { state: "ready", hostTemplate: name, sizeBytes: 12_345 });
+  return end(db, row, { state: "ready", hostTemplate: name, sizeBytes: 12_345, resultKey: "same" });
 }
 
 /** Ends a build that was claimed. */

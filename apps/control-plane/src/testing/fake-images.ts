@@ -26,6 +26,7 @@ type SavingRpc =
   | "forkSandbox"
   | "pauseAll"
   | "createTemplate"
+  | "copyTemplate"
   | "listTemplates"
   | "getTemplate"
   | "deleteTemplate";
@@ -218,6 +219,15 @@ export class FakeImages {
           ...(hasMemory ? { vcpus: spec?.vcpus ?? 0, memoryMib: spec?.memoryMib ?? 0 } : {}),
           defaults: defaults ?? spec?.defaults ?? {},
         });
+        this.templates.set(name, template);
+        return { template };
+      },
+      copyTemplate: async ({ from, name }) => {
+        this.#begin("copyTemplate");
+        const source = this.templates.get(from);
+        if (source === undefined) throw hostError("snapshot_not_found", `there is no snapshot "${from}"`);
+        await this.gates.get("copyTemplate");
+        const template = this.templates.get(name) ?? create(TemplateSchema, { ...source, name });
         this.templates.set(name, template);
         return { template };
       },

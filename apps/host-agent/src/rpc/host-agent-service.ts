@@ -158,6 +158,11 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
         await importer.putArchivePart({ archiveId, offset: Number(offset), data, isLast });
         return {};
       }),
+    copyTemplate: (request) =>
+      answer(async ({ templates }) => {
+        const template = await templates.copy(request.from, request.name);
+        return { template: toWireTemplate(template, await templates.describe(template)) };
+      }),
     listTemplates: () => answer(async ({ templates, importer }) => ({ templates: await describeTemplates(templates, importer) })),
     getTemplate: (request) =>
       answer(async ({ templates, importer }) => {

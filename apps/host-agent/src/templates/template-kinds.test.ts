@@ -106,6 +106,28 @@ test("what cannot be is refused before anything is done", async () => {
   expect(failure).toMatchObject({ code: "request_invalid", message: expect.stringContaining("300 variables") as string });
 });
 
+test("a build takes over the template of another: both are of the same files, and each outlives the other", async () => {
+  await using host = await FakeHost.start();
+  const source = await running(host);
+  await host.client.createTemplate({ sandboxId: source, name: buildName, kind: "build", defaults });
+  const name = `build-${"c".repeat(32)}`;
+  const { template } = await host.client.copyTemplate({ from: buildName, name });
+  expect(template).toMatchObject({ name, kind: "build", hasMemory: true, defaults });
+  expect((await host.client.copyTemplate({ from: buildName, name })).template?.timeCreatedMs).toBe(template?.timeCreatedMs);
+  await host.client.deleteTemplate({ name: buildName });
+  const sandboxId = await running(host, { template: name, ...sizeless });
+  expect((await host.client.getSandbox({ sandboxId })).sandbox).toMatchObject({ startPath: "restore" });
+  expect(lastInit(host, sandboxId)).toMatchObject({ ...told, envVars: defaults.envs });
+  await host.endAgent();
+  await host.startAgent();
+  expect((await host.client.listTemplates({})).templates.map((each) => each.name)).toEqual(["base", name]);
+
+  await host.client.createTemplate({ sandboxId: source, name: "mine" });
+  expect(await failureOf(host.client.copyTemplate({ from: "mine", name: buildName }))).toMatchObject({ code: "request_invalid" });
+  expect(await failureOf(host.client.copyTemplate({ from: name, name: "other" }))).toMatchObject({ code: "request_invalid" });
+  expect(await failureOf(host.client.copyTemplate({ from: buildName, name }))).toMatchObject({ code: "snapshot_not_found" });
+});
+
 test("steps are disks of a synced guest; one that is there is not made again, unless it is to be replaced", async () => {
   await using host = await FakeHost.start();
   const sandboxId = await running(host);

@@ -238,6 +238,26 @@ export class Templates {
     return making;
   }
 
+  /** The template of one build as that of another: its files are shared. Rejects with `snapshot_not_found`, `image_damaged`. */
+  async copy(from: string, name: string): Promise<Template> {
+    const { record, images } = this.snapshot(from);
+    if (record.kind !== "build") throw new PlatformError("request_invalid", `'${from}' is no template of a build`);
+    await this.refuseName({ name, kind: record.kind }, { replace: true });
+    const { store, log } = this.#parts;
+    const present = store.get(name);
+    if (present !== undefined) return present;
+    const fill = async (into: ImageFolder) => {
+      const generation = await this.#link(images, into, null);
+      if (generation === undefined) throw new PlatformError("image_damaged", `template '${from}' is damaged or was removed just now`);
+      return generation;
+    };
+    const template = await store.create({ ...record, name, timeCreatedMs: Date.now() }, fill);
+    log.info({ template: name, from }, "took over the template of an earlier build");
+    this.#upkeep.tidy(template);
+    this.onReady(name);
+    return template;
+  }
+
   /** A step of a build that is kept, now counted as used. */
   async step(name: string): Promise<Template | undefined> {
     return this.#parts.steps.use(name, async () => this.#parts.store.get(name));

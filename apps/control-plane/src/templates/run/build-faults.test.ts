@@ -182,6 +182,34 @@ describe("when a control plane dies another one finishes its build", () => {
     expect(world.lines).not.toContain("echo first");
   });
 
+  test("its image is what was fetched before: nobody is asked for it again, who might want credentials that are gone", async () => {
+    const before = world.controlPlane().start();
+    const holding = phases[3]?.hold();
+    const id = await begin(before);
+    const release = await holding;
+    before.die();
+    release?.();
+    world.guest.killAll();
+    world.host.imports.registry.clear();
+    world.host.imports.asked.length = 0;
+    expect(await world.controlPlane().start().ended(id)).toMatchObject({ state: "ready", failure: null });
+    expect(world.host.imports.asked).toEqual([]);
+  });
+
+  test("an image that the host has no more is asked for again, and says what is missing", async () => {
+    const before = world.controlPlane().start();
+    const holding = phases[3]?.hold();
+    const id = await begin(before);
+    const release = await holding;
+    before.die();
+    release?.();
+    world.guest.killAll();
+    world.host.imports.registry.clear();
+    for (const name of world.hostTemplates) if (name.startsWith("image-")) world.host.images.templates.delete(name);
+    const row = await world.controlPlane().start().ended(id);
+    expect(row).toMatchObject({ state: "failed", failure: { step: "base", message: expect.stringMatching(/never stored/) as string } });
+  });
+
   test("a shutdown ends its sandboxes at once, and leaves the build to the next one", async () => {
     const before = world.controlPlane().start();
     const holding = phases[2]?.hold();

@@ -83,6 +83,35 @@ describe("a build", () => {
     expect(await builder.build({ from: base, steps, force: true })).toMatchObject({ steps_done: 4, steps_cached: 0 });
   });
 
+  test("of which nothing changed takes over the template that the earlier one made; one that is gone is made again", async () => {
+    const recipe = { from: base, steps: [run("echo a")], start_command: "true # runs" };
+    const first = await builder.build(recipe, { name: "first" });
+    world.ran.length = 0;
+    const second = await builder.build(recipe, { name: "second" });
+    expect(second).toMatchObject({ state: "ready", steps_done: 1, steps_cached: 1, host_template: hostTemplateOf(second.id) });
+    expect(world.ran).toEqual([]);
+    expect(await world.logOf(second.id)).toContain("finalize CACHED the template of an earlier build that did the same");
+    expect(world.host.images.templates.get(hostTemplateOf(second.id))).toMatchObject({
+      hasMemory: true,
+      defaults: { startCommand: "true # runs" },
+    });
+    // another command, and a forced one, have templates of their own
+    for (const other of [
+      { ...recipe, start_command: "true # other" },
+      { ...recipe, force: true },
+    ])
+      await builder.build(other);
+    expect(world.lines).toEqual(["true # other", "echo a", "true # runs"]);
+    for (const { id } of [first, second]) world.host.images.templates.delete(hostTemplateOf(id));
+    for (const { name } of [...world.host.images.templates.values()])
+      if (name.startsWith("build-")) world.host.images.templates.delete(name);
+    world.ran.length = 0;
+    const third = await builder.build(recipe);
+    expect(third).toMatchObject({ state: "ready", failure: null, steps_cached: 1 });
+    expect(world.lines).toEqual(["true # runs"]);
+    expect(world.host.images.templates.get(hostTemplateOf(third.id))).toMatchObject({ kind: "build" });
+  });
+
   test("steps after the last layer are done for the template itself, and begun from the cache they are made up for", async () => {
     const steps = [run("true"), { kind: "user" as const, name: "user" }, { kind: "workdir" as const, path: "/srv/x" }];
     await builder.build({ from: base, steps });

@@ -12,6 +12,7 @@ import type { BuiltTemplates } from "../built-templates.ts";
 import type { Builds } from "../builds.ts";
 import { hostTemplateOf } from "../names.ts";
 import { BuildLog } from "./build-log.ts";
+import { earlierResults } from "./earlier-result.ts";
 import { BuildEnded, BuildFailed, messageOf } from "./failures.ts";
 import { hiddenSandboxes, hostsThatBuilt } from "./hidden-sandboxes.ts";
 import { loginFor, noLogin } from "./registry-credentials.ts";
@@ -88,8 +89,8 @@ export class BuildWork {
     try {
       await this.renew();
       await this.#endLeftSandboxes();
-      const { template } = await this.#runBuild();
-      return { state: "ready", hostTemplate: template.name, sizeBytes: Number(template.sizeBytes) };
+      const { template, resultKey } = await this.#runBuild();
+      return { state: "ready", hostTemplate: template.name, sizeBytes: Number(template.sizeBytes), resultKey };
     } catch (error) {
       if (error instanceof BuildEnded) return this.#endFor(error);
       const failure = { message: this.#withAdvice(error, messageOf(error)), step: error instanceof BuildFailed ? error.step : null };
@@ -140,7 +141,13 @@ export class BuildWork {
         return credentials === undefined ? noLogin : loginFor(credentials, signal);
       },
       preferredHosts: await hostsThatBuilt(db, templateId),
-      onHost: (hostId) => this.#update({ host_id: hostId, steps_done: 0, steps_cached: 0 }),
+      earlierResults: (resultKey, hostId) => earlierResults(db, resultKey, hostId),
+      fetched: (hostId) => (this.#row.host_id === hostId ? this.#row.sources : {}),
+      onHost: (hostId) => {
+        const sources = this.#row.host_id === hostId ? this.#row.sources : {};
+        return this.#update({ host_id: hostId, steps_done: 0, steps_cached: 0, sources: JSON.stringify(sources) });
+      },
+      onFetched: (name, source) => this.#update({ sources: JSON.stringify({ ...this.#row.sources, [name]: source }) }),
       progress: {
         say: (level: BuildLogLevel, step, line) => this.#buildLog.add(level, step, line),
         stepDone: (label, { isCached }) => this.#stepDone(label, isCached),

@@ -57,13 +57,21 @@ async function finalizeOnce(end: ChainEnd, parts: FinalizeParts): Promise<Templa
 
 /** Names and absolute paths: what a number or `~` means is known in the guest. */
 async function defaultsFor(guest: BuildGuest, { recipe, inherited, context }: FinalizeParts): Promise<TemplateDefaults> {
-  const isSaid = recipe.start_command !== undefined || recipe.ready_command !== undefined;
   const { name, home } = await guest.account(context.user);
   return {
     user: context.user === "" ? "" : name,
     workdir: context.workdir === "" ? "" : withHome(context.workdir, home),
     envs: { ...context.envs },
-    startCommand: isSaid ? (recipe.start_command ?? "") : inherited.startCommand,
-    readyCommand: isSaid ? (recipe.ready_command ?? "") : inherited.readyCommand,
+    ...commandsOf(recipe, inherited),
   };
+}
+
+/** What runs in a build's template. A recipe that says one of the two says both. */
+export function commandsOf(
+  recipe: FinalizeParts["recipe"],
+  inherited: FinalizeParts["inherited"],
+): Pick<TemplateDefaults, "startCommand" | "readyCommand"> {
+  const isSaid = recipe.start_command !== undefined || recipe.ready_command !== undefined;
+  if (!isSaid) return { startCommand: inherited.startCommand, readyCommand: inherited.readyCommand };
+  return { startCommand: recipe.start_command ?? "", readyCommand: recipe.ready_command ?? "" };
 }

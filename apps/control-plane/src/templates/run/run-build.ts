@@ -12,13 +12,14 @@ import { patiently, withSandbox, type BuildSandboxes } from "./build-sandbox.ts"
 import { findSource, hostTemplateFor, sourceFromTemplate, type BuildSource } from "./build-source.ts";
 import { chooseHost } from "./choose-host.ts";
 import { attributed, BuildFailed, isSandboxLost, messageOf } from "./failures.ts";
-import { finalize, finalizeLabel } from "./finalize.ts";
+import { takeOver } from "./earlier-result.ts";
+import { commandsOf, finalize, finalizeLabel } from "./finalize.ts";
 import { cachedPrefix } from "./plan.ts";
 import type { Progress } from "./progress.ts";
 import { mainSource, outerSources, planRecipe, type OuterSource, type PlannedChain } from "./recipe-plan.ts";
 import { noLogin, registryOf, type RegistryLogin } from "./registry-credentials.ts";
 import { freeze, StepChain, type ChainEnd } from "./step-chain.ts";
-import { layerName } from "./step-keys.ts";
+import { keyOfResult, layerName } from "./step-keys.ts";
 
 /** As `buildStepSchema` says */
 const baseLabel = "base";
@@ -41,37 +42,59 @@ export interface RunParts {
   /** Hosts that built this template before, the newest first */
   readonly preferredHosts: readonly (string | null)[];
   readonly onHost: (hostId: string) => Promise<void>;
+  /** What was fetched for this build on that host before a restart, by `nameOfSource`: it needs no credentials again, and is the same */
+  readonly fetched: (hostId: string) => Readonly<Record<string, BuildSource>>;
+  readonly onFetched: (name: string, source: BuildSource) => Promise<void>;
+  /** Templates on a host that builds made which did the very same */
+  readonly earlierResults: (resultKey: string, hostId: string) => Promise<readonly string[]>;
   readonly progress: Progress;
   readonly signal: AbortSignal;
   readonly log: Logger;
 }
 
+export interface BuildResult {
+  readonly host: HostLink;
+  readonly template: Template;
+  /** Of all that the template follows from */
+  readonly resultKey: string;
+}
+
 /** Does a build on one host. Throws `BuildFailed`, or the signal's reason; none of its sandboxes is left then. */
-export async function runBuild(parts: RunParts): Promise<{ readonly host: HostLink; readonly template: Template }> {
+export async function runBuild(parts: RunParts): Promise<BuildResult> {
   const { recipe, signal } = parts;
   let label = baseLabel;
   try {
     const host = await pickHost(parts);
+    const fetched = parts.fetched(host.id);
     await parts.onHost(host.id);
     const sandboxes = sandboxesOn(host, parts);
     const sources = new Map<OuterSource, BuildSource>();
-    for (const source of outerSources(recipe)) sources.set(source, await onHost(source, host, parts));
+    for (const source of outerSources(recipe)) sources.set(source, await onHost(source, host, fetched, parts));
     const planned = planRecipe(recipe, (source) => must(sources.get(source), "a source that was found"));
     const chains = chainsFor(planned, sandboxes, parts);
+    const { main } = planned;
+    const { hostTemplate, progress, vcpus, memoryMib } = parts;
+    const { key, context } = main.plan;
+    const resultKey = keyOfResult({ key, context, ...commandsOf(recipe, main.inherited), vcpus, memoryMib });
+    const isForced = recipe.force || [main, ...planned.stages].some(({ plan }) => plan.steps.some((step) => step.isForced));
+    const earlier = isForced ? undefined : await takeOver(await parts.earlierResults(resultKey, host.id), hostTemplate, sandboxes);
+    if (earlier !== undefined) {
+      for (const chain of [...chains.stages, chains.main]) await chain.sayAllCached();
+      await progress.say("info", finalizeLabel, "CACHED the template of an earlier build that did the same");
+      return { host, template: earlier, resultKey };
+    }
     const end = await chains.main.end();
     for (const chain of chains.stages) chain.skip();
     label = finalizeLabel;
-    const { main } = planned;
-    const { hostTemplate, progress } = parts;
     const template = await finalize(end, {
       sandboxes,
       progress,
       recipe,
       inherited: main.inherited,
-      context: main.plan.context,
+      context,
       hostTemplate,
     });
-    return { host, template };
+    return { host, template, resultKey };
   } catch (error) {
     signal.throwIfAborted();
     throw attributed(error, label);
@@ -100,10 +123,21 @@ async function pickHost({ recipe, hosts, resolveBuilt, preferredHosts, signal, l
   );
 }
 
-async function onHost(source: OuterSource, host: HostLink, parts: RunParts): Promise<BuildSource> {
+async function onHost(
+  source: OuterSource,
+  host: HostLink,
+  fetched: Readonly<Record<string, BuildSource>>,
+  parts: RunParts,
+): Promise<BuildSource> {
   const { recipe, hosts, resolveBuilt, openFiles, login, progress, signal, log } = parts;
   const isOnHosts = async (name: string) => (await hosts.find(name)) !== undefined;
-  return patiently(signal, log, () =>
+  const name = nameOfSource(source);
+  const before = fetched[name];
+  if (before !== undefined) {
+    const { templates } = await patiently(signal, log, () => host.describe(0));
+    if (templates.some((template) => template.name === before.hostTemplate)) return before;
+  }
+  const found = await patiently(signal, log, () =>
     findSource(source, {
       host,
       hostTemplateOf: (name) => hostTemplateFor(name, resolveBuilt, isOnHosts),
@@ -114,6 +148,13 @@ async function onHost(source: OuterSource, host: HostLink, parts: RunParts): Pro
       signal,
     }),
   );
+  if (!("template" in source)) await parts.onFetched(name, found);
+  return found;
+}
+
+/** Of a source within its recipe. */
+function nameOfSource(source: OuterSource): string {
+  return JSON.stringify(source);
 }
 
 /** Credentials are for the registry of what the main steps begin from, and are shown to no other one. */

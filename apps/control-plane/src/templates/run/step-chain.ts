@@ -62,6 +62,11 @@ export class StepChain {
     if (this.#end === undefined) for (const { label } of this.plan.steps) this.#parts.progress.stepDone(label, { isCached: true });
   }
 
+  /** Nothing of it is done: an earlier build did all of it. */
+  async sayAllCached(): Promise<void> {
+    for (const step of this.plan.steps) await this.#sayCached(step);
+  }
+
   async #run(): Promise<ChainEnd> {
     const { steps } = this.plan;
     const cached = await this.#cached();

@@ -27,6 +27,22 @@ export function keyOfStep(parent: string, step: RecipeStep, context: StepContext
   return hash({ formatVersion, parent, step: { ...content, ...(stageKey === undefined ? {} : { stage: stageKey }) }, context });
 }
 
+/** What a build's template follows from, beside the disk after its last step. */
+export interface ResultInputs {
+  /** Of the last step */
+  readonly key: string;
+  readonly context: StepContext;
+  readonly startCommand: string;
+  readonly readyCommand: string;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+}
+
+/** Of a build's template, with its memory. */
+export function keyOfResult(inputs: ResultInputs): string {
+  return hash({ formatVersion, result: inputs });
+}
+
 /** The name of a step's layer on a host. */
 export function layerName(key: string): string {
   return `step-${key.slice(0, nameDigits)}`;

@@ -1298,6 +1298,43 @@ export declare type CreateTemplateResponse = Message<"hostagent.v1.CreateTemplat
 export declare const CreateTemplateResponseSchema: GenMessage<CreateTemplateResponse>;
 
 /**
+ * @generated from message hostagent.v1.CopyTemplateRequest
+ */
+export declare type CopyTemplateRequest = Message<"hostagent.v1.CopyTemplateRequest"> & {
+  /**
+   * @generated from field: string from = 1;
+   */
+  from: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message hostagent.v1.CopyTemplateRequest.
+ * Use `create(CopyTemplateRequestSchema)` to create a new message.
+ */
+export declare const CopyTemplateRequestSchema: GenMessage<CopyTemplateRequest>;
+
+/**
+ * @generated from message hostagent.v1.CopyTemplateResponse
+ */
+export declare type CopyTemplateResponse = Message<"hostagent.v1.CopyTemplateResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Template template = 1;
+   */
+  template?: Template | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.CopyTemplateResponse.
+ * Use `create(CopyTemplateResponseSchema)` to create a new message.
+ */
+export declare const CopyTemplateResponseSchema: GenMessage<CopyTemplateResponse>;
+
+/**
  * @generated from message hostagent.v1.ListTemplatesRequest
  */
 export declare type ListTemplatesRequest = Message<"hostagent.v1.ListTemplatesRequest"> & {
@@ -2261,6 +2298,16 @@ export declare const HostAgentService: GenService<{
     output: typeof CreateTemplateResponseSchema;
   },
   /**
+   * The same template under another name, of kind `build` both; costs no disk. One that has the name already is answered as it is.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.CopyTemplate
+   */
+  copyTemplate: {
+    methodKind: "unary";
+    input: typeof CopyTemplateRequestSchema;
+    output: typeof CopyTemplateResponseSchema;
+  },
+  /**
    * @generated from rpc hostagent.v1.HostAgentService.ListTemplates
    */
   listTemplates: {
@@ -2287,7 +2334,6 @@ export declare const HostAgentService: GenService<{
     output: typeof DeleteTemplateResponseSchema;
   },
   /**
-   * Counts as activity: the inactivity timer starts anew.
    * Makes a template of kind `image` from an OCI image or Debian packages, unless this host has it. Says how far it is; the last answer is the image.
    * Ends what it began when its caller goes away.
    *
@@ -2309,6 +2355,8 @@ export declare const HostAgentService: GenService<{
     output: typeof PutArchivePartResponseSchema;
   },
   /**
+   * Counts as activity: the inactivity timer starts anew.
+   *
    * @generated from rpc hostagent.v1.HostAgentService.PingSandbox
    */
   pingSandbox: {
