@@ -20,7 +20,14 @@ export const imageReferenceSchema = z
 /** How a registry lets somebody in. Never stored: a build that has not yet fetched its image when the control plane restarts fails and says so. */
 export const registryCredentialsSchema = z.discriminatedUnion("type", [
   z.strictObject({ type: z.literal("basic"), username: z.string().min(1).max(256), password: z.string().min(1).max(8192) }),
-  z.strictObject({ type: z.literal("token"), token: z.string().min(1).max(16_384).describe("A bearer token") }),
+  z.strictObject({
+    type: z.literal("token"),
+    token: z
+      .string()
+      .min(1)
+      .max(16_384)
+      .describe("An OAuth2 identity token, as `docker login` keeps it; the registry's token server changes it for one that fetches"),
+  }),
   z.strictObject({
     type: z.literal("aws"),
     access_key_id: z.string().min(1).max(128),

@@ -62,6 +62,7 @@ function defineBuildCommand(template: Command, { io, run }: ProgramEnvironment):
       .option("-d, --detach", "do not wait for it; prints the build's id")
       .option("--registry-user <name>", "user at the image's registry, with --registry-password-stdin")
       .option("--registry-password-stdin", "read the password for that from standard input")
+      .option("--registry-credentials-stdin", "read credentials as JSON from there: basic, token, aws or gcp")
       .addHelpText(
         "after",
         examples(

@@ -124,6 +124,8 @@ test.each([
   ["-t web --from-image ://", 1, "error: recipe: must be an image reference"],
   ["-t web --from-image a --registry-user me", 2, "go together"],
   ["-t web --from-image a --registry-user me --registry-password-stdin", 2, "there is no password on standard input"],
+  ["-t web --from-image a --registry-credentials-stdin", 2, "standard input is no JSON"],
+  ["-t web --from-image a --registry-user me --registry-credentials-stdin", 2, "leave out the other"],
   ["-t web --memory lots", 2, "Write MiB"],
   ["-t web bad", 1, 'error: bad/Dockerfile:2: COPY: there is no "missing" in the context folder'],
   ["-t web --from-image a -t Web!", 1, "a template's name has at most"],
@@ -141,6 +143,20 @@ test("the registry's password comes from standard input and is nowhere else", as
   expect(result.exitCode).toBe(0);
   expect(builds().requests[0]?.credentials).toEqual({ type: "basic", username: "me", password: "se cret" });
   expect(out(result) + result.stderr + cli.api.seen.join()).not.toContain("se cret");
+});
+
+test.each([
+  { type: "token", token: "very secret" },
+  { type: "aws", access_key_id: "AKIA", secret_access_key: "very secret", region: "eu-central-1" },
+  { type: "gcp", service_account_json: '{"private_key":"very secret"}' },
+])("all of a registry's credentials come from standard input: $type", async (credentials) => {
+  const args = "template build --from-image a -t web --registry-credentials-stdin";
+  const result = await run(args, { input: JSON.stringify(credentials) });
+  expect(result.exitCode).toBe(0);
+  expect(builds().requests[0]?.credentials).toEqual(credentials);
+  const wrong = await run(args, { input: JSON.stringify({ ...credentials, region: 7, more: "very secret" }) });
+  expect(wrong).toMatchObject({ exitCode: 2 });
+  for (const { stdout, stderr } of [result, wrong]) expect(String(stdout) + stderr + cli.api.seen.join()).not.toContain("very secret");
 });
 
 test("a build that fails says where, and what can be done", async () => {
