@@ -36,3 +36,8 @@ export function hasColors(stream: OutputStream, environment: Io["environment"]):
   if (force !== undefined && force !== "") return force !== "0" && force !== "false";
   return stream.isTTY === true && environment["TERM"] !== "dumb";
 }
+
+/** Whether lines can be drawn over each other there: on a terminal, and one whose width is known. A width of 0, as pseudo-terminals have that nobody told theirs, makes the spinner's library clear lines without end. */
+export function canAnimate({ isTTY, columns }: OutputStream, environment: Io["environment"]): boolean {
+  return isTTY === true && columns !== undefined && columns > 0 && environment["TERM"] !== "dumb";
+}

@@ -1,6 +1,7 @@
 import { formatBytes } from "@roost/kit";
 
 import type { CommandContext } from "../context.ts";
+import { canAnimate } from "../io.ts";
 
 /** What takes longer than this in `ms` shows that it is under way. */
 const quietMs = 1_000;
@@ -23,7 +24,7 @@ export class Progress implements Disposable {
   constructor(context: CommandContext, text: string) {
     this.#text = text;
     const stream = context.io.stderr;
-    if (context.isJson || stream.isTTY !== true) return;
+    if (context.isJson || !canAnimate(stream, context.io.environment)) return;
     this.#timer = setTimeout(() => {
       void import("ora").then(({ default: ora }) => {
         if (this.#isOver) return;

@@ -1,7 +1,7 @@
 import picocolors from "picocolors";
 
 import type { Colors, CommandContext } from "../context.ts";
-import { hasColors, type OutputStream } from "../io.ts";
+import { canAnimate, hasColors, type OutputStream } from "../io.ts";
 
 interface Spinner {
   text: string;
@@ -24,7 +24,7 @@ export class StatusLine implements Disposable {
 
   static async open(context: CommandContext, text: string): Promise<StatusLine> {
     const line = new StatusLine(context);
-    if (context.isJson || line.#stream.isTTY !== true) return line;
+    if (context.isJson || !canAnimate(line.#stream, context.io.environment)) return line;
     const { default: ora } = await import("ora");
     line.#spinner = ora({ text, stream: line.#stream as NodeJS.WriteStream, discardStdin: false }).start();
     return line;
