@@ -51,7 +51,8 @@ export default defineConfig({
           exclude: [...exclude, ...withoutLongRuns],
           testTimeout: 300_000,
           hookTimeout: 300_000,
-          fileParallelism: false,
+          // Emulation keeps one CPU busy per guest that works, and most of a test is one guest
+          maxWorkers: 2,
         },
       },
       {

@@ -1,26 +1,19 @@
 import { PassThrough } from "node:stream";
 
-import picocolors from "picocolors";
 import { expect, test } from "vitest";
 
 import type { CommandContext } from "../context.ts";
-import { canAnimate } from "../io.ts";
+import { canAnimate, type OutputStream } from "../io.ts";
 import { StatusLine } from "./status-line.ts";
 
-function terminal(columns: number | undefined) {
-  const stream = Object.assign(new PassThrough(), {
-    isTTY: true,
-    columns,
-    rows: 24,
-    clearLine: () => true,
-    cursorTo: () => true,
-    moveCursor: () => true,
-  });
-  const context = {
-    isJson: false,
-    colors: picocolors.createColors(false),
-    io: { stderr: stream, environment: {} },
-  } as unknown as CommandContext;
+function terminal(columns?: number) {
+  const drawing = { clearLine: () => true, cursorTo: () => true, moveCursor: () => true };
+  const stream: PassThrough & OutputStream = Object.assign(
+    new PassThrough(),
+    { isTTY: true, ...drawing },
+    columns === undefined ? {} : { columns },
+  );
+  const context = { isJson: false, io: { stderr: stream, environment: {} } } as unknown as CommandContext;
   return { stream, context };
 }
 

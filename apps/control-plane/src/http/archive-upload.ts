@@ -21,7 +21,11 @@ export async function putArchive(files: BuildFiles, upload: ArchiveUpload, count
   const { templateId, hash, length, request, signal } = upload;
   const meter = new TransferMeter(count);
   request.on("error", (error) => meter.destroy(error));
-  await files.put(templateId, hash, request.pipe(meter), length, signal);
+  try {
+    await files.put(templateId, hash, request.pipe(meter), length, signal);
+  } finally {
+    meter.destroy();
+  }
 }
 
 /** The exact length that an upload says it has. */

@@ -61,7 +61,9 @@ export class BuildFiles {
     const path = this.#pathOf(templateId, hash);
     if (!(await this.has(templateId, hash))) return undefined;
     const { size } = await lstat(path);
-    return { stream: createReadStream(path), sizeBytes: size };
+    const stream = createReadStream(path);
+    stream.on("error", () => undefined); // its reader's matter, who may not have begun
+    return { stream, sizeBytes: size };
   }
 
   /** Takes an archive of exactly `length` bytes, or undefined: of any, in place of one that is there. Durable when this resolves; nothing is left of one that breaks off. */

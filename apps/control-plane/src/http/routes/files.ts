@@ -62,7 +62,11 @@ export function addFileRoutes(app: FastifyInstance, { sandboxes, guests, metrics
       const guest = await guestOf(params.id);
       const meter = new TransferMeter((bytes) => metrics.countFileBytes("up", bytes));
       request.raw.on("error", (error) => meter.destroy(error));
-      await writeFile(guest, { ...query, user: query.user, signal, contentLength, body: request.raw.pipe(meter) });
+      try {
+        await writeFile(guest, { ...query, user: query.user, signal, contentLength, body: request.raw.pipe(meter) });
+      } finally {
+        meter.destroy();
+      }
       return { entry: await statFile(guest, query.path, { user: query.user, signal }) };
     });
   });

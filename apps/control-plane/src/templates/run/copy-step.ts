@@ -109,6 +109,7 @@ async function unpackAndPlace(guest: BuildGuest, archive: Archive, entry: string
 /** Runs `use` with what `stage` packs. Either's failure ends the other. */
 async function piped(stage: BuildGuest, from: readonly string[], use: (archive: Readable) => Promise<void>): Promise<void> {
   const archive = new PassThrough();
+  archive.on("error", () => undefined); // its reader's matter, who may not have begun
   const packing = stage
     .run(script(packScript, from), {
       onBytes: async (data) => {
