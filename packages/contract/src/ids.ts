@@ -11,9 +11,23 @@ export const sandboxIdSchema = z
   .regex(sandboxIdPattern, "a sandbox id is 1 to 40 lower-case letters and digits")
   .describe("Sandbox id");
 
-/** `i` and 20 random characters. */
+/** Hosts that a control plane was started with have names of their own, the others `h` and 20 random characters. */
+export const hostIdSchema = z
+  .string()
+  .regex(/^[a-z0-9-]{1,40}$/, "a host id is 1 to 40 lower-case letters, digits and dashes")
+  .describe("Host id");
+
+/** First letters of ids: what each is of. */
+export type IdPrefix = "i" | "k" | "g" | "u" | "h" | "c" | "v";
+
+/** A sandbox's. */
 export function newSandboxId(): string {
-  let id = "i";
+  return newId("i");
+}
+
+/** The prefix (sandbox `i`, API key `k`, team `g`, user `u`, host `h`, channel `c`, invitation `v`) and 20 random characters. */
+export function newId(prefix: IdPrefix): string {
+  let id: string = prefix;
   while (id.length < idLength + 1) {
     for (const byte of crypto.getRandomValues(new Uint8Array(idLength))) {
       // 252 = 7 * 36: bytes above would make the first letters of the alphabet likelier

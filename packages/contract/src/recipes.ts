@@ -1,7 +1,7 @@
 import { z } from "zod";
 
 import { pathLengthMax, recipePackagesMax, recipeStagesMax, recipeStepsMax, stepCommandLengthMax, userNameLengthMax } from "./limits.ts";
-import { envsSchema, templateNameSchema } from "./sandboxes.ts";
+import { envsSchema, templateReferenceSchema } from "./sandboxes.ts";
 
 /**
  * A recipe says how a template is made: what it begins from, the steps that change it, and what runs in it when its memory is saved. It is the one form that builds know: E2B's
@@ -44,7 +44,7 @@ export const filesHashSchema = z.string().regex(/^[0-9a-f]{64}$/, "must be a SHA
 const stageNameSchema = z.string().regex(/^[a-z0-9][a-z0-9._-]{0,63}$/, "must be lower-case letters, digits, '.', '_' and '-'");
 
 export const recipeSourceSchema = z.union([
-  z.strictObject({ template: templateNameSchema }).describe("Another template, snapshot or base template"),
+  z.strictObject({ template: templateReferenceSchema }).describe("Another template, snapshot or base template"),
   z.strictObject({ image: imageReferenceSchema }).describe("An OCI image from a registry"),
   z.strictObject({ archive: filesHashSchema }).describe("An uploaded OCI layout or `docker save` archive, as tar"),
   z
@@ -145,11 +145,12 @@ export type TemplateDefaults = z.output<typeof templateDefaultsSchema>;
 /** What a template says that says nothing. */
 export const noTemplateDefaults: TemplateDefaults = templateDefaultsSchema.parse({});
 
-/** What hosts call templates that users neither name nor start from: imported images, cached steps, and what builds made. */
+/** What hosts call templates, where that is no name of users': imported images, cached steps, what builds made, and snapshots (older ones have the names that users gave them). */
 export const hostTemplateNames = {
   image: /^image-[0-9a-f]{24}$/,
   step: /^step-[0-9a-f]{40}$/,
   build: /^build-[0-9a-f]{32}$/,
+  snapshot: /^snapshot-[0-9a-f]{32}$/,
 } as const;
 
 export function isHostTemplateName(name: string): boolean {

@@ -1,5 +1,7 @@
 import { z } from "zod";
 
+import { hostTagSchema, hostTagsMax } from "./host-registration.ts";
+import { seenHostStates } from "./hosts.ts";
 import { sandboxIdSchema } from "./ids.ts";
 import {
   checkpointIntervalSecMax,
@@ -16,6 +18,7 @@ import {
   pageSizeDefault,
   pageSizeMax,
   templateNameLengthMax,
+  templateReferenceLengthMax,
   timeoutSecDefault,
   timeoutSecMax,
   vcpusDefault,
@@ -26,14 +29,26 @@ import { sandboxStates } from "./sandbox-state.ts";
 /** Tag of a template that is named without one: `x` is `x:default`, and only the short form is a name here. */
 export const templateTagDefault = "default";
 
+const templateNameRule =
+  "a template name starts with a letter or digit and holds letters, digits, '.', '_' and '-'; a tag like that may follow after ':'";
+const noDefaultTag = `leave out ":${templateTagDefault}": that is what no tag means`;
+const hasNoDefaultTag = (name: string) => !name.endsWith(`:${templateTagDefault}`);
+
 export const templateNameSchema = z
   .string()
   .max(templateNameLengthMax)
+  .regex(/^[a-zA-Z0-9][a-zA-Z0-9._-]*(?::[a-zA-Z0-9][a-zA-Z0-9._-]*)?$/, templateNameRule)
+  .refine(hasNoDefaultTag, noDefaultTag);
+
+/** A template that is to be there: one's own, or `slug/name` of a team that lets everybody use it. */
+export const templateReferenceSchema = z
+  .string()
+  .max(templateReferenceLengthMax)
   .regex(
-    /^[a-zA-Z0-9][a-zA-Z0-9._-]*(?::[a-zA-Z0-9][a-zA-Z0-9._-]*)?$/,
-    "a template name starts with a letter or digit and holds letters, digits, '.', '_' and '-'; a tag like that may follow after ':'",
+    /^(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?[/])?[a-zA-Z0-9][a-zA-Z0-9._-]*(?::[a-zA-Z0-9][a-zA-Z0-9._-]*)?$/,
+    `${templateNameRule}; another team's begins with that team's slug and '/'`,
   )
-  .refine((name) => !name.endsWith(`:${templateTagDefault}`), `leave out ":${templateTagDefault}": that is what no tag means`);
+  .refine(hasNoDefaultTag, noDefaultTag);
 
 const noNul = (text: string) => !text.includes("\0");
 
@@ -77,7 +92,7 @@ const checkpointIntervalSecSchema = z
 
 export const createSandboxBodySchema = z
   .strictObject({
-    template: templateNameSchema.default("base").describe("What the sandbox starts from"),
+    template: templateReferenceSchema.default("base").describe("What the sandbox starts from"),
     vcpus: z
       .int()
       .min(1)
@@ -98,6 +113,11 @@ export const createSandboxBodySchema = z
       .describe("Whether a request that needs the guest of the paused sandbox resumes it; without, such a request is refused"),
     metadata: metadataSchema.default({}),
     envs: envsSchema.default({}),
+    host_tags: z
+      .array(hostTagSchema)
+      .max(hostTagsMax)
+      .default([])
+      .describe("Only hosts that have all these tags; each also has `accelerator=` and `arch=` with what it is"),
   })
   .meta({ id: "CreateSandbox" });
 export type CreateSandboxBody = z.output<typeof createSandboxBodySchema>;
@@ -113,6 +133,12 @@ export const sandboxSchema = z
   .object({
     id: sandboxIdSchema,
     state: z.enum(sandboxStates),
+    host_state: z
+      .enum(seenHostStates)
+      .nullable()
+      .describe(
+        "Of the host it is on; `unreachable`: it was not heard of for a while, and `state` is what was true before; null: it has stopped",
+      ),
     template: z.string(),
     vcpus: z.int(),
     memory_mb: z.int().describe("Guest memory in `MiB`"),
@@ -125,7 +151,7 @@ export const sandboxSchema = z
     started_at: instantSchema.nullable().describe("When its first command could run"),
     last_active_at: instantSchema,
     stopped_at: instantSchema.nullable(),
-    stop_reason: z.string().nullable().describe("`deleted` or `shutdown`"),
+    stop_reason: z.string().nullable().describe("`deleted`, `shutdown`, or `host_deleted`"),
     start_path: z
       .string()
       .nullable()
@@ -156,7 +182,7 @@ const csvOf = <Value extends string>(values: readonly [Value, ...Value[]]) =>
 
 export const listSandboxesQuerySchema = z.strictObject({
   state: csvOf(sandboxStates).optional().describe("Comma-separated states; default: all but `stopped`"),
-  template: templateNameSchema.optional(),
+  template: templateReferenceSchema.optional(),
   metadata: z
     .union([z.string(), z.array(z.string())])
     .transform((given) => (typeof given === "string" ? [given] : given))
@@ -187,8 +213,18 @@ export type SandboxList = z.infer<typeof sandboxListSchema>;
 
 export const setTimeoutBodySchema = z.strictObject({ timeout_sec: timeoutSecSchema }).meta({ id: "SetTimeout" });
 
-/** Range of a metrics query → seconds per point, as the rings keep them. */
-export const metricsRanges = { "5m": 300, "10m": 600, "1h": 3600, "2h": 7200, "6h": 21_600, "12h": 43_200, "24h": 86_400 } as const;
+/** Range of a metrics query → its length in `s`. Hosts know the last day in memory, what is before it is in the database. */
+export const metricsRanges = {
+  "5m": 300,
+  "10m": 600,
+  "1h": 3600,
+  "2h": 7200,
+  "6h": 21_600,
+  "12h": 43_200,
+  "24h": 86_400,
+  "7d": 604_800,
+  "30d": 2_592_000,
+} as const;
 export type MetricsRange = keyof typeof metricsRanges;
 
 export const metricsQuerySchema = z.strictObject({
@@ -246,23 +282,3 @@ export const templateSchema = z
   .meta({ id: "Template" });
 export type Template = z.infer<typeof templateSchema>;
 export const templateListSchema = z.object({ templates: z.array(templateSchema) }).meta({ id: "TemplateList" });
-
-export const hostSchema = z
-  .object({
-    id: z.string(),
-    agent_version: z.string(),
-    vmm: z.string(),
-    vmm_version: z.string(),
-    accelerator: z.string(),
-    accelerator_reason: z.string(),
-    kernel_version: z.string(),
-    cpu_count: z.int(),
-    memory_mb: z.int(),
-    memory_free_mb: z.int().describe("Memory that sandboxes may still reserve, in `MiB`"),
-    disk_free_bytes: z.number(),
-    sandbox_count: z.int(),
-    sandbox_count_max: z.int(),
-  })
-  .meta({ id: "Host" });
-export type Host = z.infer<typeof hostSchema>;
-export const hostListSchema = z.object({ hosts: z.array(hostSchema) }).meta({ id: "HostList" });

@@ -18,7 +18,7 @@ import {
   registryCredentialsSchema,
   templateDefaultsSchema,
 } from "./recipes.ts";
-import { templateNameSchema, templateSchema } from "./sandboxes.ts";
+import { templateReferenceSchema, templateSchema } from "./sandboxes.ts";
 
 /** Templates that builds make, and builds, as the native API has them. */
 
@@ -121,7 +121,7 @@ export const buildSchema = z
 export type Build = z.infer<typeof buildSchema>;
 
 export const listBuildsQuerySchema = z.strictObject({
-  template: templateNameSchema.optional().describe("Name or id"),
+  template: templateReferenceSchema.optional().describe("Name or id"),
   state: z.enum(buildStates).optional(),
   limit: z.coerce.number().int().min(1).max(pageSizeMax).default(pageSizeDefault),
   cursor: z.string().max(256).optional().describe("`next_cursor` of the page before"),

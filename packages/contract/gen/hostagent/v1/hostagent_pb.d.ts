@@ -638,6 +638,34 @@ export declare type GetHostResponse = Message<"hostagent.v1.GetHostResponse"> & 
    * @generated from field: repeated hostagent.v1.Template templates = 14;
    */
   templates: Template[];
+
+  /**
+   * Of the state folder's file system.
+   *
+   * @generated from field: uint64 disk_total_bytes = 15;
+   */
+  diskTotalBytes: bigint;
+
+  /**
+   * As Node.js names it: x64, arm64.
+   *
+   * @generated from field: string arch = 16;
+   */
+  arch: string;
+
+  /**
+   * Runnable processes, averaged over a minute.
+   *
+   * @generated from field: double cpu_load = 17;
+   */
+  cpuLoad: number;
+
+  /**
+   * Memory that all sandboxes together may reserve: less than there is, or more where the operator overcommits. 0 = memory_mib.
+   *
+   * @generated from field: uint32 memory_limit_mib = 18;
+   */
+  memoryLimitMib: number;
 };
 
 /**

@@ -1,0 +1,68 @@
+import {
+  buildListSchema,
+  buildLogsQuerySchema,
+  buildLogsSchema,
+  buildSchema,
+  buildStreamQuerySchema,
+  buildStreamServerSchema,
+  createBuildBodySchema,
+  listBuildsQuerySchema,
+} from "../templates.ts";
+import type { Endpoint } from "./endpoint.ts";
+
+export const buildEndpoints = {
+  createBuild: {
+    method: "POST",
+    path: "/v1/builds",
+    access: "templates:write",
+    summary: "Build a template; answers when the build is recorded",
+    operation: "build.create",
+    body: createBuildBodySchema,
+    answers: { 202: buildSchema },
+    errors: ["template_exists", "rate_limited", "host_unreachable", "shutting_down"],
+  },
+  listBuilds: {
+    method: "GET",
+    path: "/v1/builds",
+    access: "templates:read",
+    summary: "Builds, newest first",
+    query: listBuildsQuerySchema,
+    answers: { 200: buildListSchema },
+    errors: ["template_not_found"],
+  },
+  getBuild: {
+    method: "GET",
+    path: "/v1/builds/{build}",
+    access: "templates:read",
+    summary: "One build",
+    answers: { 200: buildSchema },
+    errors: ["build_not_found"],
+  },
+  cancelBuild: {
+    method: "POST",
+    path: "/v1/builds/{build}/cancel",
+    access: "templates:write",
+    summary: "End a build that is not done; one that has ended stays what it is",
+    answers: { 200: buildSchema },
+    errors: ["build_not_found"],
+  },
+  getBuildLogs: {
+    method: "GET",
+    path: "/v1/builds/{build}/logs",
+    access: "templates:read",
+    summary: "Log of a build, in pages",
+    query: buildLogsQuerySchema,
+    answers: { 200: buildLogsSchema },
+    errors: ["build_not_found"],
+  },
+  followBuild: {
+    method: "GET",
+    path: "/v1/builds/{build}/logs/stream",
+    access: "templates:read",
+    summary: "A build as it goes: its log and its state, until it has ended",
+    query: buildStreamQuerySchema,
+    answers: {},
+    errors: ["build_not_found"],
+    webSocket: { server: buildStreamServerSchema },
+  },
+} as const satisfies Record<string, Endpoint>;

@@ -1,0 +1,71 @@
+import {
+  attachQuerySchema,
+  execBodySchema,
+  execResultSchema,
+  execStartedSchema,
+  execStreamClientSchema,
+  execStreamServerSchema,
+  processListSchema,
+  ptyClientSchema,
+  ptyServerSchema,
+  signalQuerySchema,
+} from "../guest-use.ts";
+import type { Endpoint } from "./endpoint.ts";
+import { ofSandbox, ofGuest } from "./usual-errors.ts";
+
+export const processEndpoints = {
+  exec: {
+    method: "POST",
+    path: "/v1/sandboxes/{id}/exec",
+    access: "sandboxes:write",
+    summary: "Run a command to its end, or start one in the background",
+    body: execBodySchema,
+    answers: { 200: execResultSchema, 202: execStartedSchema },
+    errors: [...ofGuest, "exec_timeout", "output_too_large", "tag_taken", "path_invalid"],
+  },
+  execStream: {
+    method: "GET",
+    path: "/v1/sandboxes/{id}/exec/stream",
+    access: "sandboxes:write",
+    summary: "Run a command; its output comes as it is written",
+    answers: {},
+    errors: ofSandbox,
+    webSocket: { client: execStreamClientSchema, server: execStreamServerSchema },
+  },
+  pty: {
+    method: "GET",
+    path: "/v1/sandboxes/{id}/pty",
+    access: "sandboxes:write",
+    summary: "A terminal: start one or connect to a running one",
+    answers: {},
+    errors: ofSandbox,
+    webSocket: { client: ptyClientSchema, server: ptyServerSchema },
+  },
+  listProcesses: {
+    method: "GET",
+    path: "/v1/sandboxes/{id}/processes",
+    access: "sandboxes:read",
+    summary: "Processes started through the API",
+    answers: { 200: processListSchema },
+    errors: ofGuest,
+  },
+  signalProcess: {
+    method: "DELETE",
+    path: "/v1/sandboxes/{id}/processes/{selector}",
+    access: "sandboxes:write",
+    summary: "Signal a process group by pid or tag",
+    query: signalQuerySchema,
+    answers: { 204: "empty" },
+    errors: [...ofGuest, "process_not_found"],
+  },
+  attachProcess: {
+    method: "GET",
+    path: "/v1/sandboxes/{id}/processes/{selector}/stream",
+    access: "sandboxes:read",
+    summary: "Output of a running process from now on",
+    query: attachQuerySchema,
+    answers: {},
+    errors: ofSandbox,
+    webSocket: { server: execStreamServerSchema },
+  },
+} as const satisfies Record<string, Endpoint>;
