@@ -6,6 +6,6 @@ export { syncFolder, writeFileDurably } from "./durable-file.ts";
 export { createLogger, silentLogger, type LogLevel, type Logger, type LoggerOptions } from "./logger.ts";
 export { Mailbox } from "./mailbox.ts";
 export { defineOptions, OptionError, Options, type AnyOptions, type OptionSpec, type OptionTable, type OptionValues } from "./options.ts";
-export { ServiceLoop } from "./service-loop.ts";
+export { observeRounds, ServiceLoop, type LoopRound } from "./service-loop.ts";
 export { CommandError, endProcess, identifyProcess, isAlive, run, type ProcessIdentity, type RunOptions } from "./subprocess.ts";
 export { formatBytes, GiB, hour, KiB, MiB, minute, second } from "./units.ts";

@@ -1,3 +1,4 @@
 export { SeededRandom } from "./seeded-random.ts";
 export { earlyText, proxyCredentials, proxyServersScript } from "./proxy-servers.ts";
 export { instanceTag, listOwnedResources } from "./leaks.ts";
+export { TestAuthority, type TestIdentity } from "./test-authority.ts";
