@@ -3,12 +3,14 @@ import { sql } from "kysely";
 
 import type { BuildRow } from "../templates/build-store.ts";
 import type { Db } from "./database.ts";
+import type { OwnedId } from "./owned-id.ts";
 import type { BuildLogTable } from "./schema.ts";
 
 /** Records of builds as users ask for them; what is written while one is worked at is in ../templates/build-store.ts. */
 
 export interface NewBuild {
   readonly id: string;
+  readonly teamId: string;
   readonly templateId: string;
   readonly tags: readonly string[];
   readonly vcpus: number;
@@ -22,6 +24,7 @@ export async function insertBuild(db: Db, build: NewBuild): Promise<BuildRow> {
     .insertInto("build")
     .values({
       id: build.id,
+      team_id: build.teamId,
       template_id: build.templateId,
       state: "waiting",
       tags: JSON.stringify(build.tags),
@@ -42,7 +45,7 @@ export interface BuildStart {
 }
 
 /** Gives a build its recipe, once; undefined when it has one, or has ended. */
-export async function startBuild(db: Db, id: string, start: BuildStart): Promise<BuildRow | undefined> {
+export async function startBuild(db: Db, { id, team_id: teamId }: OwnedId, start: BuildStart): Promise<BuildRow | undefined> {
   return db
     .updateTable("build")
     .set((row) => ({
@@ -53,6 +56,7 @@ export async function startBuild(db: Db, id: string, start: BuildStart): Promise
       generation: row("generation", "+", 1),
     }))
     .where("id", "=", id)
+    .where("team_id", "=", teamId)
     .where("state", "=", "waiting")
     .where("recipe", "is", null)
     .returningAll()
@@ -64,16 +68,17 @@ export async function lockBuild(db: Db, id: string): Promise<boolean> {
   return (await db.selectFrom("build").select("id").where("id", "=", id).forShare().executeTakeFirst()) !== undefined;
 }
 
-export async function countOpenBuilds(db: Db): Promise<number> {
-  const { count } = await db
+/** Builds that wait or run: of everybody, and of one team. */
+export async function countOpenBuilds(db: Db, teamId: string): Promise<{ readonly all: number; readonly ofTeam: number }> {
+  return db
     .selectFrom("build")
-    .select((row) => row.fn.countAll<number>().as("count"))
+    .select((row) => [row.fn.countAll<number>().as("all"), row.fn.countAll<number>().filterWhere("team_id", "=", teamId).as("ofTeam")])
     .where("state", "in", ["waiting", "building"])
     .executeTakeFirstOrThrow();
-  return count;
 }
 
 export interface BuildPageQuery {
+  readonly teamId: string;
   readonly templateId?: string;
   readonly state?: BuildState;
   /** Last of the page before */
@@ -83,8 +88,8 @@ export interface BuildPageQuery {
 
 /** Newest first. */
 export async function listBuilds(db: Db, query: BuildPageQuery): Promise<BuildRow[]> {
-  const { templateId, state, after } = query;
-  let select = db.selectFrom("build").selectAll();
+  const { teamId, templateId, state, after } = query;
+  let select = db.selectFrom("build").selectAll().where("team_id", "=", teamId);
   if (templateId !== undefined) select = select.where("template_id", "=", templateId);
   if (state !== undefined) select = select.where("state", "=", state);
   if (after !== undefined) {
@@ -148,10 +153,10 @@ export async function listBuildLog(db: Db, buildId: string, query: BuildLogQuery
 }
 
 /** Builds from before `before` that nobody ever gave a recipe. */
-export async function listNeverStarted(db: Db, before: Date): Promise<{ readonly id: string }[]> {
+export async function listNeverStarted(db: Db, before: Date): Promise<OwnedId[]> {
   return db
     .selectFrom("build")
-    .select("id")
+    .select(["id", "team_id"])
     .where("state", "=", "waiting")
     .where("recipe", "is", null)
     .where("time_created", "<", before)
@@ -164,12 +169,13 @@ export interface NewestBuild {
   readonly count: number;
 }
 
-/** By template. */
-export async function listNewestBuilds(db: Db): Promise<ReadonlyMap<string, NewestBuild>> {
+/** Of a team's, by template. */
+export async function listNewestBuilds(db: Db, teamId: string): Promise<ReadonlyMap<string, NewestBuild>> {
   const rows = await db
     .selectFrom("build")
     .selectAll()
     .select(sql<number>`count(*) OVER (PARTITION BY template_id)`.as("count"))
+    .where("team_id", "=", teamId)
     .distinctOn("template_id")
     .orderBy("template_id")
     .orderBy("time_created", "desc")

@@ -1,35 +1,101 @@
-import type { Selectable } from "kysely";
+import { sql, type Selectable } from "kysely";
 
 import type { BuildRow } from "../templates/build-store.ts";
 import type { Db } from "./database.ts";
 import type { BuiltTemplateTable, TemplateTagTable } from "./schema.ts";
+import { lockTeam } from "./teams.ts";
 
 /** Records of templates that builds make, and of their tags. */
 
 export type BuiltTemplateRow = Selectable<BuiltTemplateTable>;
 export type TagRow = Selectable<TemplateTagTable>;
 
-/** By id or name. */
-export async function findBuiltTemplate(db: Db, reference: string): Promise<BuiltTemplateRow | undefined> {
+/** A team's, by id or name. */
+export async function findBuiltTemplate(db: Db, teamId: string, reference: string): Promise<BuiltTemplateRow | undefined> {
   return db
     .selectFrom("built_template")
     .selectAll()
+    .where("team_id", "=", teamId)
     .where((row) => row.or([row("id", "=", reference), row("name", "=", reference)]))
     .executeTakeFirst();
 }
 
-/** The template of that name, made when there is none. */
+/** By id, whosever it is. */
+export async function findBuiltTemplateOfAnyTeam(db: Db, id: string): Promise<BuiltTemplateRow | undefined> {
+  return db.selectFrom("built_template").selectAll().where("id", "=", id).executeTakeFirst();
+}
+
+/** One that another team lets everybody use, with the namespace that it is known under. */
+export interface PublicTemplateRow extends BuiltTemplateRow {
+  readonly slug: string;
+}
+
+/** By namespace and name or id, or by id alone. */
+export async function findPublicTemplate(db: Db, slug: string | undefined, reference: string): Promise<PublicTemplateRow | undefined> {
+  return db
+    .selectFrom("built_template")
+    .innerJoin("team", "team.id", "built_template.team_id")
+    .selectAll("built_template")
+    .select("team.slug")
+    .where("built_template.is_public", "=", true)
+    .where("team.time_deleted", "is", null)
+    .where((row) =>
+      slug === undefined
+        ? row("built_template.id", "=", reference)
+        : row.and([
+            row("team.slug", "=", slug),
+            row.or([row("built_template.id", "=", reference), row("built_template.name", "=", reference)]),
+          ]),
+    )
+    .executeTakeFirst();
+}
+
+/** At most `limit` of what other teams let everybody use, by namespace and name. */
+export async function listPublicTemplates(db: Db, teamId: string, limit: number): Promise<PublicTemplateRow[]> {
+  return db
+    .selectFrom("built_template")
+    .innerJoin("team", "team.id", "built_template.team_id")
+    .selectAll("built_template")
+    .select("team.slug")
+    .where("built_template.is_public", "=", true)
+    .where("built_template.team_id", "<>", teamId)
+    .where("team.time_deleted", "is", null)
+    .orderBy("team.slug")
+    .orderBy("built_template.name")
+    .limit(limit)
+    .execute();
+}
+
+/** A team's template of that name, made when there is none; undefined when a snapshot of the team has the name, with or without a tag. */
 export async function ensureBuiltTemplate(
   db: Db,
-  template: { readonly id: string; readonly name: string },
+  { id, teamId, name }: { readonly id: string; readonly teamId: string; readonly name: string },
   now: Date,
-): Promise<BuiltTemplateRow> {
-  await db
-    .insertInto("built_template")
-    .values({ ...template, is_public: false, time_created: now, time_updated: now })
-    .onConflict((conflict) => conflict.column("name").doNothing())
-    .execute();
-  return db.selectFrom("built_template").selectAll().where("name", "=", template.name).executeTakeFirstOrThrow();
+): Promise<BuiltTemplateRow | undefined> {
+  return db.transaction().execute(async (transaction) => {
+    await lockTeam(transaction, teamId);
+    const known = await findBuiltTemplate(transaction, teamId, name);
+    if (known !== undefined) return known;
+    if (await hasSnapshotNamed(transaction, teamId, name)) return undefined;
+    return transaction
+      .insertInto("built_template")
+      .values({ id, team_id: teamId, name, is_public: false, time_created: now, time_updated: now })
+      .returningAll()
+      .executeTakeFirstOrThrow();
+  });
+}
+
+/** Whether a team has a snapshot, or is making one, whose name less its tag is this in lower case. */
+async function hasSnapshotNamed(db: Db, teamId: string, name: string): Promise<boolean> {
+  const row = await db
+    .selectFrom("snapshot")
+    .select("id")
+    .where("team_id", "=", teamId)
+    .where("state", "<>", "abandoned")
+    .where(sql<string>`split_part(lower(name), ':', 1)`, "=", name)
+    .limit(1)
+    .executeTakeFirst();
+  return row !== undefined;
 }
 
 /** By id. */
@@ -48,24 +114,24 @@ export async function lockBuiltTemplate(db: Db, id: string): Promise<boolean> {
   return (await db.selectFrom("built_template").select("id").where("id", "=", id).forShare().executeTakeFirst()) !== undefined;
 }
 
-/** By name. */
-export async function listBuiltTemplates(db: Db): Promise<BuiltTemplateRow[]> {
-  return db.selectFrom("built_template").selectAll().orderBy("name").execute();
+/** A team's, by name. */
+export async function listBuiltTemplates(db: Db, teamId: string): Promise<BuiltTemplateRow[]> {
+  return db.selectFrom("built_template").selectAll().where("team_id", "=", teamId).orderBy("name").execute();
+}
+
+/** Ids of all teams' templates. */
+export async function listBuiltTemplateIds(db: Db): Promise<string[]> {
+  return (await db.selectFrom("built_template").select("id").execute()).map((row) => row.id);
 }
 
 export async function setPublic(db: Db, id: string, isPublic: boolean): Promise<void> {
   await db.updateTable("built_template").set({ is_public: isPublic }).where("id", "=", id).execute();
 }
 
-/** By tag; without an id of all templates. */
-export async function listTags(db: Db, templateId?: string): Promise<TagRow[]> {
-  return db
-    .selectFrom("template_tag")
-    .selectAll()
-    .$if(templateId !== undefined, (select) => select.where("template_id", "=", templateId ?? ""))
-    .orderBy("template_id")
-    .orderBy("tag")
-    .execute();
+/** Of these templates, by template and tag. */
+export async function listTags(db: Db, templateIds: readonly string[]): Promise<TagRow[]> {
+  if (templateIds.length === 0) return [];
+  return db.selectFrom("template_tag").selectAll().where("template_id", "in", templateIds).orderBy("template_id").orderBy("tag").execute();
 }
 
 /** The build that a tag of a template means. */
@@ -80,11 +146,13 @@ export async function findTagged(db: Db, templateId: string, tag: string): Promi
     .executeTakeFirst();
 }
 
-/** Builds that are ready and have a tag. */
-export async function listTagged(db: Db): Promise<BuildRow[]> {
+/** Builds of these templates that are ready and have a tag. */
+export async function listTagged(db: Db, templateIds: readonly string[]): Promise<BuildRow[]> {
+  if (templateIds.length === 0) return [];
   return db
     .selectFrom("build")
     .selectAll()
+    .where("template_id", "in", templateIds)
     .where("state", "=", "ready")
     .where((row) => row.exists(row.selectFrom("template_tag").select("tag").whereRef("template_tag.build_id", "=", "build.id")))
     .execute();
@@ -121,7 +189,10 @@ export type Obstacle = { readonly sandboxIds: readonly string[] } | { readonly o
 /** Sandboxes that are named in an obstacle */
 const sandboxesNamedMax = 5;
 
-/** Deletes a template, unless sandboxes came from it or a build of it goes on. What hosts have of it is noted for removal. */
+/**
+ * Deletes a template, unless sandboxes of its team came from it or a build of it goes on. What hosts have of it is noted for removal. Sandboxes that
+ * other teams made of it while it was public go on: they need nothing of it, and nobody may keep another team's template from being deleted.
+ */
 export async function deleteBuiltTemplate(
   db: Db,
   id: string,
@@ -130,7 +201,8 @@ export async function deleteBuiltTemplate(
 ): Promise<Obstacle | undefined> {
   return db.transaction().execute(async (transaction) => {
     // from here on no sandbox can come from them (see `lockBuild`), and no build can be added
-    await transaction.selectFrom("built_template").select("id").where("id", "=", id).forUpdate().execute();
+    const template = await transaction.selectFrom("built_template").select("team_id").where("id", "=", id).forUpdate().executeTakeFirst();
+    if (template === undefined) return undefined;
     const builds = await transaction.selectFrom("build").select(["id", "state"]).where("template_id", "=", id).forUpdate().execute();
     const ids = builds.map((build) => build.id);
     const open = builds.filter(({ state }) => state === "waiting" || state === "building").map((build) => build.id);
@@ -140,6 +212,7 @@ export async function deleteBuiltTemplate(
         .selectFrom("sandbox")
         .select("id")
         .where("template_build_id", "in", ids)
+        .where("team_id", "=", template.team_id)
         .where("state", "<>", "stopped")
         .limit(sandboxesNamedMax)
         .execute();

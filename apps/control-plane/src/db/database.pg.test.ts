@@ -4,12 +4,12 @@ import { SeededRandom } from "@roost/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { FakeHost } from "../testing/fake-host.ts";
+import { firstTeam, own } from "../testing/first-team.ts";
 import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
 import { HostLink } from "../hosts/host-link.ts";
 import { Hosts } from "../hosts/hosts.ts";
 import { Reconciler } from "../sandboxes/reconciler.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
-import { ApiKeys } from "../teams/api-keys.ts";
 import { plainSandbox } from "../testing/plain-sandbox.ts";
 import { openDatabase, type Database } from "./database.ts";
 import { claimExpired, extendExpiry } from "./expiry.ts";
@@ -74,9 +74,9 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
 
   test("a row comes back with the types the code expects", async () => {
     const row = await insertSandbox(one.db, { ...observed(newSandboxId(), 0), ...plainSandbox, autoResume: false, metadata: { a: "ü" } });
-    expect(await findSandbox(two.db, row.id)).toEqual(row);
+    expect(await findSandbox(two.db, own(row.id))).toEqual(row);
     expect(row).toMatchObject({ generation: 0, metadata: { a: "ü" }, time_created: now });
-    expect((await listSandboxes(two.db, { limit: 5, metadata: { a: "ü" } })).map((found) => found.id)).toContain(row.id);
+    expect((await listSandboxes(two.db, { teamId: firstTeam, limit: 5, metadata: { a: "ü" } })).map((found) => found.id)).toContain(row.id);
   });
 
   test("of writers that race, the newest generation wins, whatever the order", async () => {
@@ -87,17 +87,8 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
       await Promise.all(
         generations.map((generation, index) => applyObserved((index % 2 === 0 ? one : two).db, observed(id, generation), now)),
       );
-      expect(await findSandbox(one.db, id), `SEED=${random.seed} replays this`).toMatchObject({ generation: 12, state: "running" });
+      expect(await findSandbox(one.db, own(id)), `SEED=${random.seed} replays this`).toMatchObject({ generation: 12, state: "running" });
     }
-  });
-
-  test("of many that adopt the same sandbox, one does", async () => {
-    const id = newSandboxId();
-    const outcomes = await Promise.all(
-      Array.from({ length: 10 }, (_, index) => applyObserved((index % 2 === 0 ? one : two).db, observed(id, 3), now)),
-    );
-    expect(outcomes.filter((outcome) => outcome === "adopted")).toHaveLength(1);
-    expect(outcomes.filter((outcome) => outcome === "stale")).toHaveLength(9);
   });
 
   test("of an extension and an end that race, exactly one happens", async () => {
@@ -113,14 +104,14 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
         metadata: {},
       });
       await applyObserved(one.db, observed(id, 2), now);
-      expect((await findSandbox(one.db, id))?.time_expires).toEqual(end);
-      const extend = async () => extendExpiry(one.db, id, 600, before);
+      expect((await findSandbox(one.db, own(id)))?.time_expires).toEqual(end);
+      const extend = async () => extendExpiry(one.db, own(id), 600, before);
       const claim = async () => (await claimExpired(two.db, end, 10)).some((row) => row.id === id);
       const [extended, claimed] = await (round % 2 === 0
         ? Promise.all([extend(), claim()])
         : Promise.all([claim(), extend()]).then(([first, second]) => [second, first] as const));
       expect(claimed).toBe(extended === undefined);
-      const row = await findSandbox(one.db, id);
+      const row = await findSandbox(one.db, own(id));
       expect(row?.time_delete_requested === null).toBe(!claimed);
       if (extended !== undefined) extendedCount += 1;
     }
@@ -135,7 +126,6 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
       const reconciler = new Reconciler({
         db: database.db,
         host: link,
-        isCreating: (id) => sandboxes.isCreating(id),
         isExclusive: database.isExclusive,
         onEnded: () => undefined,
         log: silentLogger,
@@ -150,21 +140,16 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
       while (!done.signal.aborted) await reconciler.reconcile();
     });
     const made = await Promise.all(
-      Array.from({ length: 20 }, (_, index) => pick(index).sandboxes.create(body, new AbortController().signal)),
+      Array.from({ length: 20 }, (_, index) => pick(index).sandboxes.create(firstTeam, body, new AbortController().signal)),
     );
     const ids = made.map((row) => row.id);
-    await Promise.all(ids.slice(0, 10).map((id, index) => pick(index + 1).sandboxes.delete(id)));
+    await Promise.all(ids.slice(0, 10).map((id, index) => pick(index + 1).sandboxes.delete(own(id))));
     done.abort();
     await Promise.all(reconciling);
     for (const { reconciler } of planes) await reconciler.reconcile();
-    const states = await Promise.all(ids.map(async (id) => (await findSandbox(one.db, id))?.state));
+    const states = await Promise.all(ids.map(async (id) => (await findSandbox(one.db, own(id)))?.state));
     expect(states).toEqual([...Array.from({ length: 10 }, () => "stopped"), ...Array.from({ length: 10 }, () => "running")]);
     expect(host.sandboxes.size).toBe(10);
-  });
-
-  test("keys work on every replica", async () => {
-    const { key } = await new ApiKeys(one.db, silentLogger).create("replica");
-    expect(await new ApiKeys(two.db, silentLogger).check(key)).toMatchObject({ name: "replica" });
   });
 });
 

@@ -24,7 +24,16 @@ export interface Database extends AsyncDisposable {
   readonly isExclusive: boolean;
   /** Rejects when it does not answer. */
   ping(): Promise<void>;
+  /** Connections to the server; undefined: it is embedded, and has one */
+  readonly connections: () => DatabaseConnections | undefined;
   close(): Promise<void>;
+}
+
+export interface DatabaseConnections {
+  readonly open: number;
+  readonly idle: number;
+  /** Requests that wait for one */
+  readonly waiting: number;
 }
 
 /** Connections to a PostgreSQL server; queries here are single-row, a few suffice */
@@ -32,6 +41,8 @@ const poolSize = 10;
 /** A query that takes longer than this in `ms` is stuck: rows here are few and indexed */
 const queryTimeoutMs = 10_000;
 const connectTimeoutMs = 5_000;
+/** A transaction in which nothing happens for this long in `ms` is one of a process that hangs, and holds locks that others wait for */
+const idleTransactionTimeoutMs = 60_000;
 
 /** int8 as number: generations and byte counts stay far below 2^53. */
 const int8Oid = 20;
@@ -58,10 +69,20 @@ function openServer(url: string, log: Logger): Database {
     connectionTimeoutMillis: connectTimeoutMs,
     query_timeout: queryTimeoutMs,
     statement_timeout: queryTimeoutMs,
+    idle_in_transaction_session_timeout: idleTransactionTimeoutMs,
     application_name: "roost",
   });
   pool.on("error", (error) => log.warn({ err: error }, "an idle database connection was lost"));
-  return wrap(new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) }), false, async () => undefined);
+  return wrap(
+    new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) }),
+    false,
+    async () => undefined,
+    () => ({
+      open: pool.totalCount,
+      idle: pool.idleCount,
+      waiting: pool.waitingCount,
+    }),
+  );
 }
 
 async function openPglite(location: Exclude<DatabaseLocation, { kind: "server" }>, log: Logger): Promise<Database> {
@@ -76,7 +97,12 @@ async function openPglite(location: Exclude<DatabaseLocation, { kind: "server" }
   return wrap(new Kysely<Tables>({ dialect: new PgliteDialect(pglite) }), true, async () => pglite.close());
 }
 
-function wrap(db: Db, isExclusive: boolean, closeEngine: () => Promise<void>): Database {
+function wrap(
+  db: Db,
+  isExclusive: boolean,
+  closeEngine: () => Promise<void>,
+  connections: Database["connections"] = () => undefined,
+): Database {
   let closing: Promise<void> | undefined;
   const close = async () => {
     closing ??= db.destroy().then(closeEngine);
@@ -85,6 +111,7 @@ function wrap(db: Db, isExclusive: boolean, closeEngine: () => Promise<void>): D
   return {
     db,
     isExclusive,
+    connections,
     ping: async () => {
       await sql`SELECT 1`.execute(db);
     },

@@ -8,7 +8,9 @@ import { fileURLToPath } from "node:url";
 import { poll, silentLogger } from "@roost/kit";
 import { expect, test } from "vitest";
 
+import { Audit } from "../audit/audit.ts";
 import { ApiKeys } from "../teams/api-keys.ts";
+import { own } from "../testing/first-team.ts";
 import { openDatabase } from "./database.ts";
 import { findSandbox } from "./sandboxes.ts";
 
@@ -43,7 +45,7 @@ test("what was acknowledged is there after kill -9, again and again, and every c
       expect(fsyncs).toBeGreaterThanOrEqual(acknowledged.length);
       written.push(...acknowledged);
       await using database = await openDatabase({ kind: "folder", path: join(folder, "db") }, silentLogger);
-      for (const id of written) expect(await findSandbox(database.db, id), id).toMatchObject({ state: "creating" });
+      for (const id of written) expect(await findSandbox(database.db, own(id)), id).toMatchObject({ state: "creating" });
     }
   } finally {
     await rm(folder, { recursive: true, force: true });
@@ -78,7 +80,7 @@ test("the second database of a machine is a copy of the first one's beginning", 
     for (const name of ["first", "second"]) {
       await using database = await openDatabase({ kind: "folder", path: join(folder, name, "db"), cacheFolder }, silentLogger);
       expect(await database.db.selectFrom("api_key").selectAll().execute()).toEqual([]);
-      await new ApiKeys(database.db, silentLogger).create(name);
+      await new ApiKeys({ db: database.db, audit: new Audit(), log: silentLogger }).createForPlatform(name);
       expect((await stat(join(folder, name, "db"))).mode & 0o777).toBe(0o700);
     }
     expect(await readdir(cacheFolder)).toEqual([expect.stringMatching(/^database-[0-9a-f]{16}$/)]);

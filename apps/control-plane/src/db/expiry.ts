@@ -2,6 +2,7 @@ import type { ExpiryAction } from "@roost/contract";
 import { sql, type ExpressionBuilder, type ExpressionWrapper, type SqlBool } from "kysely";
 
 import type { Db } from "./database.ts";
+import type { OwnedId } from "./owned-id.ts";
 import type { SandboxRow } from "./sandboxes.ts";
 import type { Tables } from "./schema.ts";
 
@@ -38,7 +39,7 @@ export function isExpired(row: Row, now: Date): Condition {
  */
 export async function extendExpiry(
   db: Db,
-  id: string,
+  { id, team_id: teamId }: OwnedId,
   sec: number,
   now: Date,
   { lasting = true }: { readonly lasting?: boolean } = {},
@@ -48,6 +49,7 @@ export async function extendExpiry(
     .updateTable("sandbox")
     .set({ time_expires: end, ...(lasting ? { expiry_sec: sec } : {}) })
     .where("id", "=", id)
+    .where("team_id", "=", teamId)
     .where((row) => isRunning(row, now))
     .where("time_expires", "<", end)
     .returningAll()
@@ -55,11 +57,12 @@ export async function extendExpiry(
 }
 
 /** Sets the end of a running sandbox to `sec` from `now`; 0: it is over now. Undefined when it does not run. */
-export async function setExpiry(db: Db, id: string, sec: number, now: Date): Promise<SandboxRow | undefined> {
+export async function setExpiry(db: Db, { id, team_id: teamId }: OwnedId, sec: number, now: Date): Promise<SandboxRow | undefined> {
   return db
     .updateTable("sandbox")
     .set({ time_expires: after(now, sec), expiry_sec: Math.max(sec, 1) })
     .where("id", "=", id)
+    .where("team_id", "=", teamId)
     .where((row) => isRunning(row, now))
     .returningAll()
     .executeTakeFirst();
@@ -71,13 +74,14 @@ export async function setExpiry(db: Db, id: string, sec: number, now: Date): Pro
  */
 export async function setExpiryOfPaused(
   db: Db,
-  id: string,
+  { id, team_id: teamId }: OwnedId,
   change: { readonly sec: number; readonly action?: ExpiryAction | undefined },
 ): Promise<boolean> {
   const result = await db
     .updateTable("sandbox")
     .set({ expiry_sec: change.sec, ...(change.action === undefined ? {} : { expiry_action: change.action }) })
     .where("id", "=", id)
+    .where("team_id", "=", teamId)
     .where((row) =>
       row.or([
         row("state", "in", ["paused", "resuming"]),
@@ -153,11 +157,12 @@ export async function nextExpiry(db: Db, now: Date): Promise<Date | undefined> {
 }
 
 /** Marks a sandbox to be deleted, unless it was already, or is gone as of `now`; undefined then. */
-export async function claimDelete(db: Db, id: string, now: Date): Promise<SandboxRow | undefined> {
+export async function claimDelete(db: Db, { id, team_id: teamId }: OwnedId, now: Date): Promise<SandboxRow | undefined> {
   return db
     .updateTable("sandbox")
     .set({ time_delete_requested: now })
     .where("id", "=", id)
+    .where("team_id", "=", teamId)
     .where("for_build_id", "is", null)
     .where("time_delete_requested", "is", null)
     .where("state", "not in", ["stopping", "stopped"])

@@ -8,6 +8,7 @@ import type { Tables } from "./schema.ts";
 
 /** Which sandboxes. */
 export interface SandboxFilter {
+  readonly teamId: string;
   readonly states?: readonly SandboxState[];
   readonly template?: string;
   readonly metadata?: Readonly<Record<string, string>>;
@@ -85,6 +86,7 @@ type Condition = ExpressionWrapper<Tables, "sandbox", SqlBool>;
 
 function matches(row: Row, filter: SandboxFilter): Condition {
   return row.and([
+    row("team_id", "=", filter.teamId),
     row("for_build_id", "is", null),
     ...(filter.template === undefined ? [] : [row("template", "=", filter.template)]),
     ...(filter.metadata === undefined ? [] : [sql<boolean>`metadata @> ${JSON.stringify(filter.metadata)}::jsonb`]),

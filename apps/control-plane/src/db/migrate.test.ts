@@ -4,6 +4,7 @@ import { Kysely, sql } from "kysely";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { makeMigrationsModule, makeOpenApi, migrationsModule, openApiFile } from "../generate.ts";
+import { firstTeam, own } from "../testing/first-team.ts";
 import { emptyDatabase, openTestDatabase } from "../testing/test-database.ts";
 import type { Database } from "./database.ts";
 import { listTemplates } from "./hosts.ts";
@@ -66,7 +67,7 @@ test("sandboxes and templates of the first version are kept, with what they had 
       db,
     );
     await migrate(db, options);
-    expect(await findSandbox(db, "iold")).toMatchObject({
+    expect(await findSandbox(db, own("iold"))).toMatchObject({
       state: "running",
       auto_resume: false,
       checkpoint_interval_sec: 0,
@@ -83,6 +84,45 @@ test("sandboxes and templates of the first version are kept, with what they had 
   }
 });
 
+test("what there was before teams belongs to the first one, and its keys still may do everything", async () => {
+  const pglite = await PGlite.create({ loadDataDir: await emptyDatabase() });
+  const db = new Kysely<Tables>({ dialect: new PgliteDialect(pglite) });
+  const build = "00000000-0000-4000-8000-000000000001";
+  try {
+    await migrate(db, { ...options, migrations: migrations.filter(({ number }) => number <= 5) });
+    await sql`INSERT INTO sandbox (id, host_id, template, vcpus, memory_mib, disk_size_mib, timeout_sec, access_token, state, generation,
+      time_created, time_last_active, time_state_updated) VALUES ('iold', 'h', 'base', 1, 512, 10, 60, 't', 'running', 7, now(), now(), now())`.execute(
+      db,
+    );
+    await sql`INSERT INTO built_template VALUES ('t1', 'app', false, now(), now())`.execute(db);
+    await sql`INSERT INTO build (id, template_id, state, tags, vcpus, memory_mib, time_created)
+      VALUES (${build}, 't1', 'waiting', '[]', 1, 512, now())`.execute(db);
+    await sql`INSERT INTO api_key (id, name, hash, prefix, time_created) VALUES ('k1', 'mine', ${Buffer.alloc(32)}, 'abc', now())`.execute(
+      db,
+    );
+    await sql`INSERT INTO event (id, host_id, time_created, kind, sandbox_id, template, message)
+      VALUES ('e1', 'h', now(), 'sandbox.created', 'iold', NULL, ''), ('e2', 'h', now(), 'template.stale', NULL, 'base', ''),
+        ('e3', 'h', now(), 'sandbox.failed', NULL, NULL, '')`.execute(db);
+    await migrate(db, options);
+    const teams = await db.selectFrom("team").select(["id", "slug", "quota"]).execute();
+    expect(teams).toEqual([{ id: firstTeam, slug: "default", quota: {} }]);
+    for (const table of ["sandbox", "built_template", "build", "api_key"] as const) {
+      expect(await db.selectFrom(table).select("team_id").execute(), table).toEqual([{ team_id: firstTeam }]);
+    }
+    expect(await db.selectFrom("api_key").select(["is_admin", "scopes"]).execute()).toEqual([{ is_admin: true, scopes: null }]);
+    const events = await db.selectFrom("event").select(["id", "team_id"]).orderBy("id").execute();
+    expect(events.map(({ team_id: teamId }) => teamId)).toEqual([firstTeam, firstTeam, null]);
+    // from now on, whose something is has to be said
+    await expect(sql`INSERT INTO built_template VALUES ('t2', 'other', false, now(), now())`.execute(db)).rejects.toThrow(/team_id/);
+    await sql`INSERT INTO api_key (id, team_id, name, hash, prefix, time_created)
+      VALUES ('k2', 'default', 'new', ${Buffer.alloc(32, 1)}, 'abc', now())`.execute(db);
+    expect(await db.selectFrom("api_key").select("is_admin").where("id", "=", "k2").executeTakeFirst()).toEqual({ is_admin: false });
+  } finally {
+    await db.destroy();
+    await pglite.close();
+  }
+});
+
 test("MigrationError is what operators see", async () => {
   await expect(migrate(database.db, { ...options, migrations: [] })).rejects.toBeInstanceOf(MigrationError);
 });
@@ -92,4 +132,9 @@ test("statements are split at the end of lines, comments dropped", () => {
     "CREATE TABLE a (\n\n  x text DEFAULT ';'\n)",
     "SELECT 1",
   ]);
+});
+
+test("the body of a function is no end of a statement", () => {
+  const body = "CREATE FUNCTION f() AS $$\nBEGIN\n  x := 1;\nEND;\n$$ LANGUAGE plpgsql";
+  expect(splitStatements(`SELECT 1;\n${body};\nSELECT $$;$$;\n`)).toEqual(["SELECT 1", body, "SELECT $$;$$"]);
 });

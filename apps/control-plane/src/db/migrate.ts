@@ -65,11 +65,17 @@ export async function migrate(
   });
 }
 
-/** Statements end with `;` at the end of a line; a migration that needs one inside a body is not written yet. */
+/** Statements end with `;` at the end of a line, but not inside a body between `$$`. */
 export function splitStatements(text: string): string[] {
-  return text
-    .replaceAll(/^\s*--.*$/gm, "")
-    .split(/;\s*$/m)
-    .map((statement) => statement.trim())
-    .filter((statement) => statement !== "");
+  const statements: string[] = [];
+  let statement = "";
+  let isInBody = false;
+  for (const line of text.replaceAll(/^\s*--.*$/gm, "").split("\n")) {
+    statement += `${line}\n`;
+    if (line.split("$$").length % 2 === 0) isInBody = !isInBody;
+    if (isInBody || !line.trimEnd().endsWith(";")) continue;
+    statements.push(statement.trim().slice(0, -1));
+    statement = "";
+  }
+  return [...statements, statement.trim()].filter((each) => each !== "");
 }

@@ -2,6 +2,7 @@ import { newSandboxId, sandboxStates, type SandboxState } from "@roost/contract"
 import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
+import { firstTeam, own } from "../testing/first-team.ts";
 import { plainSandbox } from "../testing/plain-sandbox.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import type { Database, Db } from "./database.ts";
@@ -79,12 +80,12 @@ async function insert(
 }
 
 async function stateOf(id: string): Promise<SandboxState | undefined> {
-  return (await findSandbox(db, id))?.state;
+  return (await findSandbox(db, own(id)))?.state;
 }
 
 test("a row comes back as it went in", async () => {
   const row = await insert({ metadata: { "a'b": 'ü"{}' } });
-  expect(await findSandbox(db, row.id)).toEqual(row);
+  expect(await findSandbox(db, own(row.id))).toEqual(row);
   expect(row).toMatchObject({ state: "creating", generation: 0, metadata: { "a'b": 'ü"{}' }, time_created: now, time_started: null });
 });
 
@@ -95,19 +96,13 @@ test("only what is newer is applied, and a repeated report is no news", async ()
   expect(await applyObserved(db, observed(id, 2, "creating"), now)).toBe("stale");
   expect(await stateOf(id)).toBe("running");
   expect(await applyObserved(db, observed(id, 4, "failed"), now)).toBe("applied");
-  expect(await findSandbox(db, id)).toMatchObject({ state: "failed", failure_reason: "boom", generation: 4 });
+  expect(await findSandbox(db, own(id))).toMatchObject({ state: "failed", failure_reason: "boom", generation: 4 });
 });
 
-test("an unknown sandbox is adopted with what its host knows", async () => {
+test("what a host says of a sandbox that has no record makes none", async () => {
   const id = newSandboxId();
-  expect(await applyObserved(db, observed(id, 7, "running", { versions: { kernel: "6.1" } }), now)).toBe("adopted");
-  expect(await findSandbox(db, id)).toMatchObject({
-    state: "running",
-    generation: 7,
-    metadata: {},
-    access_token: "token",
-    versions: { kernel: "6.1" },
-  });
+  expect(await applyObserved(db, observed(id, 7, "running"), now)).toBe("stale");
+  expect(await findSandbox(db, own(id))).toBeUndefined();
 });
 
 test("another host's word on a sandbox counts for nothing", async () => {
@@ -121,20 +116,20 @@ test("what has stopped stays stopped and keeps no access token", async () => {
   expect(await markStopped(db, id, "deleted", now)).toBe(true);
   expect(await markStopped(db, id, "shutdown", now)).toBe(false);
   expect(await applyObserved(db, observed(id, 99), now)).toBe("stale");
-  expect(await findSandbox(db, id)).toMatchObject({ state: "stopped", stop_reason: "deleted", access_token: "", time_stopped: now });
+  expect(await findSandbox(db, own(id))).toMatchObject({ state: "stopped", stop_reason: "deleted", access_token: "", time_stopped: now });
 });
 
 test("the reason a host gave for the end is kept", async () => {
   const { id } = await insert();
   await applyObserved(db, observed(id, 1, "stopping", { stopReason: "shutdown" }), now);
   await markStopped(db, id, "deleted", now);
-  expect((await findSandbox(db, id))?.stop_reason).toBe("shutdown");
+  expect((await findSandbox(db, own(id)))?.stop_reason).toBe("shutdown");
 });
 
 test("lost means lost only if nothing changed since it was looked at", async () => {
   const { id } = await insert();
   await applyObserved(db, observed(id, 1), now);
-  const seen = await findSandbox(db, id);
+  const seen = await findSandbox(db, own(id));
   if (seen === undefined) throw new Error("no row");
   await applyObserved(db, observed(id, 2), now);
   expect(await markLost(db, seen, "lost", now)).toBe(false);
@@ -144,12 +139,12 @@ test("lost means lost only if nothing changed since it was looked at", async () 
 test("a lost sandbox that its host shows again is taken back, even at the same generation", async () => {
   const { id } = await insert();
   await applyObserved(db, observed(id, 5), now);
-  const seen = await findSandbox(db, id);
+  const seen = await findSandbox(db, own(id));
   if (seen === undefined) throw new Error("no row");
   expect(await markLost(db, seen, "lost by its host", now)).toBe(true);
-  expect(await findSandbox(db, id)).toMatchObject({ state: "failed", failure_reason: "lost by its host", time_lost: now });
+  expect(await findSandbox(db, own(id))).toMatchObject({ state: "failed", failure_reason: "lost by its host", time_lost: now });
   expect(await applyObserved(db, observed(id, 5), now)).toBe("applied");
-  expect(await findSandbox(db, id)).toMatchObject({ state: "running", failure_reason: null, time_lost: null });
+  expect(await findSandbox(db, own(id))).toMatchObject({ state: "running", failure_reason: null, time_lost: null });
 });
 
 test("a create fails only as long as its host has said nothing", async () => {
@@ -162,10 +157,10 @@ test("a create fails only as long as its host has said nothing", async () => {
 
 test("asking for the end again keeps the first time", async () => {
   const { id } = await insert();
-  await requestDelete(db, id, now);
-  const row = await requestDelete(db, id, new Date(now.getTime() + 5_000));
+  await requestDelete(db, own(id), now);
+  const row = await requestDelete(db, own(id), new Date(now.getTime() + 5_000));
   expect(row?.time_delete_requested).toEqual(now);
-  expect(await requestDelete(db, "inosuch", now)).toBeUndefined();
+  expect(await requestDelete(db, own("inosuch"), now)).toBeUndefined();
 });
 
 test.each([
@@ -219,6 +214,7 @@ test("pages follow each other without gap or repetition, also where times are eq
   for (;;) {
     const last = seen.at(-1);
     const page = await listSandboxes(db, {
+      teamId: firstTeam,
       template,
       limit: 2,
       ...(last === undefined ? {} : { after: { timeCreated: last.time_created, id: last.id } }),
@@ -237,7 +233,8 @@ test("filters: states, metadata with every character, and nothing stopped unless
   const one = await insert({ template, metadata: { "k%": "'; DROP TABLE sandbox; --", other: "x" } });
   const two = await insert({ template, metadata: { "k%": "no" } });
   await markStopped(db, two.id, "deleted", now);
-  const ids = async (filter: object) => (await listSandboxes(db, { template, limit: 10, ...filter })).map((row) => row.id);
+  const ids = async (filter: object) =>
+    (await listSandboxes(db, { teamId: firstTeam, template, limit: 10, ...filter })).map((row) => row.id);
   expect(await ids({})).toEqual([one.id]);
   expect(await ids({ states: ["stopped"] })).toEqual([two.id]);
   expect(await ids({ states: ["stopped", "creating"], metadata: { "k%": "'; DROP TABLE sandbox; --" } })).toEqual([one.id]);

@@ -3,6 +3,7 @@ import { must } from "@roost/kit";
 import { sql, type Insertable, type RawBuilder, type Selectable } from "kysely";
 
 import type { Db } from "./database.ts";
+import type { OwnedId } from "./owned-id.ts";
 import type { SandboxTable, VmExit } from "./schema.ts";
 
 export type SandboxRow = Selectable<SandboxTable>;
@@ -47,6 +48,7 @@ export interface NewSandbox extends Pick<
   | "accessToken"
   | "timeCreated"
 > {
+  readonly teamId: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly autoResume: boolean;
   /** `s` from each start until its time is up; 0: never */
@@ -58,6 +60,8 @@ export interface NewSandbox extends Pick<
   readonly trafficToken: string | null;
   /** The build that made its template; null: a base template or snapshot */
   readonly templateBuildId: string | null;
+  /** The snapshot it is made from; null: something else */
+  readonly templateSnapshotId: string | null;
   /** The build it works for; null: it is a user's */
   readonly forBuildId: string | null;
 }
@@ -76,6 +80,7 @@ export async function insertSandbox(db: Db, sandbox: NewSandbox): Promise<Sandbo
 function newRow(sandbox: NewSandbox): Insertable<SandboxTable> {
   return {
     id: sandbox.id,
+    team_id: sandbox.teamId,
     host_id: sandbox.hostId,
     template: sandbox.template,
     vcpus: sandbox.vcpus,
@@ -112,19 +117,33 @@ function newRow(sandbox: NewSandbox): Insertable<SandboxTable> {
     network: JSON.stringify(sandbox.network),
     traffic_token: sandbox.trafficToken,
     template_build_id: sandbox.templateBuildId,
+    template_snapshot_id: sandbox.templateSnapshotId,
     for_build_id: sandbox.forBuildId,
   };
 }
 
-export async function findSandbox(db: Db, id: string): Promise<SandboxRow | undefined> {
+/** A team's sandbox; undefined when it has none of that id. */
+export async function findSandbox(db: Db, { id, team_id: teamId }: OwnedId): Promise<SandboxRow | undefined> {
+  return db.selectFrom("sandbox").selectAll().where("id", "=", id).where("team_id", "=", teamId).executeTakeFirst();
+}
+
+/** Whosever they are: for what the platform itself does, never for what a caller names. */
+export async function findSandboxesOfAnyTeam(db: Db, ids: readonly string[]): Promise<SandboxRow[]> {
+  return ids.length === 0 ? [] : db.selectFrom("sandbox").selectAll().where("id", "in", ids).execute();
+}
+
+/** The same for one. */
+export async function findSandboxOfAnyTeam(db: Db, id: string): Promise<SandboxRow | undefined> {
   return db.selectFrom("sandbox").selectAll().where("id", "=", id).executeTakeFirst();
 }
 
-export type Applied = "applied" | "adopted" | "stale";
+/** `stale`: it is no news, or of a sandbox that has no record */
+export type Applied = "applied" | "stale";
 
 /**
  * Records what a host says of a sandbox, where that is news: a generation above the recorded one, or any word of a
- * sandbox that was taken for lost. An unknown sandbox is adopted. A stopped one stays stopped.
+ * sandbox that was taken for lost. A stopped one stays stopped, one without a record has none: the
+ * reconciler sees to both.
  */
 export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date): Promise<Applied> {
   const columns = observedColumns(observed, now);
@@ -132,8 +151,8 @@ export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date
     .updateTable("sandbox")
     .set({
       ...columns,
-      // the host's name of a built template is not the users'
-      template: sql<string>`CASE WHEN template_build_id IS NULL THEN ${observed.template} ELSE template END`,
+      // the host's name of a built template or snapshot is not the users'
+      template: sql<string>`CASE WHEN template_build_id IS NULL AND template_snapshot_id IS NULL THEN ${observed.template} ELSE template END`,
       time_lost: null,
       time_expires: expiryAfter(observed.state, now),
     })
@@ -147,30 +166,7 @@ export async function applyObserved(db: Db, observed: ObservedSandbox, now: Date
       ]),
     )
     .executeTakeFirst();
-  if (updated.numUpdatedRows > 0n) return "applied";
-  const inserted = await db
-    .insertInto("sandbox")
-    .values({
-      id: observed.id,
-      host_id: observed.hostId,
-      template: observed.template,
-      metadata: "{}",
-      time_created: observed.timeCreated,
-      time_delete_requested: null,
-      time_lost: null,
-      auto_resume: false,
-      expiry_sec: 0,
-      time_expires: null,
-      expiry_action: "delete",
-      expiry_memory: true,
-      is_secure: true,
-      network: "{}",
-      traffic_token: null,
-      ...columns,
-    })
-    .onConflict((conflict) => conflict.column("id").doNothing())
-    .executeTakeFirst();
-  return (inserted.numInsertedOrUpdatedRows ?? 0n) > 0n ? "adopted" : "stale";
+  return updated.numUpdatedRows > 0n ? "applied" : "stale";
 }
 
 function observedColumns(observed: ObservedSandbox, now: Date) {
@@ -256,21 +252,29 @@ export async function markLost(db: Db, seen: SandboxRow, reason: string, now: Da
     .where("id", "=", seen.id)
     .where("generation", "=", seen.generation)
     .where("state", "=", seen.state)
+    .where("time_delete_requested", "is", null) // then its end is no loss
     .executeTakeFirst();
   return result.numUpdatedRows > 0n;
 }
 
-export async function requestDelete(
-  db: Db,
-  id: string,
-  now: Date,
-  { usersOnly = false }: { readonly usersOnly?: boolean } = {},
-): Promise<SandboxRow | undefined> {
+/** For a user: undefined when the team has no such sandbox that users see. */
+export async function requestDelete(db: Db, { id, team_id: teamId }: OwnedId, now: Date): Promise<SandboxRow | undefined> {
   return db
     .updateTable("sandbox")
     .set({ time_delete_requested: sql<Date>`coalesce(time_delete_requested, ${now})` })
     .where("id", "=", id)
-    .$if(usersOnly, (update) => update.where("for_build_id", "is", null))
+    .where("team_id", "=", teamId)
+    .where("for_build_id", "is", null)
+    .returningAll()
+    .executeTakeFirst();
+}
+
+/** The same for what the platform itself ends, whosever and whatever it is. */
+export async function requestDeleteOfAnyTeam(db: Db, id: string, now: Date): Promise<SandboxRow | undefined> {
+  return db
+    .updateTable("sandbox")
+    .set({ time_delete_requested: sql<Date>`coalesce(time_delete_requested, ${now})` })
+    .where("id", "=", id)
     .returningAll()
     .executeTakeFirst();
 }

@@ -1,11 +1,26 @@
-import type { BuildLogLevel, BuildState, EventKind, ExpiryAction, NetworkPolicy, Recipe, SandboxState } from "@roost/contract";
+import type {
+  BuildLogLevel,
+  BuildState,
+  EventActor,
+  EventKind,
+  EventSubjectKind,
+  ExpiryAction,
+  NetworkPolicy,
+  Recipe,
+  SandboxState,
+  TeamQuota,
+} from "@roost/contract";
 import type { ColumnType, Generated } from "kysely";
 
 import type { BuildSource } from "../templates/run/build-source.ts";
+import type { AccountTables } from "./schema-accounts.ts";
+import type { ChannelTables } from "./schema-channels.ts";
+import type { HostTables } from "./schema-hosts.ts";
+import type { UsageTables } from "./schema-usage.ts";
+import type { OperationTables } from "./schema-operations.ts";
 
 /** The tables as queries see them; the truth is `migrations/`. */
-export interface Tables {
-  host: HostTable;
+export interface Tables extends AccountTables, ChannelTables, UsageTables, HostTables, OperationTables {
   template: TemplateTable;
   sandbox: SandboxTable;
   event: EventTable;
@@ -16,33 +31,12 @@ export interface Tables {
   template_tag: TemplateTagTable;
   build_log: BuildLogTable;
   template_removal: TemplateRemovalTable;
+  team: TeamTable;
+  snapshot: SnapshotTable;
 }
 
 /** Written as JSON text, read as the value. */
-type Json<Value> = ColumnType<Value, string, string>;
-
-export interface HostTable {
-  id: string;
-  info: Json<HostInfo>;
-  time_created: Date;
-  time_last_seen: Date;
-}
-
-/** What a host says of itself. */
-export interface HostInfo {
-  agent_version: string;
-  vmm: string;
-  vmm_version: string;
-  accelerator: string;
-  accelerator_reason: string;
-  kernel_version: string;
-  cpu_count: number;
-  memory_mb: number;
-  memory_free_mb: number;
-  disk_free_bytes: number;
-  sandbox_count: number;
-  sandbox_count_max: number;
-}
+export type Json<Value> = ColumnType<Value, string, string>;
 
 export interface TemplateTable {
   host_id: string;
@@ -62,8 +56,22 @@ export interface VmExit {
   console_tail: string[];
 }
 
+export interface TeamTable {
+  id: string;
+  name: string;
+  /** The namespace of its public templates */
+  slug: string;
+  /** As it was written: fields may be missing, `teamQuotaSchema` has their defaults */
+  quota: ColumnType<Partial<TeamQuota>, string | undefined, string>;
+  time_created: Date;
+  /** It is no more */
+  time_deleted: Date | null;
+  generation: Generated<number>;
+}
+
 export interface SandboxTable {
   id: string;
+  team_id: string;
   host_id: string;
   template: string;
   vcpus: number;
@@ -107,30 +115,48 @@ export interface SandboxTable {
   traffic_token: string | null;
   /** The build that made its template; null: a base template or snapshot */
   template_build_id: string | null;
+  /** The snapshot it was made from; null: something else */
+  template_snapshot_id: string | null;
   /** The build it works for: nobody else sees it */
   for_build_id: string | null;
 }
 
 export interface EventTable {
   id: string;
+  /** null: a host's own */
+  team_id: string | null;
   number: Generated<number>;
-  host_id: string;
+  /** Who told it; null: the control plane */
+  host_id: string | null;
   time_created: Date;
   kind: EventKind;
   sandbox_id: string | null;
   template: string | null;
   message: string;
   detail: Json<Record<string, string>>;
+  subject_kind: EventSubjectKind;
+  subject_id: string;
+  actor: Json<EventActor>;
+  /** Its place in the stream; null: not published yet */
+  position: ColumnType<number | null, number | undefined, number>;
 }
 
 export interface ApiKeyTable {
   id: string;
+  team_id: string;
   name: string;
   hash: Uint8Array;
   prefix: string;
   time_created: Date;
   time_last_used: Date | null;
   time_revoked: Date | null;
+  /** What it may do; null: all that a member of its team may */
+  scopes: ColumnType<string[] | null, string | null | undefined, string | null>;
+  /** It may administer the platform */
+  is_admin: Generated<boolean>;
+  time_expires: Date | null;
+  /** Id of the user or key that made it; null: the platform */
+  created_by: string | null;
 }
 
 export interface MigrationTable {
@@ -142,6 +168,7 @@ export interface MigrationTable {
 
 export interface BuiltTemplateTable {
   id: string;
+  team_id: string;
   name: string;
   is_public: boolean;
   time_created: Date;
@@ -157,6 +184,8 @@ export interface BuildFailure {
 
 export interface BuildTable {
   id: string;
+  /** That of its template */
+  team_id: string;
   template_id: string;
   state: BuildState;
   generation: Generated<number>;
@@ -198,6 +227,26 @@ export interface TemplateTagTable {
 export interface TemplateRemovalTable {
   /** On hosts */
   name: string;
+  time_created: Date;
+}
+
+export interface SnapshotTable {
+  id: string;
+  team_id: string;
+  name: string;
+  /** Recorded before its host makes it; abandoned: nobody waits for it any more */
+  state: "creating" | "ready" | "abandoned";
+  host_id: string;
+  /** Its name there */
+  host_template: string;
+  digest: string;
+  has_memory: boolean;
+  /** 0: any, likewise memory */
+  vcpus: number;
+  memory_mib: number;
+  disk_size_mib: number;
+  size_bytes: number;
+  source_sandbox_id: string | null;
   time_created: Date;
 }
 
