@@ -1,0 +1,309 @@
+import { adminOnlyScopes, newId, PlatformError, type InviteInput, type OwnTeam, type TeamRole } from "@roost/contract";
+import { hour } from "@roost/kit";
+
+import type { Caller } from "../accounts/caller.ts";
+import { addressKey, type Attempts } from "../accounts/attempts.ts";
+import { invitationInvalid } from "../accounts/new-accounts.ts";
+import { hashOfSecret, newSecret } from "../accounts/secrets.ts";
+import type { SessionCaller } from "../accounts/session-authenticator.ts";
+import type { Sessions } from "../accounts/sessions.ts";
+import { sessionOver } from "../accounts/profiles.ts";
+import type { Audit } from "../audit/audit.ts";
+import type { Db } from "../db/database.ts";
+import {
+  countLiveSandboxes,
+  countOwners,
+  deleteInvitation,
+  deleteMembership,
+  findMember,
+  findMembership,
+  insertInvitation,
+  insertMembership,
+  isMemberWithEmail,
+  listInvitations,
+  listMembers,
+  listTeamsOf,
+  markTeamDeleted,
+  renameTeam,
+  setRole,
+  takeInvitation,
+  type InvitationRow,
+  type MemberRow,
+} from "../db/members.ts";
+import { findTeam, insertTeam, lockTeam, quotaOf, type TeamRow } from "../db/teams.ts";
+import { confirmEmail, findUser } from "../db/users.ts";
+import type { Mails } from "../mail/mails.ts";
+import type { ApiKeys } from "./api-keys.ts";
+import { newSlug } from "./slug.ts";
+import { tellOfTeam } from "./team-events.ts";
+
+/** Teams that one user may own: each is a namespace, and has quotas of its own */
+const ownedTeamsMax = 20;
+/** Invitations of a team that wait for an answer */
+const invitationsMax = 100;
+const invitationTimeMs = 7 * 24 * hour;
+
+export interface MembersDependencies {
+  readonly db: Db;
+  readonly sessions: Sessions;
+  readonly apiKeys: ApiKeys;
+  readonly attempts: Attempts;
+  readonly mails: Mails;
+  readonly audit: Audit;
+  readonly now: () => Date;
+}
+
+/**
+ * Teams, who is in them, and who is asked to be. Whoever changes that locks the team first, so that two changes never both rely on what the other
+ * undoes: a team has an owner at every moment. Nobody is in a team without having said so, and nobody can find out who has an account.
+ */
+export class Members {
+  readonly #deps: MembersDependencies;
+
+  constructor(deps: MembersDependencies) {
+    this.#deps = deps;
+  }
+
+  /** Those of a user; of an API key its own. */
+  async listTeams(caller: Caller): Promise<OwnTeam[]> {
+    const { db } = this.#deps;
+    if (caller.actor.kind === "user") return (await listTeamsOf(db, caller.actor.id)).map((team) => viewOwnTeam(team, team.role));
+    const team = await findTeam(db, caller.teamId);
+    return team === undefined ? [] : [viewOwnTeam(team, null)];
+  }
+
+  /** Throws `team_not_found`, also for a team that the caller does not act for at this moment. */
+  async getTeam(caller: Caller, teamId: string): Promise<OwnTeam> {
+    const team = caller.teamId === teamId ? await findTeam(this.#deps.db, teamId) : undefined;
+    if (team === undefined) throw teamNotFound(teamId);
+    return viewOwnTeam(team, caller.role);
+  }
+
+  /** Throws `team_limit`. */
+  async createTeam(caller: SessionCaller, name: string): Promise<OwnTeam> {
+    const { db, sessions, audit, now } = this.#deps;
+    const team = await db.transaction().execute(async (transaction) => {
+      const others = await listTeamsOf(transaction, caller.actor.id);
+      if (others.filter((other) => other.role === "owner").length >= ownedTeamsMax) {
+        throw new PlatformError("team_limit", `you own ${ownedTeamsMax} teams, which is the most; delete one or hand one over first`);
+      }
+      const made = await insertTeam(transaction, { id: newId("g"), name, slug: newSlug(name), timeCreated: now() });
+      if (made === undefined) throw new PlatformError("internal", "the new team's slug is taken; try again");
+      await insertMembership(transaction, made.id, caller.actor.id, "owner", now());
+      const resource = { kind: "team", id: made.id };
+      await tellOfTeam(transaction, "team.created", made.id, caller, `team "${name}" was created`);
+      await audit.record(transaction, caller, { action: "team.create", resource, teamId: made.id, detail: { name } });
+      return made;
+    });
+    sessions.forget();
+    return viewOwnTeam(team, "owner");
+  }
+
+  async renameTeam(caller: Caller, teamId: string, name: string): Promise<OwnTeam> {
+    const team = await this.#change(caller, teamId, async (transaction) => {
+      const renamed = await renameTeam(transaction, teamId, name);
+      await tellOfTeam(transaction, "team.updated", teamId, caller, `the team is called "${name}" now`, { name });
+      await this.#deps.audit.record(transaction, caller, {
+        action: "team.update",
+        resource: { kind: "team", id: teamId },
+        detail: { name },
+      });
+      return renamed;
+    });
+    if (team === undefined) throw teamNotFound(teamId);
+    return viewOwnTeam(team, caller.role);
+  }
+
+  /** Throws `owner_only`, `team_in_use`. */
+  async deleteTeam(caller: Caller, teamId: string): Promise<void> {
+    await this.#change(caller, teamId, async (transaction) => {
+      await requireOwner(transaction, caller, teamId);
+      const count = await countLiveSandboxes(transaction, teamId);
+      if (count > 0) throw new PlatformError("team_in_use", `the team has ${count} sandboxes that have not ended; delete them first`);
+      const resource = { kind: "team", id: teamId };
+      await markTeamDeleted(transaction, teamId, this.#deps.now());
+      await tellOfTeam(transaction, "team.deleted", teamId, caller, "the team was deleted");
+      await this.#deps.audit.record(transaction, caller, { action: "team.delete", resource });
+    });
+  }
+
+  /** Throws `owner_only`, `member_not_found`. */
+  async transfer(caller: Caller, teamId: string, userId: string): Promise<MemberRow[]> {
+    return this.#change(caller, teamId, async (transaction) => {
+      await requireOwner(transaction, caller, teamId);
+      await requireMember(transaction, teamId, userId);
+      if (userId !== caller.actor.id) {
+        await setRole(transaction, teamId, userId, "owner");
+        await setRole(transaction, teamId, caller.actor.id, "admin");
+        await tellOfTeam(transaction, "team.member_changed", teamId, caller, "the team has another owner", {
+          user_id: userId,
+          role: "owner",
+        });
+      }
+      const resource = { kind: "user", id: userId };
+      await this.#deps.audit.record(transaction, caller, { action: "team.transfer", resource });
+      return listMembers(transaction, teamId);
+    });
+  }
+
+  async list(caller: Caller, teamId: string): Promise<MemberRow[]> {
+    await this.getTeam(caller, teamId);
+    return listMembers(this.#deps.db, teamId);
+  }
+
+  /** Throws `member_not_found`, `owner_only`. */
+  async setRole(caller: Caller, teamId: string, userId: string, role: Exclude<TeamRole, "owner">): Promise<MemberRow> {
+    return this.#change(caller, teamId, async (transaction) => {
+      const member = await requireMember(transaction, teamId, userId);
+      if (member.role === "owner") {
+        throw new PlatformError("owner_only", "an owner stays one until they hand the team over: POST /v1/teams/{team}/transfer");
+      }
+      await setRole(transaction, teamId, userId, role);
+      if (role === "member") await this.#deps.apiKeys.revokeMadeBy(transaction, userId, teamId, adminOnlyScopes);
+      await tellOfTeam(transaction, "team.member_changed", teamId, caller, `a member is ${role} now`, { user_id: userId, role });
+      const resource = { kind: "user", id: userId };
+      await this.#deps.audit.record(transaction, caller, {
+        action: "member.role",
+        resource,
+        scope: "admin",
+        detail: { from: member.role, to: role },
+      });
+      return { ...member, role };
+    });
+  }
+
+  /** The API keys that they made for the team are revoked, too. Throws `member_not_found`, `owner_only`, `last_owner`. */
+  async remove(caller: Caller, teamId: string, userId: string): Promise<void> {
+    await this.#change(caller, teamId, async (transaction) => {
+      const member = await requireMember(transaction, teamId, userId);
+      if (member.role === "owner") {
+        if ((await countOwners(transaction, teamId)) === 1) {
+          throw new PlatformError("last_owner", "a team's only owner cannot go; hand the team over first, or delete it");
+        }
+        await requireOwner(transaction, caller, teamId);
+      }
+      await deleteMembership(transaction, teamId, userId);
+      await this.#deps.apiKeys.revokeMadeBy(transaction, userId, teamId);
+      await tellOfTeam(transaction, "team.member_removed", teamId, caller, "a member is in the team no more", { user_id: userId });
+      const resource = { kind: "user", id: userId };
+      await this.#deps.audit.record(transaction, caller, { action: "member.remove", resource, scope: "admin" });
+    });
+  }
+
+  async listInvitations(caller: Caller, teamId: string): Promise<InvitationRow[]> {
+    await this.getTeam(caller, teamId);
+    return listInvitations(this.#deps.db, teamId, this.#deps.now());
+  }
+
+  /** Throws `member_exists`, `invitation_limit`, `rate_limited`. */
+  async invite(caller: Caller, teamId: string, { email, role = "member" }: InviteInput): Promise<InvitationRow> {
+    const { attempts, mails, audit, now } = this.#deps;
+    await this.getTeam(caller, teamId);
+    await attempts.count("inviteTeam", teamId);
+    await attempts.count("mailTo", `${teamId} ${email}`);
+    const token = newSecret();
+    const made = await this.#change(caller, teamId, async (transaction, team) => {
+      if (await isMemberWithEmail(transaction, teamId, email)) {
+        throw new PlatformError("member_exists", `${email} is in the team already`);
+      }
+      const open = await listInvitations(transaction, teamId, now());
+      if (open.length >= invitationsMax) {
+        throw new PlatformError(
+          "invitation_limit",
+          `${invitationsMax} invitations wait for an answer, which is the most; take some back first`,
+        );
+      }
+      const row: InvitationRow = {
+        id: newId("v"),
+        team_id: teamId,
+        email,
+        role,
+        token_hash: hashOfSecret(token),
+        invited_by: caller.actor.name,
+        time_created: now(),
+        time_expires: new Date(now().getTime() + invitationTimeMs),
+      };
+      await insertInvitation(transaction, row);
+      await mails.enqueue(transaction, email, mails.texts.invite(team.name, caller.actor.name, token));
+      const resource = { kind: "invitation", id: row.id };
+      await audit.record(transaction, caller, { action: "member.invite", resource, scope: "admin", detail: { role } });
+      return row;
+    });
+    mails.poke();
+    return made;
+  }
+
+  /** Throws `invitation_not_found`. */
+  async revokeInvitation(caller: Caller, teamId: string, id: string): Promise<void> {
+    await this.#change(caller, teamId, async (transaction) => {
+      if ((await deleteInvitation(transaction, teamId, id)) === undefined) {
+        throw new PlatformError("invitation_not_found", `the team has no invitation "${id}"; it may have been accepted already`);
+      }
+      const resource = { kind: "invitation", id };
+      await this.#deps.audit.record(transaction, caller, { action: "member.invitation_revoke", resource, scope: "admin" });
+    });
+  }
+
+  /** Throws `token_invalid`, the same whatever is wrong with it. */
+  async accept(caller: SessionCaller, token: string): Promise<OwnTeam> {
+    const { db, attempts, sessions, audit, now } = this.#deps;
+    await attempts.count("tokenAddress", addressKey(caller.address));
+    const user = await findUser(db, caller.actor.id);
+    if (user === undefined) throw sessionOver();
+    const joined = await db.transaction().execute(async (transaction) => {
+      const invitation = await takeInvitation(transaction, hashOfSecret(token), user.email, now());
+      const team = invitation === undefined ? undefined : await lockTeam(transaction, invitation.team_id);
+      if (invitation === undefined || team === undefined) throw invitationInvalid();
+      // They read what is sent to the account's address: the token was
+      await confirmEmail(transaction, user.id, now());
+      await insertMembership(transaction, team.id, user.id, invitation.role, now());
+      const resource = { kind: "user", id: user.id };
+      const detail = { role: invitation.role, invitation_id: invitation.id };
+      await tellOfTeam(transaction, "team.member_added", team.id, caller, "somebody joined the team", {
+        user_id: user.id,
+        role: invitation.role,
+      });
+      await audit.record(transaction, caller, { action: "member.join", resource, teamId: team.id, detail });
+      const membership = await findMembership(transaction, team.id, user.id);
+      return viewOwnTeam(team, membership?.role ?? invitation.role);
+    });
+    sessions.forget();
+    return joined;
+  }
+
+  /** Does something to the caller's team while nobody else does. Throws `team_not_found`. */
+  async #change<Result>(caller: Caller, teamId: string, change: (transaction: Db, team: TeamRow) => Promise<Result>): Promise<Result> {
+    if (caller.teamId !== teamId) throw teamNotFound(teamId);
+    const result = await this.#deps.db.transaction().execute(async (transaction) => {
+      const team = await lockTeam(transaction, teamId);
+      if (team === undefined) throw teamNotFound(teamId);
+      return change(transaction, team);
+    });
+    this.#deps.sessions.forget();
+    this.#deps.apiKeys.forget();
+    return result;
+  }
+}
+
+/** Asked anew, where the team is locked: a request may be older than a change of its caller's role. */
+async function requireOwner(transaction: Db, caller: Caller, teamId: string): Promise<void> {
+  const membership = caller.actor.kind === "user" ? await findMembership(transaction, teamId, caller.actor.id) : undefined;
+  if (membership?.role !== "owner") throw new PlatformError("owner_only", "only an owner of the team may do this");
+}
+
+async function requireMember(transaction: Db, teamId: string, userId: string): Promise<MemberRow> {
+  const member = await findMember(transaction, teamId, userId);
+  if (member === undefined) throw new PlatformError("member_not_found", `the team has no member "${userId}"`);
+  return member;
+}
+
+export function teamNotFound(teamId: string): PlatformError {
+  return new PlatformError(
+    "team_not_found",
+    `there is no team "${teamId}" that you act for; switch to it first, or name it with X-Team-Id`,
+  );
+}
+
+function viewOwnTeam(row: TeamRow, role: TeamRole | null): OwnTeam {
+  return { id: row.id, name: row.name, slug: row.slug, quota: quotaOf(row), created_at: row.time_created.toISOString(), role };
+}
