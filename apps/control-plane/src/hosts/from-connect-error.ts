@@ -20,7 +20,7 @@ export function fromConnectError(error: unknown, hostId: string): PlatformError 
     });
   }
   const detail = `host ${hostId} answered ${Code[failure.code] ?? failure.code}: ${failure.rawMessage}`;
-  if (didNotGetThrough.has(failure.code)) {
+  if (didNotGetThrough.has(failure.code) || isOfConnection(failure.cause)) {
     return new PlatformError("host_unreachable", "the sandbox's host cannot be reached right now", {
       detail,
       cause: failure,
@@ -28,6 +28,11 @@ export function fromConnectError(error: unknown, hostId: string): PlatformError 
     });
   }
   return new PlatformError("internal", "the sandbox's host failed; its log says why", { detail, cause: failure });
+}
+
+/** Whether something of Node's connections is what failed (they have codes, `ECONNRESET`, `CERT_HAS_EXPIRED`), on this side. */
+function isOfConnection(cause: unknown): boolean {
+  return cause instanceof Error && "code" in cause && typeof cause.code === "string";
 }
 
 /** Why one of several failed, as a host says it. */

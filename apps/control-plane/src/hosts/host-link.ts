@@ -3,10 +3,11 @@ import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.
 import type { GuestTunnels, PlatformError } from "@roost/contract";
 import { minute, second, ServiceLoop, type Logger } from "@roost/kit";
 
-import type { HostInfo } from "../db/schema.ts";
 import type { NewEvent } from "../db/events.ts";
 import type { ObservedSandbox } from "../db/sandboxes.ts";
+import type { HostInfo } from "./host-info.ts";
 import { fromConnectError } from "./from-connect-error.ts";
+import { tracedTransport } from "../telemetry/traced-transport.ts";
 import { eventFrom, hostInfoFrom, observedFrom, templateFrom, type HostTemplate } from "./observed.ts";
 
 /** How a control plane reaches one host agent: its RPCs, and tunnels into its guests. */
@@ -35,6 +36,8 @@ export interface HostDescription {
 const watchSilenceMs = 90 * second;
 /** Longest wait for the host's description in `ms` */
 const describeTimeoutMs = 5 * second;
+/** A host that has been asked for this long in `ms` hangs: it is not asked a second time */
+const hangingMs = 500;
 /** A description this old in `ms` still serves lists and placement */
 export const descriptionAgeMs = 2 * second;
 /** Longest a host has to list its sandboxes in `ms` */
@@ -57,10 +60,13 @@ export class HostLink {
   readonly #log: Logger;
   #isWatching = false;
   #description: { readonly value: HostDescription; readonly time: number } | undefined;
+  #timeForgotten = 0;
+  /** A question for it that is under way, and since when */
+  #describing: { readonly answer: Promise<HostDescription>; readonly time: number } | undefined;
 
   constructor(host: HostDependency, log: Logger) {
     this.id = host.id;
-    this.client = createClient(HostAgentService, host.transport);
+    this.client = createClient(HostAgentService, tracedTransport(host.transport, "host-agent"));
     this.tunnels = host.tunnels;
     this.#log = log.child({ hostId: host.id });
   }
@@ -70,20 +76,40 @@ export class HostLink {
     return this.#isWatching;
   }
 
+  /** Whether it has been asked what it is, and should have answered by now. */
+  get isHanging(): boolean {
+    return this.#describing !== undefined && performance.now() - this.#describing.time > hangingMs;
+  }
+
   /** What the host says of itself, at most `ageMs` old. */
   async describe(ageMs = descriptionAgeMs): Promise<HostDescription> {
     const known = this.#description;
     if (known !== undefined && performance.now() - known.time <= ageMs) return known.value;
+    // Whoever asks while it is being asked gets the same answer; so does, unless it has to be new, who asks of a host that hangs
+    const under = this.#describing;
+    const underMs = under === undefined ? 0 : performance.now() - under.time;
+    if (under !== undefined && (underMs <= ageMs || (ageMs > 0 && underMs > hangingMs))) return under.answer;
+    const time = performance.now();
+    const answer = this.#askDescription(time).finally(() => {
+      if (this.#describing?.time === time) this.#describing = undefined;
+    });
+    this.#describing = { answer, time };
+    return answer;
+  }
+
+  async #askDescription(time: number): Promise<HostDescription> {
     const answer = await this.call(() => this.client.getHost({}, { timeoutMs: describeTimeoutMs }));
-    const templates = answer.templates.map(templateFrom);
-    const value = { info: hostInfoFrom(answer), templates };
-    this.#description = { value, time: performance.now() };
+    const value = { info: hostInfoFrom(answer), templates: answer.templates.map(templateFrom) };
+    if (time >= this.#timeForgotten && (this.#description === undefined || this.#description.time < time))
+      this.#description = { value, time };
     return value;
   }
 
   /** Its templates or room have changed: what it said of itself does not count any more. */
   forgetDescription(): void {
     this.#description = undefined;
+    this.#describing = undefined;
+    this.#timeForgotten = performance.now();
   }
 
   async listSandboxes(): Promise<ObservedSandbox[]> {

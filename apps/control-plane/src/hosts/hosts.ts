@@ -1,6 +1,8 @@
-import { isHostTemplateName, PlatformError } from "@roost/contract";
+import { isHostTemplateName, PlatformError, type SeenHostState } from "@roost/contract";
+import { assert, nap, second } from "@roost/kit";
 
 import { descriptionAgeMs, type HostDescription, type HostLink } from "./host-link.ts";
+import { isReachable, resumesSandboxes, seenState, takesSandboxes, unknownStanding, type HostStanding } from "./host-standing.ts";
 import type { HostTemplate } from "./observed.ts";
 
 export interface Placement {
@@ -8,52 +10,135 @@ export interface Placement {
   readonly template: HostTemplate;
 }
 
-/** The hosts there are, and which of them gets a new sandbox. */
-export class Hosts {
-  readonly links: readonly HostLink[];
+/** Follows which hosts there are. */
+export interface HostsListener {
+  added(link: HostLink): void;
+  removed(link: HostLink): void;
+}
 
-  constructor(links: readonly HostLink[]) {
-    this.links = links;
+/** Time in `ms` that hosts have to describe themselves while others have: one that hangs is done without */
+const slowestMs = 1 * second;
+
+/** The hosts there are now, and which of them gets a new sandbox. They come and go while the control plane runs. */
+export class Hosts {
+  readonly #links = new Map<string, HostLink>();
+  readonly #standings = new Map<string, HostStanding>();
+  readonly #listeners = new Set<HostsListener>();
+  readonly #now: () => Date;
+
+  constructor(links: readonly HostLink[] = [], now: () => Date = () => new Date()) {
+    this.#now = now;
+    for (const link of links) this.add(link);
+  }
+
+  all(): readonly HostLink[] {
+    return [...this.#links.values()];
+  }
+
+  /** Tells of the hosts there are, and from then on of those that come and go. */
+  follow(listener: HostsListener): void {
+    this.#listeners.add(listener);
+    for (const link of this.#links.values()) listener.added(link);
+  }
+
+  add(link: HostLink): void {
+    assert(!this.#links.has(link.id), `host ${link.id} is there once`);
+    this.#links.set(link.id, link);
+    for (const listener of this.#listeners) listener.added(link);
+  }
+
+  remove(hostId: string): void {
+    const link = this.#links.get(hostId);
+    this.#standings.delete(hostId);
+    if (link === undefined) return;
+    this.#links.delete(hostId);
+    for (const listener of this.#listeners) listener.removed(link);
+  }
+
+  setStanding(hostId: string, standing: HostStanding): void {
+    this.#standings.set(hostId, standing);
+  }
+
+  standing(hostId: string): HostStanding {
+    return this.#standings.get(hostId) ?? unknownStanding;
+  }
+
+  /** As users see it who have sandboxes there. */
+  seenState(hostId: string): SeenHostState {
+    if (!this.#links.has(hostId) && !this.#standings.has(hostId)) return "unreachable";
+    return seenState(this.standing(hostId), this.#now());
   }
 
   get(hostId: string): HostLink {
-    const host = this.links.find((link) => link.id === hostId);
+    const host = this.#links.get(hostId);
     if (host === undefined) {
       throw new PlatformError("host_unreachable", "the sandbox's host is not part of this installation now", { detail: `host ${hostId}` });
     }
     return host;
   }
 
-  /** Hosts that answered, with what they said. */
+  /** The host, to start a sandbox that is saved there. */
+  getForResume(hostId: string): HostLink {
+    const link = this.get(hostId);
+    if (resumesSandboxes(this.standing(hostId))) return link;
+    throw new PlatformError(
+      "host_draining",
+      "the sandbox's host is being drained, so the sandbox cannot be resumed right now; it stays saved",
+      {
+        detail: `host ${hostId}`,
+        retryAfterSec: 60,
+      },
+    );
+  }
+
+  /** Hosts that answered, with what they said. Those that cannot be reached are not asked; those that hang are done without where others answered. */
   async describe(ageMs = descriptionAgeMs): Promise<{ readonly host: HostLink; readonly description: HostDescription }[]> {
-    const asked = await Promise.allSettled(this.links.map(async (host) => ({ host, description: await host.describe(ageMs) })));
-    return asked.filter((outcome) => outcome.status === "fulfilled").map((outcome) => outcome.value);
+    const now = this.#now();
+    const answered: { readonly host: HostLink; readonly description: HostDescription }[] = [];
+    const ask = async (host: HostLink) => {
+      const description = await host.describe(ageMs).catch(() => undefined); // its watch says what is wrong with it
+      if (description !== undefined) answered.push({ host, description });
+    };
+    const reachable = this.all().filter((host) => isReachable(this.standing(host.id), now));
+    const prompt = reachable.filter((host) => !host.isHanging);
+    const hanging = reachable.filter((host) => host.isHanging).map(ask);
+    const all = Promise.all(prompt.map(ask));
+    const slow = new AbortController();
+    await Promise.race([all, nap(slowestMs, slow.signal)]);
+    slow.abort();
+    if (answered.length === 0) await Promise.all([all, ...hanging]);
+    return [...answered];
   }
 
-  /** The same as `place`, by what is known already of hosts or was just said; undefined when that is not enough. */
-  async find(templateName: string): Promise<Placement | undefined> {
-    return choose(await this.describe(), templateName);
+  /** The same as `placeBase`, by what is known already of hosts or was just said; undefined when that is not enough. */
+  async findBase(templateName: string): Promise<readonly Placement[] | undefined> {
+    return holders(await this.#takers(), templateName, isBase);
   }
 
-  /**
-   * The reachable host with the template and the most memory free. The host itself decides whether there is room. `shownName`: as users know a template of a build.
-   */
-  async place(templateName: string, shownName = templateName): Promise<Placement> {
-    const known = choose(await this.describe(), templateName) ?? choose(await this.describe(0), templateName);
+  /** The hosts that take sandboxes and have a template that is the hosts' own, which everybody may use. At least one. */
+  async placeBase(templateName: string): Promise<readonly Placement[]> {
+    const known = (await this.findBase(templateName)) ?? holders(await this.#takers(0), templateName, isBase);
     if (known !== undefined) return known;
     const described = await this.describe();
-    if (described.length === 0) {
-      throw new PlatformError("host_unreachable", "no host can be reached right now", { retryAfterSec: 5 });
-    }
-    if (shownName !== templateName) {
-      throw new PlatformError("host_unreachable", `no host that can be reached right now has the template "${shownName}"`, {
-        retryAfterSec: 5,
+    if (described.length === 0) throw noHost();
+    if (holders(described, templateName, isBase) !== undefined) {
+      throw new PlatformError("capacity_exhausted", `no host with the template "${templateName}" takes new sandboxes right now`, {
+        retryAfterSec: 30,
       });
     }
-    const all = described.flatMap(({ description }) => description.templates.map((template) => template.name));
-    const names = [...new Set(all)].filter((name) => !isHostTemplateName(name)).sort();
-    const there = names.length === 0 ? "there are none yet" : `there are: ${names.join(", ")}`;
+    const names = [...new Set(described.flatMap(({ description }) => description.templates.filter(isBase).map(({ name }) => name)))].sort();
+    const there = names.length === 0 ? "there are none yet" : `hosts have: ${names.join(", ")}`;
     throw new PlatformError("template_not_found", `there is no template "${templateName}"; ${there}`);
+  }
+
+  /** The same for one that a team may use, as its record says. `shownName`: as users know it. */
+  async place(templateName: string, shownName: string): Promise<readonly Placement[]> {
+    const known = holders(await this.#takers(), templateName) ?? holders(await this.#takers(0), templateName);
+    if (known !== undefined) return known;
+    if ((await this.describe()).length === 0) throw noHost();
+    throw new PlatformError("host_unreachable", `no host that can be reached right now has the template "${shownName}"`, {
+      retryAfterSec: 5,
+    });
   }
 
   /** A host that has the template for certain, because somebody put it there. */
@@ -69,17 +154,31 @@ export class Hosts {
     }
     return { host, template };
   }
+
+  /** Those that may get new sandboxes. */
+  async #takers(ageMs?: number): ReturnType<Hosts["describe"]> {
+    const now = this.#now();
+    return (await this.describe(ageMs)).filter(({ host }) => takesSandboxes(this.standing(host.id), now));
+  }
 }
 
-function choose(
+function isBase(template: HostTemplate): boolean {
+  return template.kind === "base" && !isHostTemplateName(template.name);
+}
+
+function noHost(): PlatformError {
+  return new PlatformError("host_unreachable", "no host can be reached right now", { retryAfterSec: 5 });
+}
+
+/** Undefined: none. */
+function holders(
   described: readonly { readonly host: HostLink; readonly description: HostDescription }[],
   templateName: string,
-): Placement | undefined {
-  let best: (Placement & { readonly free: number }) | undefined;
-  for (const { host, description } of described) {
-    const template = description.templates.find((candidate) => candidate.name === templateName);
-    const free = description.info.memory_free_mb;
-    if (template !== undefined && (best === undefined || free > best.free)) best = { host, template, free };
-  }
-  return best;
+  isRight: (template: HostTemplate) => boolean = () => true,
+): readonly Placement[] | undefined {
+  const found = described.flatMap(({ host, description }) => {
+    const template = description.templates.find((candidate) => candidate.name === templateName && isRight(candidate));
+    return template === undefined ? [] : [{ host, template }];
+  });
+  return found.length === 0 ? undefined : found;
 }

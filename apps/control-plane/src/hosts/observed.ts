@@ -19,10 +19,12 @@ import {
   type SandboxState,
   type TemplateDefaults,
 } from "@roost/contract";
+import { MiB } from "@roost/kit";
 
 import type { NewEvent } from "../db/events.ts";
-import type { HostInfo, TemplateTable } from "../db/schema.ts";
+import type { TemplateTable } from "../db/schema.ts";
 import type { ObservedSandbox } from "../db/sandboxes.ts";
+import type { HostInfo } from "./host-info.ts";
 
 /** Of an event, in characters; a host's are far shorter */
 const messageLengthMax = 4096;
@@ -161,9 +163,12 @@ export function hostInfoFrom(host: GetHostResponse): HostInfo {
     accelerator_reason: host.acceleratorReason,
     kernel_version: host.kernelVersion,
     cpu_count: host.cpuCount,
-    memory_mb: host.memoryMib,
+    memory_mb: host.memoryLimitMib || host.memoryMib,
     memory_free_mb: host.memoryFreeMib,
-    disk_free_bytes: Number(host.diskFreeBytes),
+    disk_mb: Math.trunc(Number(host.diskTotalBytes) / MiB),
+    disk_free_mb: Math.trunc(Number(host.diskFreeBytes) / MiB),
+    arch: host.arch,
+    cpu_load: host.cpuLoad,
     sandbox_count: host.sandboxCount,
     sandbox_count_max: host.sandboxCountMax,
   };
