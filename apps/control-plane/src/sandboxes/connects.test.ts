@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 
 import { codeOf } from "../testing/code-of.ts";
 import { eachServiceWorld } from "../testing/each-service-world.ts";
+import { own } from "../testing/first-team.ts";
 import type { ServiceWorld } from "../testing/service-world.ts";
 import type { Connects } from "./connects.ts";
 
@@ -20,9 +21,9 @@ eachServiceWorld(
 );
 
 const make = async (...asked: Parameters<ServiceWorld["createExpiring"]>) => world.createExpiring(...asked);
-const row = async (id: string) => world.sandboxes.records.recorded(id);
+const row = async (id: string) => world.sandboxes.records.recorded(own(id));
 const endOf = async (id: string) => (await row(id)).time_expires?.getTime();
-const connect = async (id: string, sec: number) => connects.connect(id, { sec, memory: true });
+const connect = async (id: string, sec: number) => connects.connect(own(id), { sec, memory: true });
 
 describe("connect", () => {
   test.each([
@@ -43,7 +44,7 @@ describe("connect", () => {
 
   test("resumes a paused one, whose time is then what was asked, also where that is less", async () => {
     const { id, access_token: token } = await make(3600);
-    await world.sandboxes.pauseRunning(id, { memory: true });
+    await world.sandboxes.pauseRunning(own(id), { memory: true });
     time += 1e9;
     const connected = await connect(id, 60);
     expect(connected).toMatchObject({ isResumed: true, row: { state: "running", access_token: token, start_path: "restore" } });
@@ -52,13 +53,13 @@ describe("connect", () => {
 
   test("boots a paused one from its disk when asked to", async () => {
     const { id } = await make(3600);
-    await world.sandboxes.pauseRunning(id, { memory: true });
-    expect(await connects.connect(id, { sec: 60, memory: false })).toMatchObject({ isResumed: true, row: { start_path: "boot" } });
+    await world.sandboxes.pauseRunning(own(id), { memory: true });
+    expect(await connects.connect(own(id), { sec: 60, memory: false })).toMatchObject({ isResumed: true, row: { start_path: "boot" } });
   });
 
   test("of many at once resumes once, and each has what it asked for", async () => {
     const { id } = await make(3600);
-    await world.sandboxes.pauseRunning(id, { memory: true });
+    await world.sandboxes.pauseRunning(own(id), { memory: true });
     const release = world.hold("resumeSandbox");
     const asked = [30, 600, 60];
     const connecting = Promise.all(asked.map(async (sec) => connect(id, sec)));
@@ -73,7 +74,7 @@ describe("connect", () => {
   test("waits for a pause under way", async () => {
     const { id } = await make(3600);
     const release = world.hold("pauseSandbox");
-    const pausing = world.sandboxes.pauseRunning(id, { memory: true });
+    const pausing = world.sandboxes.pauseRunning(own(id), { memory: true });
     await world.isState(id, "pausing");
     const connecting = connect(id, 60);
     release();
@@ -85,7 +86,7 @@ describe("connect", () => {
     const { id } = await make(60, { expiryAction: "pause" });
     world.host.change(id, SandboxState.PAUSING);
     await world.isState(id, "pausing");
-    const resuming = connects.resume(id, { sec: 90, memory: true, action: "delete" });
+    const resuming = connects.resume(own(id), { sec: 90, memory: true, action: "delete" });
     world.host.change(id, SandboxState.RUNNING);
     expect(await resuming).toMatchObject({ state: "running", expiry_action: "pause" });
     expect(await endOf(id)).toBe(time + 90_000);
@@ -93,7 +94,7 @@ describe("connect", () => {
 
   test("gives a paused one of which a snapshot is just made the time that was asked for", async () => {
     const { id } = await make(3600);
-    await world.sandboxes.pauseRunning(id, { memory: true });
+    await world.sandboxes.pauseRunning(own(id), { memory: true });
     world.host.change(id, SandboxState.SNAPSHOTTING);
     await world.isState(id, "snapshotting");
     const connecting = connect(id, 60);
@@ -106,7 +107,7 @@ describe("connect", () => {
   test("gives no end to one that was made without", async () => {
     const { id } = await world.create();
     expect(await connect(id, 60)).toMatchObject({ row: { time_expires: null }, isResumed: false });
-    await world.sandboxes.lifecycle.pause(id, { memory: true });
+    await world.sandboxes.lifecycle.pause(own(id), { memory: true });
     expect(await connect(id, 60)).toMatchObject({ row: { time_expires: null }, isResumed: true });
   });
 
@@ -125,31 +126,34 @@ describe("connect", () => {
     expect(await codeOf(connect(id, 60))).toBe("sandbox_not_found");
     expect(await codeOf(connect("iunknown", 60))).toBe("sandbox_not_found");
     const other = await make(60);
-    await world.sandboxes.kill(other.id);
+    await world.sandboxes.kill(own(other.id));
     expect(await codeOf(connect(other.id, 60))).toBe("sandbox_not_found");
   });
 });
 
 test("a resume wants a paused one, and may change what happens when time is up", async () => {
   const { id } = await make(60);
-  expect(await codeOf(connects.resume(id, { sec: 60, memory: true }))).toBe("sandbox_wrong_state");
-  await world.sandboxes.pauseRunning(id, { memory: true });
-  expect(await connects.resume(id, { sec: 30, memory: true, action: "pause" })).toMatchObject({ expiry_action: "pause", expiry_sec: 30 });
+  expect(await codeOf(connects.resume(own(id), { sec: 60, memory: true }))).toBe("sandbox_wrong_state");
+  await world.sandboxes.pauseRunning(own(id), { memory: true });
+  expect(await connects.resume(own(id), { sec: 30, memory: true, action: "pause" })).toMatchObject({
+    expiry_action: "pause",
+    expiry_sec: 30,
+  });
 });
 
 test("a set end may be earlier, also now; a paused sandbox has none to set", async () => {
   const { id } = await make(3600);
-  await connects.setExpiry(id, 5);
+  await connects.setExpiry(own(id), 5);
   expect(await endOf(id)).toBe(time + 5_000);
-  await connects.setExpiry(id, 7200);
+  await connects.setExpiry(own(id), 7200);
   expect(await endOf(id)).toBe(time + 7_200_000);
-  await world.sandboxes.pauseRunning(id, { memory: true });
-  expect(await codeOf(connects.setExpiry(id, 60))).toBe("sandbox_not_found");
-  expect(await codeOf(connects.refresh(id, 60))).toBe("sandbox_not_found");
+  await world.sandboxes.pauseRunning(own(id), { memory: true });
+  expect(await codeOf(connects.setExpiry(own(id), 60))).toBe("sandbox_not_found");
+  expect(await codeOf(connects.refresh(own(id), 60))).toBe("sandbox_not_found");
   await connect(id, 60);
-  await connects.setExpiry(id, 0);
-  expect(await codeOf(connects.setExpiry(id, 60))).toBe("sandbox_not_found");
-  expect(await codeOf(connects.refresh(id, 60))).toBe("sandbox_not_found");
+  await connects.setExpiry(own(id), 0);
+  expect(await codeOf(connects.setExpiry(own(id), 60))).toBe("sandbox_not_found");
+  expect(await codeOf(connects.refresh(own(id), 60))).toBe("sandbox_not_found");
 });
 
 test("whatever is asked in whatever order: only a set end comes earlier, and nothing brings back what is over", async () => {
@@ -168,7 +172,8 @@ test("whatever is asked in whatever order: only a set end comes earlier, and not
         }
         const isOver = time >= end;
         const asked = time + sec * 1000;
-        const done = kind === "connect" ? connect(id, sec) : kind === "refresh" ? connects.refresh(id, sec) : connects.setExpiry(id, sec);
+        const done =
+          kind === "connect" ? connect(id, sec) : kind === "refresh" ? connects.refresh(own(id), sec) : connects.setExpiry(own(id), sec);
         expect(await codeOf(done)).toBe(isOver ? "sandbox_not_found" : "none");
         if (!isOver) end = kind === "set" ? asked : Math.max(end, asked);
         expect(await endOf(id)).toBe(end);

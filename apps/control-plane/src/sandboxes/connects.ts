@@ -3,6 +3,7 @@ import { second } from "@roost/kit";
 
 import type { Database } from "../db/database.ts";
 import { extendExpiry, setExpiry, setExpiryOfPaused } from "../db/expiry.ts";
+import type { OwnedId } from "../db/owned-id.ts";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import { presenceOf } from "./present.ts";
@@ -45,9 +46,9 @@ export class Connects {
   }
 
   /** A running or paused sandbox; `sandbox_not_found` for one that is neither. */
-  async present(id: string): Promise<SandboxRow> {
-    const row = await this.#deps.records.get(id);
-    if (presenceOf(row) === undefined) throw new PlatformError("sandbox_not_found", `sandbox ${id} was not found: it has ended`);
+  async present(owned: OwnedId): Promise<SandboxRow> {
+    const row = await this.#deps.records.get(owned);
+    if (presenceOf(row) === undefined) throw new PlatformError("sandbox_not_found", `sandbox ${row.id} was not found: it has ended`);
     return row;
   }
 
@@ -55,59 +56,59 @@ export class Connects {
    * A running sandbox that has `sec` from now at least: its end never moves to earlier, and not at all where it is later anyway. A
    * paused one is resumed, after a pause under way has ended, and its time counts from then.
    */
-  async connect(id: string, options: ConnectOptions): Promise<Connected> {
+  async connect(owned: OwnedId, options: ConnectOptions): Promise<Connected> {
     const { lifecycle } = this.#deps;
     let isResumed = false;
     for (let tries = 0; tries < triesMax; tries += 1) {
-      const row = await this.present(id);
+      const row = await this.present(owned);
       if (presenceOf(row) === "running" && (await lifecycle.answers(row))) {
-        const extended = await this.#extend(id, options.sec);
+        const extended = await this.#extend(owned, options.sec);
         if (extended !== undefined) return { row: extended, isResumed };
       } else {
-        await this.#setOfPaused(id, options);
-        await lifecycle.start(id, { memory: options.memory });
+        await this.#setOfPaused(owned, options);
+        await lifecycle.start(owned, { memory: options.memory });
         isResumed = true;
       }
     }
-    throw new PlatformError("sandbox_busy", `sandbox ${id} is being changed all the time; try again`);
+    throw new PlatformError("sandbox_busy", `sandbox ${owned.id} is being changed all the time; try again`);
   }
 
   /** Resumes a paused sandbox; `sandbox_wrong_state` when it runs. */
-  async resume(id: string, options: ConnectOptions): Promise<SandboxRow> {
-    const row = await this.present(id);
-    if (presenceOf(row) === "running") throw new PlatformError("sandbox_wrong_state", `sandbox ${id} is running already`);
-    return (await this.connect(id, options)).row;
+  async resume(owned: OwnedId, options: ConnectOptions): Promise<SandboxRow> {
+    const row = await this.present(owned);
+    if (presenceOf(row) === "running") throw new PlatformError("sandbox_wrong_state", `sandbox ${row.id} is running already`);
+    return (await this.connect(owned, options)).row;
   }
 
   /** Sets the end of a running sandbox to `sec` from now, which may be earlier than before; 0: its time is up. `sandbox_not_found` for a paused one. */
-  async setExpiry(id: string, sec: number): Promise<SandboxRow> {
+  async setExpiry(owned: OwnedId, sec: number): Promise<SandboxRow> {
     const { records, database } = this.#deps;
-    const row = await setExpiry(database.db, id, sec, records.now());
-    if (row === undefined) throw await this.#notRunning(id);
+    const row = await setExpiry(database.db, owned, sec, records.now());
+    if (row === undefined) throw await this.#notRunning(owned);
     records.written(row);
     return row;
   }
 
   /** The same, but never to an earlier end. */
-  async refresh(id: string, sec: number): Promise<SandboxRow> {
+  async refresh(owned: OwnedId, sec: number): Promise<SandboxRow> {
     for (let tries = 0; tries < triesMax; tries += 1) {
-      if (presenceOf(await this.present(id)) !== "running") break;
-      const row = await this.#extend(id, sec);
+      if (presenceOf(await this.present(owned)) !== "running") break;
+      const row = await this.#extend(owned, sec);
       if (row !== undefined) return row;
     }
-    throw await this.#notRunning(id);
+    throw await this.#notRunning(owned);
   }
 
   /** The running sandbox with its end at `sec` from now or later; undefined when it does not run any more. */
-  async #extend(id: string, sec: number): Promise<SandboxRow | undefined> {
+  async #extend(owned: OwnedId, sec: number): Promise<SandboxRow | undefined> {
     const { records, database } = this.#deps;
     const now = records.now();
-    const row = await extendExpiry(database.db, id, sec, now);
+    const row = await extendExpiry(database.db, owned, sec, now);
     if (row !== undefined) {
       records.written(row);
       return row;
     }
-    const seen = await records.get(id);
+    const seen = await records.get(owned);
     const isLater = seen.time_expires === null || seen.time_expires.getTime() >= now.getTime() + sec * second;
     return presenceOf(seen) === "running" && isLater ? seen : undefined;
   }
@@ -116,19 +117,22 @@ export class Connects {
    * Sets what a paused sandbox has from its next start on, once it is paused: one that is about to be counts as paused, too. Where that takes too
    * long it keeps what it had, and has what was asked for at least.
    */
-  async #setOfPaused(id: string, { sec, action }: ConnectOptions): Promise<void> {
+  async #setOfPaused(owned: OwnedId, { sec, action }: ConnectOptions): Promise<void> {
     const { database, records } = this.#deps;
     const end = performance.now() + pauseTimeoutMs;
-    while (!(await setExpiryOfPaused(database.db, id, { sec, action }))) {
-      const row = await records.get(id);
+    while (!(await setExpiryOfPaused(database.db, owned, { sec, action }))) {
+      const row = await records.get(owned);
       if (row.state !== "pausing" || row.expiry_sec === 0 || performance.now() > end) return;
-      await records.changed(id, lookIntervalMs);
+      await records.changed(row.id, lookIntervalMs);
     }
   }
 
   /** A paused sandbox is not there for who would change its time: E2B's clients are told so. */
-  async #notRunning(id: string): Promise<PlatformError> {
-    const row = await this.present(id);
-    return new PlatformError("sandbox_not_found", `no sandbox ${id} runs: it is ${row.state}, and gets its time from who connects to it`);
+  async #notRunning(owned: OwnedId): Promise<PlatformError> {
+    const row = await this.present(owned);
+    return new PlatformError(
+      "sandbox_not_found",
+      `no sandbox ${row.id} runs: it is ${row.state}, and gets its time from who connects to it`,
+    );
   }
 }

@@ -6,6 +6,7 @@ import type { Database } from "../db/database.ts";
 import { codeOf } from "../testing/code-of.ts";
 import { eachServiceWorld } from "../testing/each-service-world.ts";
 import { hostError } from "../testing/fake-host.ts";
+import { firstTeam, own } from "../testing/first-team.ts";
 import type { ServiceWorld } from "../testing/service-world.ts";
 
 /** Time stands still but for `pass`: what is due is a matter of the clock, never of how fast a test runs. */
@@ -22,8 +23,8 @@ eachServiceWorld((fresh, opened) => {
 }, now);
 
 const make = async (...asked: Parameters<ServiceWorld["createExpiring"]>) => world.createExpiring(...asked);
-const row = async (id: string) => world.sandboxes.records.recorded(id);
-const seen = async (id: string) => world.sandboxes.get(id);
+const row = async (id: string) => world.sandboxes.records.recorded(own(id));
+const seen = async (id: string) => world.sandboxes.get(own(id));
 const secondsLeft = async (id: string) => {
   const { time_expires: end } = await row(id);
   return end === null ? null : (end.getTime() - time) / 1000;
@@ -57,13 +58,13 @@ describe("an end", () => {
     pass(60_000);
     expect((await seen(id)).state).toBe("stopping");
     expect((await seen(paused.id)).state).toBe("pausing");
-    expect(await codeOf(world.sandboxes.getUsable(id))).toBe("sandbox_wrong_state");
-    expect(await codeOf(world.sandboxes.getUsable(paused.id))).toBe("sandbox_wrong_state");
-    expect(await codeOf(world.sandboxes.connects.present(id))).toBe("sandbox_not_found");
-    expect(await codeOf(world.sandboxes.kill(id))).toBe("sandbox_not_found");
-    const listed = await world.sandboxes.listPresent({ order: "desc", limit: 10 });
+    expect(await codeOf(world.sandboxes.getUsable(own(id)))).toBe("sandbox_wrong_state");
+    expect(await codeOf(world.sandboxes.getUsable(own(paused.id)))).toBe("sandbox_wrong_state");
+    expect(await codeOf(world.sandboxes.connects.present(own(id)))).toBe("sandbox_not_found");
+    expect(await codeOf(world.sandboxes.kill(own(id)))).toBe("sandbox_not_found");
+    const listed = await world.sandboxes.listPresent({ teamId: firstTeam, order: "desc", limit: 10 });
     expect(listed.sandboxes).toMatchObject([{ id: paused.id, state: "pausing" }]);
-    expect(await world.sandboxes.countRunning({})).toBe(0);
+    expect(await world.sandboxes.countRunning({ teamId: firstTeam })).toBe(0);
     expect((await row(id)).state).toBe("running");
   });
 
@@ -115,7 +116,7 @@ describe("an end", () => {
     const abort = new AbortController();
     const running = real.expiry.run(abort.signal);
     const { id } = await make(3600);
-    await real.connects.setExpiry(id, 1);
+    await real.connects.setExpiry(own(id), 1);
     await poll({ what: "the end", timeoutMs: 30_000, intervalMs: 5 }, async () => ((await row(id)).state === "stopped" ? true : undefined));
     abort.abort();
     await running;
@@ -157,7 +158,7 @@ describe("a pause when time is up", () => {
     pass(60_000);
     world.host.images.failures.set("pauseSandbox", hostError("sandbox_pause_failed", "no room"));
     await look();
-    await world.sandboxes.connects.connect(id, { sec: 600, memory: true });
+    await world.sandboxes.connects.connect(own(id), { sec: 600, memory: true });
     pass(599_000);
     await look();
     expect((await seen(id)).state).toBe("running");
@@ -195,7 +196,7 @@ describe("a pause when time is up", () => {
   test("waits for a snapshot under way", async () => {
     const { id } = await make(60, { expiryAction: "pause" });
     const release = world.hold("checkpointSandbox");
-    const saving = world.sandboxes.lifecycle.checkpoint(id);
+    const saving = world.sandboxes.lifecycle.checkpoint(own(id));
     await world.isState(id, "snapshotting");
     pass(60_000);
     const looking = look();
@@ -209,7 +210,7 @@ describe("a pause when time is up", () => {
   test.each([120, 30])("is waited for by who connects just then, and resumed from with the time that was asked for: %s s", async (sec) => {
     const { id } = await make(60, { expiryAction: "pause" });
     pass(60_000);
-    const connecting = world.sandboxes.connects.connect(id, { sec, memory: true, action: "delete" });
+    const connecting = world.sandboxes.connects.connect(own(id), { sec, memory: true, action: "delete" });
     await look();
     expect(await connecting).toMatchObject({ isResumed: true, row: { id, state: "running", expiry_action: "delete" } });
     expect(await secondsLeft(id)).toBe(sec);
@@ -221,19 +222,19 @@ describe("a pause that somebody asks for", () => {
   test("stops the time, and a resume counts it anew", async () => {
     const { id } = await make(60);
     pass(59_000);
-    await world.sandboxes.pauseRunning(id, { memory: true });
+    await world.sandboxes.pauseRunning(own(id), { memory: true });
     expect(await row(id)).toMatchObject({ state: "paused", time_expires: null });
     pass(1e9);
     await look();
     expect((await row(id)).state).toBe("paused");
-    await world.sandboxes.lifecycle.resume(id, { memory: true });
+    await world.sandboxes.lifecycle.resume(own(id), { memory: true });
     expect(await secondsLeft(id)).toBe(60);
   });
 
   test("is not overtaken by the end of its time", async () => {
     const { id } = await make(60);
     const release = world.hold("pauseSandbox");
-    const pausing = world.sandboxes.pauseRunning(id, { memory: true });
+    const pausing = world.sandboxes.pauseRunning(own(id), { memory: true });
     await world.isState(id, "pausing");
     pass(60_000);
     await look();
@@ -245,10 +246,10 @@ describe("a pause that somebody asks for", () => {
 
   test("of a paused one is refused, and so is one of an ended one", async () => {
     const { id } = await make(60);
-    await world.sandboxes.pauseRunning(id, { memory: true });
-    expect(await codeOf(world.sandboxes.pauseRunning(id, { memory: true }))).toBe("sandbox_wrong_state");
-    await world.sandboxes.kill(id);
-    expect(await codeOf(world.sandboxes.pauseRunning(id, { memory: true }))).toBe("sandbox_not_found");
+    await world.sandboxes.pauseRunning(own(id), { memory: true });
+    expect(await codeOf(world.sandboxes.pauseRunning(own(id), { memory: true }))).toBe("sandbox_wrong_state");
+    await world.sandboxes.kill(own(id));
+    expect(await codeOf(world.sandboxes.pauseRunning(own(id), { memory: true }))).toBe("sandbox_not_found");
   });
 });
 
@@ -260,7 +261,7 @@ test("a request that wakes a sandbox gives it what it had, but five minutes at l
     const { id } = await make(sec, { expiryAction: "pause" }, { auto_resume: true });
     pass(sec * 1000);
     await look();
-    expect((await world.sandboxes.getUsable(id)).state).toBe("running");
+    expect((await world.sandboxes.getUsable(own(id))).state).toBe("running");
     expect(await secondsLeft(id)).toBe(expected);
     expect((await row(id)).expiry_sec).toBe(sec);
   }
@@ -269,7 +270,7 @@ test("a request that wakes a sandbox gives it what it had, but five minutes at l
 test("children of a fork have what the parent has, and time of their own", async () => {
   const parent = await make(60, { expiryAction: "pause", isSecure: false });
   pass(30_000);
-  const children = await world.sandboxes.fork(parent.id, { count: 2 }, new AbortController().signal, { expirySec: 500 });
+  const children = await world.sandboxes.fork(own(parent.id), { count: 2 }, new AbortController().signal, { expirySec: 500 });
   for (const child of children) {
     expect("row" in child && child.row).toMatchObject({ expiry_sec: 500, expiry_action: "pause", is_secure: false });
     expect("row" in child && (child.row.time_expires?.getTime() ?? 0) - time).toBe(500_000);
@@ -291,7 +292,7 @@ test("a host that loses a sandbox takes its end with it, and brings it anew", as
 describe("a kill", () => {
   test("is seen at once, and done once", async () => {
     const { id } = await make(60);
-    const outcomes = await Promise.all([codeOf(world.sandboxes.kill(id)), codeOf(world.sandboxes.kill(id))]);
+    const outcomes = await Promise.all([codeOf(world.sandboxes.kill(own(id))), codeOf(world.sandboxes.kill(own(id)))]);
     expect(outcomes.sort()).toEqual(["none", "sandbox_not_found"]);
     expect(world.host.destroyed).toEqual([id]);
     expect((await row(id)).state).toBe("stopped");
@@ -300,9 +301,9 @@ describe("a kill", () => {
   test("is acknowledged though the host is away", async () => {
     const { id } = await make(60);
     world.host.isUnreachable = true;
-    await world.sandboxes.kill(id);
+    await world.sandboxes.kill(own(id));
     expect((await seen(id)).state).toBe("stopping");
-    expect(await codeOf(world.sandboxes.connects.connect(id, { sec: 60, memory: true }))).toBe("sandbox_not_found");
+    expect(await codeOf(world.sandboxes.connects.connect(own(id), { sec: 60, memory: true }))).toBe("sandbox_not_found");
     world.host.isUnreachable = false;
   });
 });

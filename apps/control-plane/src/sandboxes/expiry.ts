@@ -102,7 +102,7 @@ export class Expiry {
       this.#begin(row.id, this.#deletes, () => this.#delete(row));
     }
     const toPause = (await listToPause(db, now, batchSize + this.#underWay.size)).filter((row) => !this.#underWay.has(row.id));
-    for (const row of toPause) this.#begin(row.id, this.#pauses, () => this.#pause(row.id));
+    for (const row of toPause) this.#begin(row.id, this.#pauses, () => this.#pause(row));
     const isMore = expired.length >= batchSize;
     const next = isMore ? now : await nextExpiry(db, now);
     const waitMs = next === undefined ? lookIntervalMs : Math.min(next.getTime() - now.getTime(), lookIntervalMs);
@@ -133,13 +133,13 @@ export class Expiry {
     await this.#deps.records.endOnHost(row.id, this.#deps.hosts.get(row.host_id), reason);
   }
 
-  async #pause(id: string): Promise<void> {
+  async #pause(due: SandboxRow): Promise<void> {
     const { records, database, lifecycle } = this.#deps;
-    const row = await findSandbox(database.db, id);
+    const row = await findSandbox(database.db, due);
     if (row === undefined || !isToPause(row, records.now())) return;
     try {
-      await lifecycle.pauseRunning(id, { memory: row.expiry_memory, reason });
-      this.#failures.delete(id);
+      await lifecycle.pauseRunning(row, { memory: row.expiry_memory, reason });
+      this.#failures.delete(row.id);
       await this.#tell(row, "sandbox.expired", `its time was up at ${row.time_expires.toISOString()}: it was paused`, { action: "pause" });
     } catch (error) {
       await this.#postpone(row, error);

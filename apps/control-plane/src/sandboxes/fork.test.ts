@@ -5,8 +5,9 @@ import { expect, test } from "vitest";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { eachServiceWorld } from "../testing/each-service-world.ts";
 import { hostError } from "../testing/fake-host.ts";
+import { firstTeam, own } from "../testing/first-team.ts";
 import type { ServiceWorld } from "../testing/service-world.ts";
-import type { ForkedChild } from "./creates.ts";
+import type { ForkedChild } from "./forks.ts";
 
 let world: ServiceWorld;
 let parent: SandboxRow;
@@ -17,10 +18,10 @@ eachServiceWorld(async (fresh) => {
 
 const never = new AbortController().signal;
 const rowOf = (child: ForkedChild | undefined) => (child !== undefined && "row" in child ? child.row : undefined);
-const listed = async () => (await world.sandboxes.list({ limit: 1000 })).sandboxes;
+const listed = async () => (await world.sandboxes.list(firstTeam, { limit: 1000 })).sandboxes;
 
 test("children are sandboxes of their own with what the parent has", async () => {
-  const children = await world.sandboxes.fork(parent.id, { count: 3 }, never);
+  const children = await world.sandboxes.fork(own(parent.id), { count: 3 }, never);
   const rows = children.map(rowOf);
   expect(rows).toHaveLength(3);
   for (const row of rows) {
@@ -43,13 +44,13 @@ test("children are sandboxes of their own with what the parent has", async () =>
 });
 
 test("metadata can be other than the parent's", async () => {
-  const [child] = await world.sandboxes.fork(parent.id, { count: 1, metadata: { a: "b" } }, never);
+  const [child] = await world.sandboxes.fork(own(parent.id), { count: 1, metadata: { a: "b" } }, never);
   expect(rowOf(child)?.metadata).toEqual({ a: "b" });
 });
 
 test("children are on record before the host has made anything, and what the host shows of them is theirs", async () => {
   const release = world.hold("forkSandbox");
-  const forking = world.sandboxes.fork(parent.id, { count: 2 }, never);
+  const forking = world.sandboxes.fork(own(parent.id), { count: 2 }, never);
   await poll({ what: "the fork on the host", timeoutMs: 30_000, intervalMs: 2 }, () => world.host.images.calls.get("forkSandbox"));
   const children = (await listed()).filter((row) => row.id !== parent.id);
   expect(children.map((row) => row.state)).toEqual(["creating", "creating"]);
@@ -58,14 +59,14 @@ test("children are on record before the host has made anything, and what the hos
   await forking;
   for (const row of children) {
     expect(world.sandboxes.isCreating(row.id)).toBe(false);
-    expect(await world.sandboxes.get(row.id)).toMatchObject({ state: "running" });
+    expect(await world.sandboxes.get(own(row.id))).toMatchObject({ state: "running" });
   }
 });
 
 test("a child that fails leaves nothing, and the others live", async () => {
   world.host.images.failingChildren.set(1, { code: "capacity_exhausted", message: "no room" });
   world.host.images.failingChildren.set(2, { code: "sandbox_start_failed", message: "did not start" });
-  const children = await world.sandboxes.fork(parent.id, { count: 4 }, never);
+  const children = await world.sandboxes.fork(own(parent.id), { count: 4 }, never);
   expect(children.map((child) => ("row" in child ? child.row.state : child.error.code))).toEqual([
     "running",
     "capacity_exhausted",
@@ -78,7 +79,7 @@ test("a child that fails leaves nothing, and the others live", async () => {
 test("a child that its host keeps as failed is on record as that", async () => {
   world.host.images.failingChildren.set(0, { code: "sandbox_start_failed", message: "did not start" });
   const release = world.hold("forkSandbox");
-  const forking = world.sandboxes.fork(parent.id, { count: 1 }, never);
+  const forking = world.sandboxes.fork(own(parent.id), { count: 1 }, never);
   const child = await poll({ what: "the child's record", timeoutMs: 30_000, intervalMs: 2 }, async () =>
     (await listed()).find((row) => row.id !== parent.id),
   );
@@ -86,14 +87,14 @@ test("a child that its host keeps as failed is on record as that", async () => {
   kept.failureReason = "the guest did not answer";
   release();
   expect(await forking).toMatchObject([{ error: { code: "sandbox_start_failed" } }]);
-  expect(await world.sandboxes.get(child.id)).toMatchObject({ state: "failed", failure_reason: "the guest did not answer" });
+  expect(await world.sandboxes.get(own(child.id))).toMatchObject({ state: "failed", failure_reason: "the guest did not answer" });
 });
 
 test.each(["sandbox_wrong_state", "fork_failed", "host_disk_full", "capacity_exhausted"] as const)(
   "%s of the whole leaves no child behind",
   async (code) => {
     world.host.images.failures.set("forkSandbox", hostError(code, "no"));
-    await expect(world.sandboxes.fork(parent.id, { count: 3 }, never)).rejects.toMatchObject({ code, message: "no" });
+    await expect(world.sandboxes.fork(own(parent.id), { count: 3 }, never)).rejects.toMatchObject({ code, message: "no" });
     expect(await listed()).toHaveLength(1);
   },
 );
@@ -105,7 +106,7 @@ test("a fork whose outcome is unknown fails its children, and the reconciler end
   world.link.getSandbox = async () => {
     throw unreachable;
   };
-  await expect(world.sandboxes.fork(parent.id, { count: 2 }, never)).rejects.toMatchObject({ code: "host_unreachable" });
+  await expect(world.sandboxes.fork(own(parent.id), { count: 2 }, never)).rejects.toMatchObject({ code: "host_unreachable" });
   world.link.getSandbox = original;
   const children = (await listed()).filter((row) => row.id !== parent.id);
   expect(children).toMatchObject([
@@ -116,11 +117,11 @@ test("a fork whose outcome is unknown fails its children, and the reconciler end
 
 test("a child that is deleted while it is made is gone", async () => {
   const release = world.hold("forkSandbox");
-  const forking = world.sandboxes.fork(parent.id, { count: 2 }, never);
+  const forking = world.sandboxes.fork(own(parent.id), { count: 2 }, never);
   const child = await poll({ what: "the child's record", timeoutMs: 30_000, intervalMs: 2 }, async () =>
     (await listed()).find((row) => row.id !== parent.id),
   );
-  await world.sandboxes.delete(child.id);
+  await world.sandboxes.delete(own(child.id));
   release();
   const outcomes = (await forking).map((each) => ("row" in each ? "running" : each.error.code)).sort();
   expect(outcomes).toEqual(["create_aborted", "running"]);
@@ -130,7 +131,7 @@ test("a child that is deleted while it is made is gone", async () => {
 test("a caller who goes away undoes the fork, and leaves the parent alone", async () => {
   const gone = new AbortController();
   const release = world.hold("forkSandbox");
-  const forking = world.sandboxes.fork(parent.id, { count: 3 }, gone.signal);
+  const forking = world.sandboxes.fork(own(parent.id), { count: 3 }, gone.signal);
   await poll({ what: "the fork on the host", timeoutMs: 30_000, intervalMs: 2 }, () => world.host.images.calls.get("forkSandbox"));
   gone.abort();
   await poll({ what: "the end of the children", timeoutMs: 30_000, intervalMs: 2 }, async () =>
@@ -142,16 +143,16 @@ test("a caller who goes away undoes the fork, and leaves the parent alone", asyn
 });
 
 test("an ended parent has no children, and while draining nobody has", async () => {
-  await world.sandboxes.delete(parent.id);
-  await expect(world.sandboxes.fork(parent.id, { count: 1 }, never)).rejects.toMatchObject({ code: "sandbox_wrong_state" });
-  await expect(world.sandboxes.fork("inosuch", { count: 1 }, never)).rejects.toMatchObject({ code: "sandbox_not_found" });
+  await world.sandboxes.delete(own(parent.id));
+  await expect(world.sandboxes.fork(own(parent.id), { count: 1 }, never)).rejects.toMatchObject({ code: "sandbox_wrong_state" });
+  await expect(world.sandboxes.fork(own("inosuch"), { count: 1 }, never)).rejects.toMatchObject({ code: "sandbox_not_found" });
   world.sandboxes.drain();
-  await expect(world.sandboxes.fork(parent.id, { count: 1 }, never)).rejects.toMatchObject({ code: "shutting_down" });
+  await expect(world.sandboxes.fork(own(parent.id), { count: 1 }, never)).rejects.toMatchObject({ code: "shutting_down" });
 });
 
 test("a paused parent stays paused", async () => {
-  await world.sandboxes.lifecycle.pause(parent.id, { memory: true });
-  const [child] = await world.sandboxes.fork(parent.id, { count: 1 }, never);
+  await world.sandboxes.lifecycle.pause(own(parent.id), { memory: true });
+  const [child] = await world.sandboxes.fork(own(parent.id), { count: 1 }, never);
   expect(rowOf(child)).toMatchObject({ state: "running" });
-  expect(await world.sandboxes.get(parent.id)).toMatchObject({ state: "paused" });
+  expect(await world.sandboxes.get(own(parent.id))).toMatchObject({ state: "paused" });
 });

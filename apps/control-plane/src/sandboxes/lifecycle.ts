@@ -1,13 +1,16 @@
-import { decide, PlatformError, type SandboxRequest } from "@roost/contract";
+import { decide, PlatformError, type OperationKind, type SandboxRequest } from "@roost/contract";
 import type { Generation } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { second, type Logger } from "@roost/kit";
 
-import type { Database } from "../db/database.ts";
+import type { Database, Db } from "../db/database.ts";
 import { extendExpiry } from "../db/expiry.ts";
+import type { OwnedId } from "../db/owned-id.ts";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { callTimeoutMs, saveTimeoutMs, type HostLink } from "../hosts/host-link.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import { observedFrom } from "../hosts/observed.ts";
+import { unnamed, type OperationRequest, type Operations } from "../operations/operations.ts";
+import type { Placements } from "../placement/placements.ts";
 import type { SandboxRecords } from "./records.ts";
 import { presenceOf } from "./present.ts";
 import { requireAllowed, requireNotEnded, useOf } from "./require-state.ts";
@@ -31,7 +34,18 @@ export interface LifecycleDependencies {
   readonly database: Database;
   readonly records: SandboxRecords;
   readonly hosts: Hosts;
+  readonly operations: Operations;
+  readonly placements: Placements;
   readonly log: Logger;
+}
+
+/** What is asked of a sandbox's host, and how that is recorded. */
+interface Change {
+  readonly kind: OperationKind;
+  readonly request: SandboxRequest;
+  /** Starts its VM: it needs room for that */
+  readonly starts?: boolean;
+  readonly rpc: (host: HostLink) => Promise<{ readonly sandbox?: WireSandbox }>;
 }
 
 /** Saving sandboxes and starting them again. The host acts and answers with the sandbox; that is then the record. */
@@ -39,6 +53,8 @@ export class Lifecycle {
   readonly #database: Database;
   readonly #records: SandboxRecords;
   readonly #hosts: Hosts;
+  readonly #operations: Operations;
+  readonly #placements: Placements;
   readonly #log: Logger;
   /** Resumes that requests wait for, one per sandbox however many they are */
   readonly #waking = new Map<string, Promise<SandboxRow>>();
@@ -47,87 +63,118 @@ export class Lifecycle {
     this.#database = deps.database;
     this.#records = deps.records;
     this.#hosts = deps.hosts;
+    this.#operations = deps.operations;
+    this.#placements = deps.placements;
     this.#log = deps.log;
   }
 
-  async pause(id: string, { memory, reason = "" }: PauseOptions): Promise<SandboxRow> {
-    return this.#change(id, { kind: "pause" }, async (host) =>
-      host.client.pauseSandbox({ sandboxId: id, memory, reason }, { timeoutMs: saveTimeoutMs }),
-    );
+  async pause(owned: OwnedId, { memory, reason = "" }: PauseOptions, asked?: OperationRequest): Promise<SandboxRow> {
+    const change: Change = {
+      kind: "sandbox.pause",
+      request: { kind: "pause" },
+      rpc: async (host) => host.client.pauseSandbox({ sandboxId: owned.id, memory, reason }, { timeoutMs: saveTimeoutMs }),
+    };
+    return this.#change(owned, change, asked);
   }
 
   /**
    * Pauses a running sandbox, after a snapshot or fork under way has ended; `sandbox_wrong_state` when it is paused already. Time that is
    * up makes no difference: that is why it is paused.
    */
-  async pauseRunning(id: string, options: PauseOptions): Promise<SandboxRow> {
+  async pauseRunning(owned: OwnedId, options: PauseOptions): Promise<SandboxRow> {
     const end = performance.now() + transitionTimeoutMs;
     for (;;) {
-      const row = await this.#records.recorded(id);
+      const row = await this.#records.recorded(owned);
       const isRunning = row.time_delete_requested === null && presenceOf(row) === "running";
-      if (!isRunning) throw new PlatformError("sandbox_wrong_state", `sandbox ${id} is not running: it is ${row.state}`);
+      if (!isRunning) throw new PlatformError("sandbox_wrong_state", `sandbox ${row.id} is not running: it is ${row.state}`);
       try {
-        return await this.pause(id, options);
+        return await this.pause(row, options);
       } catch (error) {
         if (!mayChange(error) || performance.now() > end) throw error;
-        await this.#records.changed(id, lookIntervalMs);
+        await this.#records.changed(row.id, lookIntervalMs);
       }
     }
   }
 
-  async resume(id: string, options: { readonly memory: boolean; readonly timeoutSec?: number | undefined }): Promise<SandboxRow> {
+  async resume(
+    owned: OwnedId,
+    options: { readonly memory: boolean; readonly timeoutSec?: number | undefined },
+    asked?: OperationRequest,
+  ): Promise<SandboxRow> {
     const { memory, timeoutSec } = options;
-    const row = await this.#change(id, { kind: "resume", memory }, async (host) =>
-      host.client.resumeSandbox(
-        { sandboxId: id, memory, ...(timeoutSec === undefined ? {} : { timeoutSec }) },
-        { timeoutMs: saveTimeoutMs },
-      ),
-    );
+    const change: Change = {
+      kind: "sandbox.resume",
+      request: { kind: "resume", memory },
+      starts: true,
+      rpc: async (host) =>
+        host.client.resumeSandbox(
+          { sandboxId: owned.id, memory, ...(timeoutSec === undefined ? {} : { timeoutSec }) },
+          { timeoutMs: saveTimeoutMs },
+        ),
+    };
+    const row = await this.#change(owned, change, asked);
     this.#records.resumed(row);
     return row;
   }
 
-  async checkpoint(id: string): Promise<{ readonly row: SandboxRow; readonly generation: Generation }> {
+  async checkpoint(owned: OwnedId, asked?: OperationRequest): Promise<{ readonly row: SandboxRow; readonly generation: Generation }> {
     let generation: Generation | undefined;
-    const row = await this.#change(id, { kind: "checkpoint" }, async (host) => {
-      const answer = await host.client.checkpointSandbox({ sandboxId: id }, { timeoutMs: saveTimeoutMs });
-      generation = answer.generation;
-      return answer;
-    });
+    const change: Change = {
+      kind: "sandbox.checkpoint",
+      request: { kind: "checkpoint" },
+      rpc: async (host) => {
+        const answer = await host.client.checkpointSandbox({ sandboxId: owned.id }, { timeoutMs: saveTimeoutMs });
+        generation = answer.generation;
+        return answer;
+      },
+    };
+    const row = await this.#change(owned, change, asked);
     if (generation === undefined) throw new PlatformError("internal", "the sandbox's host did not say which generation it made");
     return { row, generation };
   }
 
-  async rollback(id: string, generation: number): Promise<SandboxRow> {
-    const row = await this.#change(id, { kind: "rollback" }, async (host) => {
-      const answer = await host.client.rollbackSandbox({ sandboxId: id, generation }, { timeoutMs: saveTimeoutMs });
-      this.#records.endConnections(id);
-      return answer;
-    });
+  async rollback(owned: OwnedId, generation: number, asked?: OperationRequest): Promise<SandboxRow> {
+    const change: Change = {
+      kind: "sandbox.rollback",
+      request: { kind: "rollback" },
+      starts: true,
+      rpc: async (host) => {
+        const answer = await host.client.rollbackSandbox({ sandboxId: owned.id, generation }, { timeoutMs: saveTimeoutMs });
+        this.#records.endConnections(owned.id);
+        return answer;
+      },
+    };
+    const row = await this.#change(owned, change, asked);
     this.#records.resumed(row);
     return row;
   }
 
   /** Newest first. */
-  async generations(id: string): Promise<readonly Generation[]> {
-    const row = await this.#records.get(id);
+  async generations(owned: OwnedId): Promise<readonly Generation[]> {
+    const row = await this.#records.get(owned);
     if (row.state === "stopped") requireAllowed(row, { kind: "rollback" });
     const host = this.#hosts.get(row.host_id);
-    const answer = await host.call(() => host.client.listGenerations({ sandboxId: id }, { timeoutMs: callTimeoutMs }));
+    const answer = await host.call(() => host.client.listGenerations({ sandboxId: row.id }, { timeoutMs: callTimeoutMs }));
     return answer.generations;
   }
 
-  async #change(
-    id: string,
-    request: SandboxRequest,
-    rpc: (host: HostLink) => Promise<{ readonly sandbox?: WireSandbox }>,
-  ): Promise<SandboxRow> {
-    const row = await this.#records.get(id);
-    requireNotEnded(row, request);
-    const host = this.#hosts.get(row.host_id);
-    const answer = await host.call(() => rpc(host));
-    await this.#records.observe(observedFrom(answer.sandbox, host.id));
-    return this.#records.get(id);
+  async #change(owned: OwnedId, change: Change, asked: OperationRequest = unnamed(owned.team_id)): Promise<SandboxRow> {
+    const row = await this.#records.get(owned);
+    requireNotEnded(row, change.request);
+    await this.#onHost(row, change, asked);
+    return this.#records.get(row);
+  }
+
+  /** As an operation: recorded, room found where it is needed, the host asked, and what that answers recorded. */
+  async #onHost(row: SandboxRow, { kind, starts = false, rpc }: Change, asked: OperationRequest): Promise<void> {
+    const host = starts ? this.#hosts.getForResume(row.host_id) : this.#hosts.get(row.host_id);
+    await this.#operations.run(kind, asked, async (operation) => {
+      const begin = async (db: Db) => operation.begin(db, { subject: { kind: "sandbox", id: row.id } });
+      if (starts) await this.#placements.holdToRun(row, host, operation.id, begin);
+      else await begin(this.#database.db);
+      const answer = await host.call(() => rpc(host));
+      await this.#records.observe(observedFrom(answer.sandbox, host.id));
+    });
   }
 
   /**
@@ -135,14 +182,14 @@ export class Lifecycle {
    * and because its record may be a moment behind its host, which may just have paused it, the host is asked: that counts
    * as activity too, so it is not paused before the request reaches the guest.
    */
-  async usable(id: string): Promise<SandboxRow> {
-    const row = await this.#records.get(id);
+  async usable(owned: OwnedId): Promise<SandboxRow> {
+    const row = await this.#records.get(owned);
     if (!row.auto_resume) {
       requireAllowed(row, useOf(row));
       return row;
     }
     if (decide(row.state, useOf(row)).kind !== "deny" && (await this.#ping(row))) return row;
-    return this.#wake(id);
+    return this.#wake(row);
   }
 
   /** Whether a sandbox that its record calls running does run: only inactivity pauses one without the control plane being first to know. */
@@ -151,8 +198,8 @@ export class Lifecycle {
   }
 
   /** Resumes a paused sandbox because somebody asked for it, after what is under way has ended. */
-  async start(id: string, options: { readonly memory: boolean }): Promise<SandboxRow> {
-    return this.#untilRunning(id, { memory: options.memory, automatic: false });
+  async start(owned: OwnedId, options: { readonly memory: boolean }): Promise<SandboxRow> {
+    return this.#untilRunning(owned, { memory: options.memory, automatic: false });
   }
 
   /** False when the host says that the sandbox cannot be used as it is. */
@@ -167,19 +214,21 @@ export class Lifecycle {
     }
   }
 
-  async #wake(id: string): Promise<SandboxRow> {
+  /** Of a record: waking is shared by all who ask, so whose it is was found out before. */
+  async #wake(row: SandboxRow): Promise<SandboxRow> {
+    const { id } = row;
     const known = this.#waking.get(id);
     if (known !== undefined) return known;
-    const waking = this.#untilRunning(id, { memory: true, automatic: true }).finally(() => this.#waking.delete(id));
+    const waking = this.#untilRunning(row, { memory: true, automatic: true }).finally(() => this.#waking.delete(id));
     this.#waking.set(id, waking);
     return waking;
   }
 
   /** Resumes a paused sandbox, after what is under way has ended. */
-  async #untilRunning(id: string, resume: Resume): Promise<SandboxRow> {
+  async #untilRunning(owned: OwnedId, resume: Resume): Promise<SandboxRow> {
     const end = performance.now() + saveTimeoutMs;
     for (;;) {
-      const row = await this.#look(id);
+      const row = await this.#look(owned);
       let refusal: unknown;
       if (row.state === "running") return row;
       if (row.state === "paused" || row.state === "resuming") {
@@ -187,25 +236,27 @@ export class Lifecycle {
         if (refusal === undefined) continue;
       } else if (row.state !== "pausing" && row.state !== "snapshotting") requireAllowed(row, useOf(row));
       if (performance.now() > end) {
-        throw new PlatformError("sandbox_resume_failed", `sandbox ${id} could not be resumed in time; it is ${row.state}`, {
+        throw new PlatformError("sandbox_resume_failed", `sandbox ${row.id} could not be resumed in time; it is ${row.state}`, {
           cause: refusal,
         });
       }
-      await this.#records.changed(id, lookIntervalMs);
+      await this.#records.changed(row.id, lookIntervalMs);
     }
   }
 
   /** Answers why not, where waiting may help. */
   async #resumeBecauseNeeded(row: SandboxRow, { memory, automatic }: Resume): Promise<unknown> {
-    const host = this.#hosts.get(row.host_id);
     this.#log.info({ sandboxId: row.id, automatic }, "a paused sandbox is needed; resuming it");
+    const change: Change = {
+      kind: "sandbox.resume",
+      request: { kind: "resume", memory },
+      starts: true,
+      rpc: async (host) => host.client.resumeSandbox({ sandboxId: row.id, memory, automatic }, { timeoutMs: saveTimeoutMs }),
+    };
     try {
-      const answer = await host.call(() =>
-        host.client.resumeSandbox({ sandboxId: row.id, memory, automatic }, { timeoutMs: saveTimeoutMs }),
-      );
-      await this.#records.observe(observedFrom(answer.sandbox, host.id));
-      if (automatic) await this.#extendAtWake(row.id);
-      this.#records.resumed(await this.#records.get(row.id));
+      await this.#onHost(row, change, unnamed(row.team_id));
+      if (automatic) await this.#extendAtWake(row);
+      this.#records.resumed(await this.#records.get(row));
       return undefined;
     } catch (error) {
       if (mayChange(error)) return error;
@@ -213,21 +264,21 @@ export class Lifecycle {
     }
   }
 
-  async #extendAtWake(id: string): Promise<void> {
-    const extended = await extendExpiry(this.#database.db, id, wakeExpirySec, this.#records.now(), { lasting: false });
+  async #extendAtWake(row: SandboxRow): Promise<void> {
+    const extended = await extendExpiry(this.#database.db, row, wakeExpirySec, this.#records.now(), { lasting: false });
     if (extended !== undefined) this.#records.written(extended);
   }
 
   /** The record with its host's newest word. */
-  async #look(id: string): Promise<SandboxRow> {
-    const row = await this.#records.get(id);
-    const observed = await this.#hosts.get(row.host_id).getSandbox(id);
+  async #look(owned: OwnedId): Promise<SandboxRow> {
+    const row = await this.#records.get(owned);
+    const observed = await this.#hosts.get(row.host_id).getSandbox(row.id);
     if (observed === undefined) {
       requireAllowed(row, useOf(row)); // what an ended one says
-      throw new PlatformError("sandbox_not_found", `the host of sandbox ${id} does not know it`);
+      throw new PlatformError("sandbox_not_found", `the host of sandbox ${row.id} does not know it`);
     }
     await this.#records.observe(observed);
-    return this.#records.get(id);
+    return this.#records.get(row);
   }
 }
 

@@ -2,6 +2,7 @@ import { isLogLevel, PlatformError, type LogEntry, type LogQuery } from "@roost/
 
 import type { Hosts } from "../hosts/hosts.ts";
 import { callTimeoutMs } from "../hosts/host-link.ts";
+import type { OwnedId } from "../db/owned-id.ts";
 import type { SandboxRecords } from "./records.ts";
 
 export interface LogSources {
@@ -13,12 +14,12 @@ export interface LogSources {
  * What a sandbox's processes and the platform wrote, as its host has kept it: also of one that has ended, for as long as its record and its
  * log are kept. Rejects with `sandbox_not_found` when there is no record of it.
  */
-export async function readLogs({ records, hosts }: LogSources, id: string, query: LogQuery): Promise<LogEntry[]> {
-  const row = await records.recorded(id);
+export async function readLogs({ records, hosts }: LogSources, owned: OwnedId, query: LogQuery): Promise<LogEntry[]> {
+  const row = await records.recorded(owned);
   if (query.limit === 0) return []; // to a host it means the default
   const host = hosts.get(row.host_id);
   const request = {
-    sandboxId: id,
+    sandboxId: row.id,
     limit: query.limit,
     backward: query.direction === "backward",
     level: query.level ?? "",

@@ -2,6 +2,7 @@ import { networkPolicySchema, PlatformError, type NetworkPolicy, type SandboxSta
 
 import type { Database } from "../db/database.ts";
 import { recordNetwork } from "../db/network.ts";
+import type { OwnedId } from "../db/owned-id.ts";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { saveTimeoutMs } from "../hosts/host-link.ts";
 import type { Hosts } from "../hosts/hosts.ts";
@@ -38,7 +39,8 @@ export class Networks {
    * Replaces what a sandbox's guest may reach; who may reach its ports stays. When this resolves it is in force, or, of a paused sandbox, will be when it
    * runs again. The host comes first: a record must not name a policy that is not in force.
    */
-  async replaceEgress(id: string, egress: EgressWishes): Promise<SandboxRow> {
+  async replaceEgress(owned: OwnedId, egress: EgressWishes): Promise<SandboxRow> {
+    const { id } = await this.#deps.records.get(owned); // nobody waits behind changes of what is not theirs
     const queue = this.#changes.get(id) ?? { last: Promise.resolve(), count: 0 };
     if (queue.count >= changesMax) {
       throw new PlatformError("sandbox_busy", `too many changes of the network of sandbox ${id} are under way; try again later`, {
@@ -47,7 +49,7 @@ export class Networks {
     }
     this.#changes.set(id, queue);
     queue.count += 1;
-    const change = queue.last.then(() => this.#replaceEgress(id, egress));
+    const change = queue.last.then(() => this.#replaceEgress(owned, egress));
     queue.last = change.catch(() => undefined); // its caller is told; the next one has nothing to do with it
     try {
       return await change;
@@ -57,9 +59,10 @@ export class Networks {
     }
   }
 
-  async #replaceEgress(id: string, egress: EgressWishes): Promise<SandboxRow> {
+  async #replaceEgress(owned: OwnedId, egress: EgressWishes): Promise<SandboxRow> {
     const { database, records, hosts } = this.#deps;
-    const row = await records.get(id);
+    const row = await records.get(owned);
+    const { id } = row;
     if (!settled.has(row.state)) {
       throw new PlatformError(
         "sandbox_wrong_state",
@@ -71,7 +74,7 @@ export class Networks {
     const request = { sandboxId: id, network: toWireEgress(network) };
     const answer = await host.call(() => host.client.setNetwork(request, { timeoutMs: saveTimeoutMs }));
     await records.observe(observedFrom(answer.sandbox, host.id));
-    const recorded = await recordNetwork(database.db, id, network);
+    const recorded = await recordNetwork(database.db, row, network);
     if (recorded === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
     records.changedHere(id);
     return recorded;

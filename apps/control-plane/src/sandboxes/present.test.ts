@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Database } from "../db/database.ts";
 import { listPresent } from "../db/list-sandboxes.ts";
 import { insertSandbox } from "../db/sandboxes.ts";
+import { firstTeam } from "../testing/first-team.ts";
 import { plainSandbox } from "../testing/plain-sandbox.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import { presenceOf, present } from "./present.ts";
@@ -60,7 +61,7 @@ test("the list in SQL and the view of one row agree on what there is", async () 
       const seen = present(row, now);
       const presence = presenceOf(seen);
       for (const asked of ["running", "paused"] as const) {
-        const found = await listPresent(db, { template, presence: [asked], order: "desc", limit: 1 }, now);
+        const found = await listPresent(db, { teamId: firstTeam, template, presence: [asked], order: "desc", limit: 1 }, now);
         expect(found.length, `${asked}: ${JSON.stringify(columns)} is seen as ${seen.state}`).toBe(presence === asked ? 1 : 0);
       }
     }),

@@ -1,31 +1,52 @@
-import { minute, ServiceLoop, type Logger } from "@roost/kit";
+import type { SandboxState } from "@roost/contract";
+import { hour, minute, ServiceLoop, type Logger } from "@roost/kit";
 
 import type { Db } from "../db/database.ts";
-import { recordHost } from "../db/hosts.ts";
-import { applyObserved, listOfHost, markLost, markStopped, type SandboxRow } from "../db/sandboxes.ts";
-import { createTimeoutMs, destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
+import { recordTemplates } from "../db/hosts.ts";
+import { listBusySandboxes, listMakersOf } from "../db/operations.ts";
+import {
+  applyObserved,
+  findSandboxesOfAnyTeam,
+  listOfHost,
+  markLost,
+  markStopped,
+  type ObservedSandbox,
+  type SandboxRow,
+} from "../db/sandboxes.ts";
+import { forgetStrays, listOverdueStrays, seeStrays } from "../db/strays.ts";
+import { callTimeoutMs, createTimeoutMs, destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
+import { Turns } from "./turns.ts";
 
 /** Time between two rounds in `ms` when nobody pokes */
 const intervalMs = 1 * minute;
+/** How long a host may be at one change of a sandbox in `ms` before it is asked again: its own deadlines are shorter */
+const stuckMs = 15 * minute;
+/** How long a sandbox that nothing explains is left alone in `ms`: time to notice that a database was restored from a copy that is too old */
+export const strayGraceMsDefault = 24 * hour;
+/** Calls to the host at once */
+const callsAtOnce = 8;
+
+/** States that a host leaves by itself. */
+const changing: ReadonlySet<SandboxState> = new Set(["creating", "pausing", "resuming", "snapshotting", "stopping"]);
 
 export interface ReconcilerDependencies {
   readonly db: Db;
   readonly host: HostLink;
-  /** Whether this process is waiting for the host to create this sandbox. */
-  readonly isCreating: (sandboxId: string) => boolean;
   /** Whether no other process creates sandboxes on this database. */
   readonly isExclusive: boolean;
   /** Called after a record changed to an end. */
   readonly onEnded: (sandboxId: string) => void;
+  readonly strayGraceMs?: number;
   readonly log: Logger;
   readonly now?: () => Date;
 }
 
 /**
- * Makes records and host agree, whatever was missed: takes no input, reads both sides, acts on the difference.
+ * Makes records and one host agree, whatever was missed: takes no input, reads both sides, acts on the difference. ARCHITECTURE.md has its rules in a table.
  *
- * The host is right about what it has. Records are read *before* the host is asked, and a record is called lost only if
- * it has not changed since (generation and state): one that was made or changed after the listing is left alone.
+ * The host is right about what it has. Records are read *before* the host is asked, then which sandboxes operations are at work on, which are left alone; and every write is guarded
+ * by what was read (generation and state), so a record that changed after the listing is left alone, too. That makes two control planes at once safe without a lock: the slower one
+ * of two that act on the same difference changes nothing. A host that does not answer is no news: nothing is written.
  */
 export class Reconciler {
   readonly #deps: ReconcilerDependencies;
@@ -53,29 +74,46 @@ export class Reconciler {
     const { db, host } = this.#deps;
     const now = this.#deps.now?.() ?? new Date();
     const recorded = await listOfHost(db, host.id);
+    const busy = await listBusySandboxes(db);
     const listed = new Map((await host.listSandboxes()).map((sandbox) => [sandbox.id, sandbox]));
 
     const known = new Map(recorded.map((row) => [row.id, row]));
+    const unknown: ObservedSandbox[] = [];
     for (const sandbox of listed.values()) {
       const row = known.get(sandbox.id);
-      if (row !== undefined && row.generation >= sandbox.generation && row.time_lost === null) continue;
-      const applied = await applyObserved(db, sandbox, now);
-      if (applied === "adopted") this.#log.info({ sandboxId: sandbox.id, state: sandbox.state }, "adopted a sandbox without a record");
+      if (row === undefined) unknown.push(sandbox);
+      else if (row.generation < sandbox.generation || row.time_lost !== null) await applyObserved(db, sandbox, now);
     }
     for (const row of recorded) {
-      if (listed.has(row.id)) {
-        if (row.time_delete_requested !== null && !this.#deps.isCreating(row.id)) await this.#finishDelete(row, now);
-      } else if (!this.#mayYetAppear(row, now)) {
-        await this.#recordAbsence(row, now);
-      }
+      if (!listed.has(row.id) && !busy.has(row.id) && !this.#mayYetAppear(row, now)) await this.#recordAbsence(row, now);
     }
+    const calls = recorded.flatMap((row) => {
+      const sandbox = listed.get(row.id);
+      return sandbox === undefined || busy.has(row.id) ? [] : [async () => this.#finish(row, sandbox, now)];
+    });
+    const unwanted = await this.#unwanted(unknown, now);
+    await this.#each([...calls, ...unwanted.map((id) => async () => this.#end(id))]);
+
     const description = await host.describe(0);
-    await recordHost(db, { id: host.id, info: description.info, templates: description.templates }, now);
+    await recordTemplates(db, host.id, description.templates);
   }
 
-  /** A create that is still on its way to the host is no loss. */
+  /** Does all of them; one that fails is tried again in the next round, and keeps no other from being done. */
+  async #each(calls: readonly (() => Promise<void>)[]): Promise<void> {
+    const turns = new Turns(callsAtOnce);
+    const failures: unknown[] = [];
+    await Promise.all(
+      calls.map(async (call) =>
+        turns.take(async () => {
+          await call().catch((error: unknown) => failures.push(error));
+        }),
+      ),
+    );
+    if (failures.length > 0) this.#log.warn({ err: failures[0], count: failures.length }, "some sandboxes could not be brought in order");
+  }
+
+  /** A create from before there were operations that is still on its way to the host is no loss. */
   #mayYetAppear(row: SandboxRow, now: Date): boolean {
-    if (this.#deps.isCreating(row.id)) return true;
     if (row.state !== "creating" || this.#deps.isExclusive) return false;
     return now.getTime() - row.time_created.getTime() < createTimeoutMs;
   }
@@ -90,14 +128,64 @@ export class Reconciler {
     }
   }
 
-  async #finishDelete(row: SandboxRow, now: Date): Promise<void> {
-    const { db, host } = this.#deps;
-    await host.call(() => host.client.destroySandbox({ sandboxId: row.id }, { timeoutMs: destroyTimeoutMs }));
-    if (await markStopped(db, row.id, "deleted", now)) this.#ended(row, "stopped");
+  /** Ends what is to be ended, and asks the host once more for what it has been at for too long. */
+  async #finish(row: SandboxRow, sandbox: ObservedSandbox, now: Date): Promise<void> {
+    if (row.time_delete_requested !== null) {
+      await this.#end(row.id);
+      if (await markStopped(this.#deps.db, row.id, "deleted", now)) this.#ended(row, "stopped");
+      return;
+    }
+    const isStuck =
+      changing.has(sandbox.state) && sandbox.generation === row.generation && now.getTime() - row.time_state_updated.getTime() >= stuckMs;
+    if (!isStuck) return;
+    const { host } = this.#deps;
+    this.#log.warn({ sandboxId: row.id, state: sandbox.state }, "a host has been at this for too long; asking it again");
+    const request = { sandboxId: row.id };
+    const options = { timeoutMs: callTimeoutMs };
+    if (sandbox.state === "pausing") await host.call(() => host.client.pauseSandbox(request, options));
+    else if (sandbox.state === "resuming") await host.call(() => host.client.resumeSandbox(request, options));
+    else if (sandbox.state !== "snapshotting") await this.#end(row.id); // nobody waits for it to be made, or it is to end anyway
+  }
+
+  /** Of sandboxes that have no record here, those that are to be ended. */
+  async #unwanted(unknown: readonly ObservedSandbox[], now: Date): Promise<string[]> {
+    const { db, host, strayGraceMs = strayGraceMsDefault } = this.#deps;
+    const running = unknown.filter((sandbox) => sandbox.state !== "stopped");
+    const ids = running.map((sandbox) => sandbox.id);
+    const records = new Map((await findSandboxesOfAnyTeam(db, ids)).map((row) => [row.id, row]));
+    const makers = await listMakersOf(
+      db,
+      ids.filter((id) => !records.has(id)),
+    );
+    const ended: string[] = [];
+    const strays: string[] = [];
+    for (const sandbox of running) {
+      const row = records.get(sandbox.id);
+      const maker = makers.find((operation) => operation.made.includes(sandbox.id));
+      if (row !== undefined && row.host_id === host.id) {
+        // Made since the records were read; or deleted, which the host was not told, or was told before it had it
+        if (row.state === "stopped") ended.push(sandbox.id);
+        else await applyObserved(db, sandbox, now);
+      } else if (row === undefined && maker !== undefined) {
+        if (maker.state !== "running") ended.push(sandbox.id); // a create that was undone reached the host after all
+      } else strays.push(sandbox.id);
+    }
+    await forgetStrays(db, host.id, strays);
+    const news = await seeStrays(db, host.id, strays, now);
+    for (const sandboxId of news)
+      this.#log.warn({ sandboxId }, "a sandbox on a host that nothing here explains; it is ended if that stays so");
+    const overdue = await listOverdueStrays(db, host.id, new Date(now.getTime() - strayGraceMs));
+    for (const sandboxId of overdue) this.#log.warn({ sandboxId }, "ending a sandbox that nothing explains");
+    return [...ended, ...overdue];
+  }
+
+  async #end(sandboxId: string): Promise<void> {
+    const { host } = this.#deps;
+    await host.call(() => host.client.destroySandbox({ sandboxId }, { timeoutMs: destroyTimeoutMs }));
   }
 
   #ended(row: SandboxRow, state: "stopped" | "failed"): void {
-    this.#log.warn({ sandboxId: row.id, from: row.state, state }, "record corrected: the host does not know this sandbox");
+    this.#log.warn({ sandboxId: row.id, from: row.state, state }, "record corrected");
     this.#deps.onEnded(row.id);
   }
 }

@@ -2,7 +2,8 @@ import { PlatformError, type SandboxState } from "@roost/contract";
 import { second, type Logger } from "@roost/kit";
 
 import type { Database } from "../db/database.ts";
-import { applyObserved, findSandbox, markStopped, type ObservedSandbox, type SandboxRow } from "../db/sandboxes.ts";
+import type { OwnedId } from "../db/owned-id.ts";
+import { applyObserved, findSandbox, findSandboxOfAnyTeam, markStopped, type ObservedSandbox, type SandboxRow } from "../db/sandboxes.ts";
 import { destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
 import { present } from "./present.ts";
 
@@ -18,6 +19,8 @@ export interface SandboxRecordsDependencies {
   readonly onEnded: (sandboxId: string) => void;
   /** A sandbox's record says something else now; what was read of it before does not count */
   readonly onChanged?: (sandboxId: string) => void;
+  /** A sandbox is about to end: what only its host knows of it is asked for now or never. Must not fail, nor take long */
+  readonly onBeforeEnd?: (sandboxId: string, host: HostLink) => Promise<void>;
   /** A sandbox runs again with what ran in it before */
   readonly onResumed?: (row: SandboxRow) => void;
   /** A sandbox's time ends then, perhaps earlier than anything else's */
@@ -45,30 +48,28 @@ export class SandboxRecords {
     return this.#deps.now?.() ?? new Date();
   }
 
-  /** A sandbox as it is seen now: one whose end was decided is `stopping` (see ./present.ts). */
-  async get(id: string): Promise<SandboxRow> {
-    return present(await this.recorded(id), this.now());
+  /** A team's sandbox as it is seen now: one whose end was decided is `stopping` (see ./present.ts). */
+  async get(owned: OwnedId): Promise<SandboxRow> {
+    return present(await this.recorded(owned), this.now());
   }
 
-  /** A sandbox as its host last described it. */
-  async recorded(id: string): Promise<SandboxRow> {
-    return this.#known(id, (row) => row.for_build_id === null);
-  }
-
-  /** As `get`, also one that works for a build, which users do not see. */
-  async any(id: string): Promise<SandboxRow> {
-    return present(await this.#known(id, () => true), this.now());
-  }
-
-  async #known(id: string, isVisible: (row: SandboxRow) => boolean): Promise<SandboxRow> {
-    const row = await findSandbox(this.#db, id);
-    if (row === undefined || !isVisible(row)) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
+  /** A team's sandbox as its host last described it. */
+  async recorded(owned: OwnedId): Promise<SandboxRow> {
+    const row = await findSandbox(this.#db, owned);
+    if (row === undefined || row.for_build_id !== null) throw sandboxNotFound(owned.id);
     return row;
+  }
+
+  /** As `get`, whosever it is, and also one that works for a build: for what the platform itself does. */
+  async ofAnyTeam(id: string): Promise<SandboxRow> {
+    const row = await findSandboxOfAnyTeam(this.#db, id);
+    if (row === undefined) throw sandboxNotFound(id);
+    return present(row, this.now());
   }
 
   /** Records what a host said; ends what depended on a VM that is no longer running. */
   async observe(observed: ObservedSandbox): Promise<void> {
-    const before = observed.state === "running" ? await findSandbox(this.#db, observed.id) : undefined;
+    const before = observed.state === "running" ? await findSandboxOfAnyTeam(this.#db, observed.id) : undefined;
     const now = this.now();
     const applied = await applyObserved(this.#db, observed, now);
     if (applied === "stale") return;
@@ -78,7 +79,7 @@ export class SandboxRecords {
       this.#deps.onExpiry?.(before.time_expires ?? new Date(now.getTime() + before.expiry_sec * second));
     }
     if (!guestStays.has(state)) this.#deps.onEnded(id);
-    if (before !== undefined && isSaved.has(before.state)) this.resumed(await this.any(id));
+    if (before !== undefined && isSaved.has(before.state)) this.resumed(await this.ofAnyTeam(id));
     this.#wake(id);
   }
 
@@ -89,6 +90,7 @@ export class SandboxRecords {
 
   /** Ends a sandbox on its host, and its record. `reason`: for its log, where nobody asked for it. */
   async endOnHost(id: string, host: HostLink, reason = ""): Promise<void> {
+    await this.#deps.onBeforeEnd?.(id, host);
     await host.call(() => host.client.destroySandbox({ sandboxId: id, reason }, { timeoutMs: destroyTimeoutMs }));
     await this.#markStopped(id);
   }
@@ -140,4 +142,8 @@ export class SandboxRecords {
     this.#deps.onChanged?.(id);
     for (const done of this.#waiting.get(id) ?? []) done();
   }
+}
+
+function sandboxNotFound(id: string): PlatformError {
+  return new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
 }

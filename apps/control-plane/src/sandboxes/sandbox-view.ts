@@ -1,13 +1,14 @@
-import type { Generation, Sandbox } from "@roost/contract";
+import type { Generation, Sandbox, SeenHostState } from "@roost/contract";
 import type { Generation as WireGeneration } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 
 import type { SandboxRow } from "../db/sandboxes.ts";
 
 /** A record as users see it. */
-export function viewSandbox(row: SandboxRow): Sandbox {
+export function viewSandbox(row: SandboxRow, hostState: SeenHostState): Sandbox {
   return {
     id: row.id,
     state: row.state,
+    host_state: row.state === "stopped" ? null : hostState,
     template: row.template,
     vcpus: row.vcpus,
     memory_mb: row.memory_mib,

@@ -7,6 +7,7 @@ import type { Database } from "../db/database.ts";
 import { HostLink } from "../hosts/host-link.ts";
 import { Hosts } from "../hosts/hosts.ts";
 import { FakeHost, hostError } from "../testing/fake-host.ts";
+import { firstTeam, own } from "../testing/first-team.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import { Reconciler } from "./reconciler.ts";
 import { Sandboxes } from "./sandboxes.ts";
@@ -25,11 +26,15 @@ let sandboxes: Sandboxes;
 let reconciler: Reconciler;
 let ended: string[];
 let abort: AbortController;
+const strayGraceMs = 60_000;
+/** How far the reconciler's clock is ahead */
+let skewMs = 0;
 let watching: Promise<void>;
 
 beforeEach(async () => {
   await database.db.deleteFrom("sandbox").execute();
   ended = [];
+  skewMs = 0;
   host = new FakeHost("host-1", () => 1);
   link = new HostLink(host, silentLogger);
   const onEnded = (id: string) => ended.push(id);
@@ -37,9 +42,10 @@ beforeEach(async () => {
   reconciler = new Reconciler({
     db: database.db,
     host: link,
-    isCreating: (id) => sandboxes.isCreating(id),
     isExclusive: true,
     onEnded,
+    strayGraceMs,
+    now: () => new Date(Date.now() + skewMs),
     log: silentLogger,
   });
   abort = new AbortController();
@@ -58,11 +64,11 @@ afterEach(async () => {
 
 const body = createSandboxBodySchema.parse({ vcpus: 1, memory_mb: 512, timeout_sec: 60, metadata: { a: "b" }, envs: { X: "1" } });
 const never = new AbortController().signal;
-const create = () => sandboxes.create(body, new AbortController().signal);
-const list = async () => (await sandboxes.list({ limit: 100 })).sandboxes;
+const create = () => sandboxes.create(firstTeam, body, new AbortController().signal);
+const list = async () => (await sandboxes.list(firstTeam, { limit: 100 })).sandboxes;
 const isState = (id: string, state: string) =>
   poll({ what: `state ${state}`, timeoutMs: 30_000, intervalMs: 2 }, async () =>
-    (await sandboxes.get(id)).state === state ? true : undefined,
+    (await sandboxes.get(own(id))).state === state ? true : undefined,
   );
 
 /** Holds creates on the host until the returned function is called. */
@@ -78,7 +84,7 @@ async function createHeld(
   signal = never,
 ): Promise<{ readonly creating: Promise<unknown>; readonly id: string; readonly release: () => void }> {
   const release = holdCreates();
-  const creating = sandboxes.create(body, signal);
+  const creating = sandboxes.create(firstTeam, body, signal);
   creating.catch(() => undefined);
   const id = await poll({ what: "the create on the host", timeoutMs: 30_000, intervalMs: 2 }, () => [...host.sandboxes.keys()][0]);
   return { creating, id, release };
@@ -99,15 +105,15 @@ test("a created sandbox runs, and the record is what the host said", async () =>
 
 test("the record is there before the host has made anything", async () => {
   const { creating, id, release } = await createHeld();
-  expect(await sandboxes.get(id)).toMatchObject({ state: "creating" });
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "creating" });
   release();
   await creating;
 });
 
 test("an unknown template is told with those there are, and leaves no record", async () => {
-  await expect(sandboxes.create({ ...body, template: "nope" }, never)).rejects.toMatchObject({
+  await expect(sandboxes.create(firstTeam, { ...body, template: "nope" }, never)).rejects.toMatchObject({
     code: "template_not_found",
-    message: /there are: base/,
+    message: /hosts have: base/,
   });
   expect(await list()).toEqual([]);
 });
@@ -141,7 +147,7 @@ test("a create whose outcome is unknown is failed, and ended by the reconciler i
   await reconciler.reconcile(); // sees it running: record follows the host …
   await reconciler.reconcile(); // … and ends it, because nobody waits for it
   expect(host.destroyed).toContain(row?.id);
-  expect(await sandboxes.get(row?.id ?? "")).toMatchObject({ state: "stopped" });
+  expect(await sandboxes.get(own(row?.id ?? ""))).toMatchObject({ state: "stopped" });
 });
 
 test("no host at all is 503", async () => {
@@ -152,10 +158,10 @@ test("no host at all is 503", async () => {
 
 test("deleting a create in flight aborts it", async () => {
   const { creating, id, release } = await createHeld();
-  await sandboxes.delete(id);
+  await sandboxes.delete(own(id));
   release();
   await expect(creating).rejects.toMatchObject({ code: "create_aborted" });
-  expect(await sandboxes.get(id)).toMatchObject({ state: "stopped", stop_reason: "deleted" });
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "stopped", stop_reason: "deleted" });
   expect(host.sandboxes.size).toBe(0);
 });
 
@@ -173,7 +179,7 @@ test("a delete that reached the host before its create did is not forgotten", as
   // The host answers the destroy as if it had never heard of the sandbox.
   const sandbox = host.sandboxes.get(id);
   host.sandboxes.delete(id);
-  await sandboxes.delete(id);
+  await sandboxes.delete(own(id));
   if (sandbox !== undefined) host.sandboxes.set(id, sandbox);
   release();
   await expect(creating).rejects.toMatchObject({ code: "create_aborted" });
@@ -192,20 +198,20 @@ test("a caller who goes away undoes the create", async () => {
 
 test("deleting twice, and deleting what failed, succeeds; deleting nothing is 404", async () => {
   const { id } = await create();
-  await sandboxes.delete(id);
-  await sandboxes.delete(id);
+  await sandboxes.delete(own(id));
+  await sandboxes.delete(own(id));
   expect(host.destroyed).toEqual([id]);
-  await expect(sandboxes.delete("inosuch")).rejects.toMatchObject({ code: "sandbox_not_found" });
+  await expect(sandboxes.delete(own("inosuch"))).rejects.toMatchObject({ code: "sandbox_not_found" });
 });
 
 test("deleting while the host is away is 503, and happens when it is back", async () => {
   const { id } = await create();
   host.isUnreachable = true;
-  await expect(sandboxes.delete(id)).rejects.toMatchObject({ code: "host_unreachable" });
-  expect(await sandboxes.get(id)).toMatchObject({ state: "stopping" });
+  await expect(sandboxes.delete(own(id))).rejects.toMatchObject({ code: "host_unreachable" });
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "stopping" });
   host.isUnreachable = false;
   await reconciler.reconcile();
-  expect(await sandboxes.get(id)).toMatchObject({ state: "stopped" });
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "stopped" });
 });
 
 test("a VM that died is failed with its evidence, at once", async () => {
@@ -215,26 +221,75 @@ test("a VM that died is failed with its evidence, at once", async () => {
     vmExit: { $typeName: "hostagent.v1.VmExit", signal: "SIGKILL", consoleTail: ["panic\0!"] },
   });
   await isState(id, "failed");
-  expect(await sandboxes.get(id)).toMatchObject({
+  expect(await sandboxes.get(own(id))).toMatchObject({
     failure_reason: "the VM ended",
     vm_exit: { exit_code: null, signal: "SIGKILL", console_tail: ["panic\u{FFFD}!"] },
   });
   expect(ended).toContain(id);
-  await expect(sandboxes.getUsable(id)).rejects.toMatchObject({ code: "sandbox_wrong_state", message: /failure_reason/ });
+  await expect(sandboxes.getUsable(own(id))).rejects.toMatchObject({ code: "sandbox_wrong_state", message: /failure_reason/ });
 });
 
 test("a sandbox that its host paused because nobody used it is paused", async () => {
   const { id } = await create();
   host.images.pause(id);
   await isState(id, "paused");
-  expect(await sandboxes.get(id)).toMatchObject({ stop_reason: null, current_generation: 1, has_memory: true });
+  expect(await sandboxes.get(own(id))).toMatchObject({ stop_reason: null, current_generation: 1, has_memory: true });
   expect(ended).toContain(id);
 });
 
-test("what the host shows and nobody recorded is adopted", async () => {
-  host.add({ sandboxId: "iadopted", template: "other" });
+test("what the host shows and nothing explains is left alone for a while, and then ended", async () => {
+  host.add({ sandboxId: "istray", template: "other" });
   await reconciler.reconcile();
-  expect(await sandboxes.get("iadopted")).toMatchObject({ state: "running", template: "other", host_id: "host-1" });
+  skewMs = strayGraceMs - 10_000;
+  await reconciler.reconcile();
+  expect(host.sandboxes.has("istray")).toBe(true);
+  await expect(sandboxes.get(own("istray"))).rejects.toMatchObject({ code: "sandbox_not_found" });
+  skewMs = strayGraceMs + 10_000;
+  await reconciler.reconcile();
+  expect(host.sandboxes.has("istray")).toBe(false);
+});
+
+test("what was gone for a while counts as a stray anew", async () => {
+  host.add({ sandboxId: "istray" });
+  await reconciler.reconcile();
+  host.forget("istray");
+  await reconciler.reconcile();
+  host.add({ sandboxId: "istray" });
+  skewMs = strayGraceMs + 10_000;
+  await reconciler.reconcile();
+  expect(host.sandboxes.has("istray")).toBe(true);
+});
+
+test("a sandbox that was deleted while its host was away is ended when it is back", async () => {
+  const { id } = await create();
+  const sandbox = host.sandboxes.get(id);
+  await sandboxes.delete(own(id));
+  if (sandbox !== undefined) host.sandboxes.set(id, sandbox);
+  await reconciler.reconcile();
+  expect(host.sandboxes.has(id)).toBe(false);
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "stopped" });
+});
+
+test("a create that was undone and reaches its host after all is ended there", async () => {
+  host.createFailure = hostError("capacity_exhausted", "full");
+  await expect(create()).rejects.toMatchObject({ code: "capacity_exhausted" });
+  const [operation] = await sandboxes.operations.list(firstTeam, { limit: 1 });
+  const [id = ""] = operation?.made ?? [];
+  expect(operation).toMatchObject({ state: "failed", failure: { code: "capacity_exhausted" } });
+  host.add({ sandboxId: id });
+  await reconciler.reconcile();
+  expect(host.sandboxes.has(id)).toBe(false);
+});
+
+test("what a host has been at for too long is asked for again", async () => {
+  const { id } = await create();
+  host.change(id, SandboxState.CREATING); // and nobody waits for it
+  await isState(id, "creating");
+  await reconciler.reconcile();
+  expect(host.destroyed).toEqual([]);
+  skewMs = 3_600_000;
+  await reconciler.reconcile();
+  expect(host.destroyed).toEqual([id]);
 });
 
 test("what the host lost is failed, and taken back if it turns up", async () => {
@@ -242,10 +297,10 @@ test("what the host lost is failed, and taken back if it turns up", async () => 
   const sandbox = host.sandboxes.get(id);
   host.forget(id);
   await reconciler.reconcile();
-  expect(await sandboxes.get(id)).toMatchObject({ state: "failed", failure_reason: /lost by its host/ });
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "failed", failure_reason: /lost by its host/ });
   if (sandbox !== undefined) host.sandboxes.set(id, sandbox);
   await reconciler.reconcile();
-  expect(await sandboxes.get(id)).toMatchObject({ state: "running", failure_reason: null });
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "running", failure_reason: null });
 });
 
 test("a create in flight is not lost, however early the host was listed", async () => {
@@ -253,7 +308,7 @@ test("a create in flight is not lost, however early the host was listed", async 
   const sandbox = host.sandboxes.get(id);
   host.sandboxes.delete(id); // as in a listing made a moment before
   await reconciler.reconcile();
-  expect(await sandboxes.get(id)).toMatchObject({ state: "creating" });
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "creating" });
   if (sandbox !== undefined) host.sandboxes.set(id, sandbox);
   release();
   await creating;
@@ -276,25 +331,29 @@ test("a sandbox that changed after the listing is left alone", async () => {
     host.afterListing = undefined;
     if (sandbox === undefined) return;
     host.sandboxes.set(id, sandbox); // it was there all along, and is resized meanwhile
-    await sandboxes.setTimeout(id, 99);
+    await sandboxes.setTimeout(own(id), 99);
   };
   await reconciler.reconcile();
-  expect(await sandboxes.get(id)).toMatchObject({ state: "running", timeout_sec: 99 });
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "running", timeout_sec: 99 });
 });
 
-test("creates that a former process left behind fail, those on their way from another replica do not", async () => {
+test("creates that a former process left behind are undone, those on their way from another replica are not", async () => {
   const { creating, id, release } = await createHeld();
   const held = host.sandboxes.get(id);
   host.sandboxes.delete(id);
-  const other = (isExclusive: boolean) =>
-    new Reconciler({ db: database.db, host: link, isCreating: () => false, isExclusive, onEnded: () => undefined, log: silentLogger });
-  await other(false).reconcile();
-  expect(await sandboxes.get(id)).toMatchObject({ state: "creating" });
-  await other(true).reconcile();
-  expect(await sandboxes.get(id)).toMatchObject({ state: "failed", failure_reason: "the control plane ended while it was being created" });
+  const other = new Sandboxes({ database, hosts: new Hosts([link]), log: silentLogger, onEnded: () => undefined });
+  await reconciler.reconcile();
+  expect(await sandboxes.get(own(id))).toMatchObject({ state: "creating" });
+  await other.recovery.round(); // nobody else can have this database, so whose operations these are is gone
+  await expect(sandboxes.get(own(id))).rejects.toMatchObject({ code: "sandbox_not_found" });
+  expect(await other.operations.list(firstTeam, { subject: id, limit: 1 })).toMatchObject([
+    { state: "failed", failure: { code: "operation_interrupted" } },
+  ]);
   if (held !== undefined) host.sandboxes.set(id, held);
   release();
-  await creating;
+  await expect(creating).rejects.toMatchObject({ code: "sandbox_not_found" });
+  await reconciler.reconcile();
+  expect(host.sandboxes.has(id)).toBe(false);
 });
 
 test("a broken watch is opened again and catches up", async () => {
@@ -307,15 +366,16 @@ test("a broken watch is opened again and catches up", async () => {
 
 test("ping, timeout, metrics and console go to the host, in states that allow them", async () => {
   const { id } = await create();
-  await sandboxes.ping(id);
-  expect(await sandboxes.setTimeout(id, 5)).toMatchObject({ timeout_sec: 5, state: "running" });
-  expect(await sandboxes.metrics(id, "10m")).toMatchObject({ sandbox_id: id, points: [{ timestamp_unix: 1, cpu_pct: 12.5 }] });
-  expect(Buffer.from(await sandboxes.console(id, 7)).toString()).toBe("login: ");
-  await sandboxes.delete(id);
-  for (const use of [() => sandboxes.ping(id), () => sandboxes.setTimeout(id, 5), () => sandboxes.metrics(id, "10m")]) {
+  await sandboxes.ping(own(id));
+  expect(await sandboxes.setTimeout(own(id), 5)).toMatchObject({ timeout_sec: 5, state: "running" });
+  expect(await sandboxes.metrics(own(id), "10m")).toMatchObject({ sandbox_id: id, points: [{ timestamp_unix: 1, cpu_pct: 12.5 }] });
+  expect(Buffer.from(await sandboxes.console(own(id), 7)).toString()).toBe("login: ");
+  await sandboxes.delete(own(id));
+  expect(await sandboxes.metrics(own(id), "10m"), "nothing is stored here").toMatchObject({ points: [] });
+  for (const use of [() => sandboxes.ping(own(id)), () => sandboxes.setTimeout(own(id), 5)]) {
     await expect(use()).rejects.toMatchObject({ code: "sandbox_wrong_state" });
   }
-  expect(await sandboxes.console(id, 7)).toEqual(new Uint8Array());
+  expect(await sandboxes.console(own(id), 7)).toEqual(new Uint8Array());
 });
 
 test("a fresh look shows the host's last activity, and the record when the host is away", async () => {
@@ -323,9 +383,9 @@ test("a fresh look shows the host's last activity, and the record when the host 
   const later = BigInt(Date.now() + 1_000_000);
   const sandbox = host.sandboxes.get(id);
   if (sandbox !== undefined) sandbox.timeLastActiveMs = later;
-  expect((await sandboxes.getFresh(id)).time_last_active.getTime()).toBe(Number(later));
+  expect((await sandboxes.getFresh(own(id))).time_last_active.getTime()).toBe(Number(later));
   host.isUnreachable = true;
-  expect(await sandboxes.getFresh(id)).toMatchObject({ id, state: "running" });
+  expect(await sandboxes.getFresh(own(id))).toMatchObject({ id, state: "running" });
 });
 
 test("while draining nothing new is created", async () => {
@@ -336,9 +396,9 @@ test("while draining nothing new is created", async () => {
 
 test("many at once, with deletes in between, end as the host says", async () => {
   const rows = await Promise.all(Array.from({ length: 20 }, create));
-  await Promise.all([...rows.slice(0, 10).map((row) => sandboxes.delete(row.id)), reconciler.reconcile(), reconciler.reconcile()]);
+  await Promise.all([...rows.slice(0, 10).map((row) => sandboxes.delete(own(row.id))), reconciler.reconcile(), reconciler.reconcile()]);
   await reconciler.reconcile();
-  const states = await Promise.all(rows.map(async (row) => (await sandboxes.get(row.id)).state));
+  const states = await Promise.all(rows.map(async (row) => (await sandboxes.get(own(row.id))).state));
   expect(states).toEqual([...Array.from({ length: 10 }, () => "stopped"), ...Array.from({ length: 10 }, () => "running")]);
   expect(host.sandboxes.size).toBe(10);
 });

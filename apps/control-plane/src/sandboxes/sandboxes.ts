@@ -1,10 +1,12 @@
 import {
   PlatformError,
   type CreateSandboxBody,
+  type ErrorCode,
   type ForkSandboxBody,
   type ListSandboxesQuery,
   type Metrics,
   type MetricsRange,
+  type Sandbox,
 } from "@roost/contract";
 import { second, withDeadline, type Logger } from "@roost/kit";
 
@@ -12,26 +14,27 @@ import type { Database } from "../db/database.ts";
 import type { NewEvent } from "../db/events.ts";
 import { claimDelete } from "../db/expiry.ts";
 import { countPresent, listPresent, listSandboxes, type PresentFilter, type PresentPageQuery } from "../db/list-sandboxes.ts";
-import { requestDelete, type ObservedSandbox, type SandboxRow } from "../db/sandboxes.ts";
+import type { OwnedId } from "../db/owned-id.ts";
+import { requestDelete, requestDeleteOfAnyTeam, type ObservedSandbox, type SandboxRow } from "../db/sandboxes.ts";
 import { callTimeoutMs } from "../hosts/host-link.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import type { Hosts } from "../hosts/hosts.ts";
+import { Operations, type OperationRequest } from "../operations/operations.ts";
+import { Recovery } from "../operations/recovery.ts";
+import { cpuOvercommitDefault, Placements } from "../placement/placements.ts";
 import { Connects } from "./connects.ts";
-import {
-  Creates,
-  type BuildSandboxSpec,
-  type CreateOptions,
-  type CreatesDependencies,
-  type ForkedChild,
-  type ForkOptions,
-} from "./creates.ts";
+import { Creates, type BuildSandboxSpec, type CreateOptions, type CreatesDependencies } from "./creates.ts";
 import { Expiry } from "./expiry.ts";
+import { Forks, type ForkedChild, type ForkOptions } from "./forks.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { decodeCursor, encodeCursor } from "./list-cursor.ts";
+import { metricsOver, type StoredMetrics } from "./metric-history.ts";
 import { Networks } from "./network.ts";
+import { Newcomers } from "./newcomers.ts";
 import { present, presenceOf } from "./present.ts";
-import { SandboxRecords } from "./records.ts";
+import { SandboxRecords, type SandboxRecordsDependencies } from "./records.ts";
 import { requireAllowed, useOf } from "./require-state.ts";
+import { viewSandbox } from "./sandbox-view.ts";
 
 /** Longest wait in `ms` for a host's newest word on a sandbox before the record is shown as it is */
 const freshenTimeoutMs = 2 * second;
@@ -50,6 +53,8 @@ export interface PresentPage {
   readonly next: PresentPageQuery["after"];
 }
 
+export type CreateResult = "ok" | ErrorCode;
+
 export interface SandboxesDependencies {
   readonly database: Database;
   readonly hosts: Hosts;
@@ -59,8 +64,18 @@ export interface SandboxesDependencies {
   readonly onResumed?: (row: SandboxRow) => void;
   /** What the control plane itself does to sandboxes */
   readonly onEvent?: (event: NewEvent) => Promise<void>;
+  /** Told how each create ended, for metrics */
+  readonly onCreate?: (result: CreateResult, durationMs: number) => void;
+  readonly onBeforeEnd?: NonNullable<SandboxRecordsDependencies["onBeforeEnd"]>;
+  /** What is stored of their metrics; default: nothing */
+  readonly storedMetrics?: StoredMetrics;
   readonly resolveTemplate?: CreatesDependencies["resolveTemplate"];
   readonly startCommand?: CreatesDependencies["startCommand"];
+  /** Default: its own */
+  readonly operations?: Operations;
+  readonly cpuOvercommit?: number;
+  /** How long who finds no room waits for it, in `ms` */
+  readonly roomWaitMs?: number;
   readonly now?: () => Date;
 }
 
@@ -74,27 +89,50 @@ export class Sandboxes {
   readonly connects: Connects;
   readonly expiry: Expiry;
   readonly networks: Networks;
+  readonly operations: Operations;
+  readonly recovery: Recovery;
   readonly #database: Database;
   readonly #hosts: Hosts;
   readonly #log: Logger;
+  readonly #newcomers: Newcomers;
   readonly #creates: Creates;
+  readonly #forks: Forks;
+  readonly #storedMetrics: StoredMetrics;
+  readonly #onCreate: (result: CreateResult, durationMs: number) => void;
 
   constructor(deps: SandboxesDependencies) {
     const { database, hosts, log } = deps;
     this.#database = database;
     this.#hosts = hosts;
     this.#log = log;
-    const records = new SandboxRecords({ ...deps, onExpiry: (end) => this.expiry.poke(end) });
+    this.#storedMetrics = deps.storedMetrics ?? (async () => []);
+    this.#onCreate = deps.onCreate ?? (() => undefined);
+    const onEnded = (sandboxId: string) => {
+      placements.roomMade();
+      deps.onEnded(sandboxId);
+    };
+    const records = new SandboxRecords({ ...deps, onEnded, onExpiry: (end) => this.expiry.poke(end) });
     this.records = records;
-    this.lifecycle = new Lifecycle({ database, records, hosts, log });
+    const now = () => records.now();
+    const operations = deps.operations ?? new Operations({ database, log, now });
+    this.operations = operations;
+    this.recovery = new Recovery({ database, operations, records, hosts, log });
+    const { cpuOvercommit = cpuOvercommitDefault, roomWaitMs } = deps;
+    const placements = new Placements({ database, hosts, cpuOvercommit, now, ...(roomWaitMs === undefined ? {} : { roomWaitMs }) });
+    this.lifecycle = new Lifecycle({ database, records, hosts, operations, placements, log });
     this.connects = new Connects({ database, records, lifecycle: this.lifecycle });
     const onEvent = deps.onEvent ?? (async () => undefined);
     this.expiry = new Expiry({ database, records, lifecycle: this.lifecycle, hosts, log, onEvent });
     this.networks = new Networks({ database, records, hosts });
+    const newcomers = new Newcomers({ database, records, hosts });
+    this.#newcomers = newcomers;
+    this.#forks = new Forks({ records, hosts, newcomers, operations, placements, log });
     this.#creates = new Creates({
-      database,
-      records: this.records,
+      records,
       hosts,
+      newcomers,
+      operations,
+      placements,
       log,
       resolveTemplate: deps.resolveTemplate ?? (async () => undefined),
       startCommand: deps.startCommand ?? (async () => undefined),
@@ -106,12 +144,12 @@ export class Sandboxes {
   }
 
   isCreating(sandboxId: string): boolean {
-    return this.#creates.isInFlight(sandboxId);
+    return this.#newcomers.isInFlight(sandboxId);
   }
 
   /** Takes no new sandboxes from now on. */
   drain(): void {
-    this.#creates.drain();
+    this.#newcomers.drain();
   }
 
   async observe(observed: ObservedSandbox): Promise<void> {
@@ -122,8 +160,23 @@ export class Sandboxes {
     await this.records.observeRemoved(sandboxId);
   }
 
-  async create(body: CreateSandboxBody, signal: AbortSignal, options?: CreateOptions): Promise<SandboxRow> {
-    return this.#creates.create(body, signal, options);
+  async create(
+    teamId: string,
+    body: CreateSandboxBody,
+    signal: AbortSignal,
+    options?: CreateOptions,
+    asked?: OperationRequest,
+  ): Promise<SandboxRow> {
+    const began = performance.now();
+    const tell = (result: CreateResult) => this.#onCreate(result, performance.now() - began);
+    try {
+      const row = await this.#creates.create(teamId, body, signal, options, asked);
+      tell("ok");
+      return row;
+    } catch (error) {
+      tell(error instanceof PlatformError ? error.code : "internal");
+      throw error;
+    }
   }
 
   /** A sandbox that users do not see. */
@@ -131,45 +184,57 @@ export class Sandboxes {
     return this.#creates.createForBuild(spec, signal);
   }
 
-  async fork(id: string, body: ForkSandboxBody, signal: AbortSignal, options?: ForkOptions): Promise<ForkedChild[]> {
-    return this.#creates.fork(id, body, signal, options);
+  async fork(
+    owned: OwnedId,
+    body: ForkSandboxBody,
+    signal: AbortSignal,
+    options?: ForkOptions,
+    asked?: OperationRequest,
+  ): Promise<ForkedChild[]> {
+    return this.#forks.fork(owned, body, signal, options, asked);
   }
 
-  async get(id: string): Promise<SandboxRow> {
-    return this.records.get(id);
+  async get(owned: OwnedId): Promise<SandboxRow> {
+    return this.records.get(owned);
   }
 
   /** The sandbox with its host's newest word, where that can be had quickly. */
-  async getFresh(id: string): Promise<SandboxRow> {
-    const row = await this.get(id);
+  async getFresh(owned: OwnedId): Promise<SandboxRow> {
+    const row = await this.get(owned);
     if (row.state !== "running") return row;
     try {
-      const observed = await this.#hosts.get(row.host_id).getSandbox(id, freshenTimeoutMs);
+      const observed = await this.#hosts.get(row.host_id).getSandbox(row.id, freshenTimeoutMs);
       if (observed === undefined) return row; // the reconciler decides what that means
       if (observed.generation <= row.generation) return { ...row, time_last_active: observed.timeLastActive };
       await this.observe(observed);
-      return { ...(await this.get(id)), time_last_active: observed.timeLastActive };
+      return { ...(await this.get(row)), time_last_active: observed.timeLastActive };
     } catch (error) {
-      this.#log.debug({ err: error, sandboxId: id }, "showing the record: the host did not answer");
+      this.#log.debug({ err: error, sandboxId: row.id }, "showing the record: the host did not answer");
       return row;
     }
   }
 
   /** A sandbox whose guest can be talked to, resumed for that if it may be; or the error a user gets who wants to use it. */
-  async getUsable(id: string): Promise<SandboxRow> {
-    return this.lifecycle.usable(id);
+  async getUsable(owned: OwnedId): Promise<SandboxRow> {
+    return this.lifecycle.usable(owned);
   }
 
   /** A running sandbox, or the error a user gets who asks what only a running one can be asked. */
-  async #getRunning(id: string): Promise<SandboxRow> {
-    const row = await this.records.get(id);
+  async #getRunning(owned: OwnedId): Promise<SandboxRow> {
+    const row = await this.records.get(owned);
     requireAllowed(row, useOf(row));
     return row;
   }
 
-  async list(query: ListSandboxesQuery): Promise<SandboxPage> {
+  /** A record as users see it. */
+  view(row: SandboxRow): Sandbox {
+    return viewSandbox(row, this.#hosts.seenState(row.host_id));
+  }
+
+  async list(teamId: string, query: ListSandboxesQuery): Promise<SandboxPage> {
     const metadata = query.metadata?.map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)] as const);
     const rows = await listSandboxes(this.#db, {
+      teamId,
       ...(query.state === undefined ? {} : { states: query.state }),
       ...(query.template === undefined ? {} : { template: query.template }),
       ...(metadata === undefined ? {} : { metadata: Object.fromEntries(metadata) }),
@@ -201,23 +266,23 @@ export class Sandboxes {
   }
 
   /** Pauses a sandbox that runs; `sandbox_wrong_state` when it is paused already. */
-  async pauseRunning(id: string, options: { readonly memory: boolean }): Promise<SandboxRow> {
-    if (presenceOf(await this.connects.present(id)) !== "running") {
-      throw new PlatformError("sandbox_wrong_state", `sandbox ${id} is paused already`);
+  async pauseRunning(owned: OwnedId, options: { readonly memory: boolean }): Promise<SandboxRow> {
+    if (presenceOf(await this.connects.present(owned)) !== "running") {
+      throw new PlatformError("sandbox_wrong_state", `sandbox ${owned.id} is paused already`);
     }
-    return this.lifecycle.pauseRunning(id, options);
+    return this.lifecycle.pauseRunning(owned, options);
   }
 
   /** Ends a sandbox. A create in flight is aborted. Ending one that has ended succeeds. */
-  async delete(id: string): Promise<void> {
-    const row = await requestDelete(this.#db, id, this.records.now(), { usersOnly: true });
-    if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
+  async delete(owned: OwnedId): Promise<void> {
+    const row = await requestDelete(this.#db, owned, this.records.now());
+    if (row === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${owned.id}`);
     await this.#endOnHost(row);
   }
 
   /** Ends a sandbox that works for a build, if it is there. */
   async deleteForBuild(id: string): Promise<void> {
-    const row = await requestDelete(this.#db, id, this.records.now());
+    const row = await requestDeleteOfAnyTeam(this.#db, id, this.records.now());
     if (row !== undefined) await this.#endOnHost(row);
   }
 
@@ -231,8 +296,9 @@ export class Sandboxes {
    * Ends a sandbox that has not been ended: it is gone at once for everybody. Answers when the host has ended it, too, or when
    * that takes long: then the host is told again until it is done.
    */
-  async kill(id: string): Promise<void> {
-    const row = await claimDelete(this.#db, id, this.records.now());
+  async kill(owned: OwnedId): Promise<void> {
+    const { id } = owned;
+    const row = await claimDelete(this.#db, owned, this.records.now());
     if (row === undefined) throw new PlatformError("sandbox_not_found", `sandbox ${id} was not found: it has ended, or never was`);
     this.records.endConnections(id);
     this.records.changedHere(id);
@@ -242,44 +308,45 @@ export class Sandboxes {
     );
   }
 
-  async ping(id: string): Promise<void> {
-    const row = await this.#getRunning(id);
+  async ping(owned: OwnedId): Promise<void> {
+    const row = await this.#getRunning(owned);
     const host = this.#hosts.get(row.host_id);
-    await host.call(() => host.client.pingSandbox({ sandboxId: id }, { timeoutMs: callTimeoutMs }));
+    await host.call(() => host.client.pingSandbox({ sandboxId: row.id }, { timeoutMs: callTimeoutMs }));
   }
 
-  async setTimeout(id: string, timeoutSec: number): Promise<SandboxRow> {
-    const row = await this.#getRunning(id);
+  async setTimeout(owned: OwnedId, timeoutSec: number): Promise<SandboxRow> {
+    const row = await this.#getRunning(owned);
     const host = this.#hosts.get(row.host_id);
-    const answer = await host.call(() => host.client.setTimeout({ sandboxId: id, timeoutSec }, { timeoutMs: callTimeoutMs }));
+    const answer = await host.call(() => host.client.setTimeout({ sandboxId: row.id, timeoutSec }, { timeoutMs: callTimeoutMs }));
     await this.observe(observedFrom(answer.sandbox, host.id));
-    return this.get(id);
+    return this.get(row);
   }
 
-  async metrics(id: string, range: MetricsRange): Promise<Metrics> {
-    const row = await this.#getRunning(id);
-    const host = this.#hosts.get(row.host_id);
-    const answer = await host.call(() => host.client.getMetrics({ sandboxId: id, range }, { timeoutMs: callTimeoutMs }));
+  /** What it used over time; also of one that is paused, out of reach or ended. */
+  async metrics(owned: OwnedId, range: MetricsRange): Promise<Metrics> {
+    const row = await this.get(owned);
+    const samples = await metricsOver(this.#hosts, this.#storedMetrics, row, range);
+    const newest = samples.at(-1);
     return {
-      sandbox_id: id,
+      sandbox_id: row.id,
       range,
-      memory_total_bytes: Number(answer.memoryTotalBytes),
-      disk_total_bytes: Number(answer.diskTotalBytes),
-      points: answer.points.map((point) => ({
-        timestamp_unix: Number(point.timeUnixSec),
-        cpu_pct: point.cpuPercent,
-        mem_bytes: Number(point.memoryBytes),
-        disk_bytes: Number(point.diskBytes),
+      memory_total_bytes: newest?.memoryTotalBytes ?? 0,
+      disk_total_bytes: newest?.diskTotalBytes ?? 0,
+      points: samples.map((sample) => ({
+        timestamp_unix: sample.timeUnixSec,
+        cpu_pct: sample.cpuPercent,
+        mem_bytes: sample.memoryBytes,
+        disk_bytes: sample.diskBytes,
       })),
     };
   }
 
   /** The newest bytes of the guest's console; those of a failed VM are its last words. */
-  async console(id: string, bytesMax: number): Promise<Uint8Array> {
-    const row = await this.get(id);
+  async console(owned: OwnedId, bytesMax: number): Promise<Uint8Array> {
+    const row = await this.get(owned);
     if (row.state === "stopped") return new Uint8Array();
     const host = this.#hosts.get(row.host_id);
-    const answer = await host.call(() => host.client.getConsole({ sandboxId: id, bytesMax }, { timeoutMs: callTimeoutMs }));
+    const answer = await host.call(() => host.client.getConsole({ sandboxId: row.id, bytesMax }, { timeoutMs: callTimeoutMs }));
     return answer.data.subarray(0, bytesMax);
   }
 }

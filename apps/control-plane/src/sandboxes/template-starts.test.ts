@@ -11,7 +11,9 @@ import type { BuildRow } from "../templates/build-store.ts";
 import { Builds } from "../templates/builds.ts";
 import { BuiltTemplates } from "../templates/built-templates.ts";
 import { hostTemplateOf } from "../templates/names.ts";
+import { TemplateLookup } from "../templates/template-lookup.ts";
 import { makeReady } from "../testing/ended-build.ts";
+import { firstTeam, own } from "../testing/first-team.ts";
 import { ServiceWorld } from "../testing/service-world.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import { Sandboxes } from "./sandboxes.ts";
@@ -21,6 +23,7 @@ import { Sandboxes } from "./sandboxes.ts";
 let database: Database;
 let world: ServiceWorld;
 let templates: BuiltTemplates;
+let lookup: TemplateLookup;
 let builds: Builds;
 let sandboxes: Sandboxes;
 let started: { readonly row: SandboxRow; readonly defaults: TemplateDefaults }[];
@@ -35,6 +38,7 @@ beforeEach(async () => {
   await database.db.deleteFrom("built_template").execute();
   const { db } = database;
   templates = new BuiltTemplates({ db, hosts: world.hosts, log: silentLogger, onRemoval: () => undefined, onCancel: () => undefined });
+  lookup = new TemplateLookup({ db, hosts: world.hosts, templates });
   builds = new Builds({ db, templates, log: silentLogger, claimedBy: "test", poke: () => undefined });
   started = [];
   startCommand = async () => undefined;
@@ -43,7 +47,7 @@ beforeEach(async () => {
     hosts: world.hosts,
     log: silentLogger,
     onEnded: () => undefined,
-    resolveTemplate: (name) => templates.resolve(name),
+    resolveTemplate: (teamId, name) => lookup.resolve(teamId, name),
     startCommand: async (row, defaults, signal) => {
       started.push({ row, defaults });
       await startCommand(signal);
@@ -53,11 +57,11 @@ beforeEach(async () => {
 afterEach(async () => world[Symbol.asyncDispose]());
 
 const start = async (template: string, signal = new AbortController().signal, more: object = {}) =>
-  sandboxes.create(createSandboxBodySchema.parse({ template, ...more }), signal);
+  sandboxes.create(firstTeam, createSandboxBodySchema.parse({ template, ...more }), signal);
 
 async function build(name: string, more: Parameters<typeof makeReady>[2] = {}): Promise<BuildRow> {
-  const { build: requested } = await builds.request({ name, tags: [], vcpus: 2, memoryMib: 1024 });
-  await builds.start(requested.id, recipeSchema.parse({ from: { template: "base" } }));
+  const { build: requested } = await builds.request({ teamId: firstTeam, name, tags: [], vcpus: 2, memoryMib: 1024 });
+  await builds.start(own(requested.id), recipeSchema.parse({ from: { template: "base" } }));
   const ready = await makeReady(database.db, world.host, more);
   world.link.forgetDescription();
   return ready;
@@ -73,30 +77,30 @@ test("a sandbox of a built template is known by the name that its creator gave",
   expect(world.host.sandboxes.get(row.id)?.spec?.template).toBe(hostTemplateOf(made.id));
   world.host.images.pause(row.id); // its host speaks of it under its own name
   await world.isState(row.id, "paused");
-  expect(await sandboxes.get(row.id)).toMatchObject({ template: "one:v1", template_build_id: made.id });
+  expect(await sandboxes.get(own(row.id))).toMatchObject({ template: "one:v1", template_build_id: made.id });
 });
 
 test("children of a fork came from the same build", async () => {
   const made = await build("one");
   const parent = await start("one");
-  const [child] = await sandboxes.fork(parent.id, { count: 1 }, new AbortController().signal);
+  const [child] = await sandboxes.fork(own(parent.id), { count: 1 }, new AbortController().signal);
   expect(child).toMatchObject({ row: { template: "one", template_build_id: made.id, for_build_id: null } });
 });
 
 test("a build that is deleted while a sandbox is created from it does not get one", async () => {
   await build("one");
-  const resolved = await templates.resolve("one");
+  const resolved = await lookup.resolve(firstTeam, "one");
   const late = new Sandboxes({
     database,
     hosts: world.hosts,
     log: silentLogger,
     onEnded: () => undefined,
     resolveTemplate: async () => {
-      await templates.delete("one");
+      await templates.delete(firstTeam, "one");
       return resolved;
     },
   });
-  const creating = late.create(createSandboxBodySchema.parse({ template: "one" }), new AbortController().signal);
+  const creating = late.create(firstTeam, createSandboxBodySchema.parse({ template: "one" }), new AbortController().signal);
   await expect(creating).rejects.toMatchObject({ code: "template_not_found" });
   expect(await database.db.selectFrom("sandbox").select("id").execute()).toEqual([]);
   expect(world.host.sandboxes.size).toBe(0);
@@ -146,27 +150,27 @@ const buildId = "0a1b2c3d-0000-4000-8000-0123456789ab";
 
 test("a sandbox that works for a build is nobody else's: not listed, not found, not deleted", async () => {
   world.host.images.templates.set("step-x", create(TemplateSchema, { name: "step-x", kind: "step", defaults }));
-  const spec = { buildId, hostId: "host-1", hostTemplate: "step-x", vcpus: 1, memoryMib: 512 };
+  const spec = { teamId: firstTeam, buildId, hostId: "host-1", hostTemplate: "step-x", vcpus: 1, memoryMib: 512 };
   const row = await sandboxes.createForBuild(spec, new AbortController().signal);
   expect(row).toMatchObject({ state: "running", for_build_id: buildId, timeout_sec: 0, template_build_id: null });
   expect(started).toEqual([]);
   const { id } = row;
-  await expect(sandboxes.get(id)).rejects.toMatchObject({ code: "sandbox_not_found" });
-  await expect(sandboxes.delete(id)).rejects.toMatchObject({ code: "sandbox_not_found" });
-  await expect(sandboxes.kill(id)).rejects.toMatchObject({ code: "sandbox_not_found" });
-  await expect(sandboxes.lifecycle.pause(id, { memory: true })).rejects.toMatchObject({ code: "sandbox_not_found" });
-  await expect(sandboxes.lifecycle.usable(id)).rejects.toMatchObject({ code: "sandbox_not_found" });
-  expect((await sandboxes.list({ limit: 10 })).sandboxes).toEqual([]);
-  expect((await sandboxes.listPresent({ order: "asc", limit: 10 })).sandboxes).toEqual([]);
-  expect(await sandboxes.countRunning({})).toBe(0);
+  await expect(sandboxes.get(own(id))).rejects.toMatchObject({ code: "sandbox_not_found" });
+  await expect(sandboxes.delete(own(id))).rejects.toMatchObject({ code: "sandbox_not_found" });
+  await expect(sandboxes.kill(own(id))).rejects.toMatchObject({ code: "sandbox_not_found" });
+  await expect(sandboxes.lifecycle.pause(own(id), { memory: true })).rejects.toMatchObject({ code: "sandbox_not_found" });
+  await expect(sandboxes.lifecycle.usable(own(id))).rejects.toMatchObject({ code: "sandbox_not_found" });
+  expect((await sandboxes.list(firstTeam, { limit: 10 })).sandboxes).toEqual([]);
+  expect((await sandboxes.listPresent({ teamId: firstTeam, order: "asc", limit: 10 })).sandboxes).toEqual([]);
+  expect(await sandboxes.countRunning({ teamId: firstTeam })).toBe(0);
   expect(await listTokenHolders(database.db, 10)).toEqual([]);
-  expect(await findSandbox(database.db, id)).toMatchObject({ state: "running", time_delete_requested: null });
+  expect(await findSandbox(database.db, own(id))).toMatchObject({ state: "running", time_delete_requested: null });
   await sandboxes.deleteForBuild(id);
   expect(world.host.sandboxes.size).toBe(0);
   await sandboxes.deleteForBuild(id);
 });
 
 test("a build's sandbox is made on the host that it names, or not at all", async () => {
-  const spec = { buildId, hostId: "host-1", hostTemplate: "step-none", vcpus: 1, memoryMib: 512 };
+  const spec = { teamId: firstTeam, buildId, hostId: "host-1", hostTemplate: "step-none", vcpus: 1, memoryMib: 512 };
   await expect(sandboxes.createForBuild(spec, new AbortController().signal)).rejects.toMatchObject({ code: "template_not_found" });
 });

@@ -8,11 +8,11 @@ export class Turns {
     this.#max = max;
   }
 
-  async take(act: () => Promise<void>): Promise<void> {
+  async take<Result>(act: () => Promise<Result>): Promise<Result> {
     if (this.#acting < this.#max) this.#acting += 1;
     else await new Promise<void>((resolve) => this.#waiting.push(resolve));
     try {
-      await act();
+      return await act();
     } finally {
       const next = this.#waiting.shift(); // it acts in this one's place
       if (next === undefined) this.#acting -= 1;
