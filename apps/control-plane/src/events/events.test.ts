@@ -1,11 +1,16 @@
+import { randomUUID } from "node:crypto";
+
 import { poll, silentLogger } from "@roost/kit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 
+import { systemCaller } from "../accounts/caller.ts";
 import type { Database } from "../db/database.ts";
-import { forgetEvents, type NewEvent } from "../db/events.ts";
+import { publishEvents } from "../db/event-stream.ts";
+import { forgetEvents, forgottenUntil, type NewEvent } from "../db/events.ts";
 import { ServiceWorld } from "../testing/service-world.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import { Events } from "./events.ts";
+import { emit } from "./outbox.ts";
 
 let database: Database;
 let world: ServiceWorld;
@@ -32,6 +37,8 @@ const eventOf = (index: number, more: Partial<NewEvent> = {}): NewEvent => ({
   detail: {},
   ...more,
 });
+const other = "gother000000000000000";
+const admin = { teamId: "default", isAdmin: true };
 const told = (count: number) =>
   poll({ what: `${count} events`, timeoutMs: 30_000, intervalMs: 2 }, () => (world.told.length >= count ? world.told : undefined));
 
@@ -62,7 +69,7 @@ test("what happened while nobody watched is told later, and remembered once, wit
   await told(2);
   world.host.cutWatches();
   for (const event of await told(4)) await events.record(event);
-  const { events: listed } = await events.list({ limit: 10 });
+  const { events: listed } = await events.list(admin, { limit: 10 });
   expect(listed.map(({ message }) => message).sort()).toEqual(["with", "without"]);
 });
 
@@ -71,22 +78,76 @@ test("pages go from the newest to the oldest and miss none, also of one instant"
   const seen: string[] = [];
   let cursor: string | undefined;
   do {
-    const page = await events.list({ limit: 3, ...(cursor === undefined ? {} : { cursor }) });
+    const page = await events.list(admin, { limit: 3, ...(cursor === undefined ? {} : { cursor }) });
     seen.push(...page.events.map(({ message }) => message));
     cursor = page.next_cursor ?? undefined;
   } while (cursor !== undefined);
   expect(seen).toEqual(Array.from({ length: 20 }, (_, index) => `number ${19 - index}`));
-  const ofOne = await events.list({ limit: 100, sandbox_id: "i1" });
+  const ofOne = await events.list(admin, { limit: 100, sandbox_id: "i1" });
   expect(ofOne.events).toHaveLength(10);
   expect(ofOne.events.every(({ sandbox_id }) => sandbox_id === "i1")).toBe(true);
 });
 
 test("only so many are kept, and none for longer than asked", async () => {
   for (let index = 0; index < 20; index += 1) await events.record(eventOf(index));
+  const now = new Date();
+  expect(await forgetEvents(database.db, new Date(0), 12), "nothing that is not published").toBe(0);
+  expect(await publishEvents(database.db, { now, timeExpires: now })).toBe(20);
   expect(await forgetEvents(database.db, new Date(0), 12)).toBe(8);
-  expect((await events.list({ limit: 100 })).events.at(-1)?.message).toBe("number 8");
+  expect((await events.list(admin, { limit: 100 })).events.at(-1)?.message).toBe("number 8");
   expect(await forgetEvents(database.db, new Date(1_767_225_600_000 + 5), 100)).toBe(7);
-  expect((await events.list({ limit: 100 })).events.map(({ message }) => message)).toEqual(
-    [19, 18, 17, 16, 15].map((index) => `number ${index}`),
-  );
+  const { events: left } = await events.list(admin, { limit: 100 });
+  expect(left.map(({ message }) => message)).toEqual([19, 18, 17, 16, 15].map((index) => `number ${index}`));
+  expect(await forgottenUntil(database.db, admin)).toBe((left.at(-1)?.position ?? 0) - 1);
+  expect(await forgottenUntil(database.db, { teamId: "default", isAdmin: false }), "none of these were the team's").toBe(0);
+});
+
+test("one sees what is of one's team; what is nobody's only who runs the platform", async () => {
+  const { db } = database;
+  await db.insertInto("team").values({ id: other, name: "other", slug: "other", time_created: new Date() }).execute();
+  const own = await world.create();
+  await events.record(eventOf(1, { sandboxId: own.id, message: "own" }));
+  await events.record(eventOf(2, { sandboxId: null, template: "base", message: "nobody's" }));
+  await emit(db, { kind: "team.created", teamId: other, subject: { kind: "team", id: other }, actor: systemCaller(other).actor });
+  const seen = async (teamId: string, isAdmin: boolean) =>
+    (await events.list({ teamId, isAdmin }, { limit: 10 })).events
+      .filter(({ kind }) => kind !== "sandbox.created")
+      .map(({ message }) => message);
+  expect(await seen("default", false)).toEqual(["own"]);
+  expect((await seen("default", true)).sort()).toEqual(["nobody's", "own"]);
+  expect(await seen(other, false)).toEqual([`team ${other}: created`]);
+  expect((await events.list({ teamId: other, isAdmin: false }, { limit: 10, sandbox_id: own.id })).events).toEqual([]);
+});
+
+test("what happens to a sandbox that works for a build is not remembered: its log tells it", async () => {
+  const row = await world.create();
+  await database.db.updateTable("sandbox").set({ for_build_id: randomUUID() }).where("id", "=", row.id).execute();
+  await events.record(eventOf(1, { sandboxId: row.id, message: "hidden" }));
+  expect((await events.list(admin, { limit: 10 })).events.map(({ message }) => message)).not.toContain("hidden");
+});
+
+test("an event is told if its transaction is committed, and not if it is not", async () => {
+  const { db } = database;
+  const cordoned = {
+    kind: "host.cordoned",
+    teamId: null,
+    subject: { kind: "host", id: "h1" },
+    actor: systemCaller("default").actor,
+  } as const;
+  const failing = db.transaction().execute(async (transaction) => {
+    await emit(transaction, cordoned);
+    throw new Error("undone");
+  });
+  await expect(failing).rejects.toThrow("undone");
+  expect((await events.list(admin, { limit: 10 })).events).toEqual([]);
+  await db.transaction().execute(async (transaction) => emit(transaction, { ...cordoned, detail: { why: "repairs" } }));
+  expect((await events.list(admin, { limit: 10 })).events).toMatchObject([
+    {
+      kind: "host.cordoned",
+      subject: { kind: "host", id: "h1" },
+      actor: { kind: "system" },
+      message: "host h1: cordoned",
+      detail: { why: "repairs" },
+    },
+  ]);
 });

@@ -1,11 +1,12 @@
-import type { Event, EventList, ListEventsQuery } from "@roost/contract";
+import type { EventList, ListEventsQuery } from "@roost/contract";
 import type { Logger } from "@roost/kit";
 
 import type { Db } from "../db/database.ts";
-import { insertEvent, listEvents, type EventRow, type NewEvent } from "../db/events.ts";
+import { insertEvent, listEvents, type EventAudience, type NewEvent } from "../db/events.ts";
 import { decodeEventCursor, encodeEventCursor } from "./event-cursor.ts";
+import { viewEvent } from "./event-view.ts";
 
-/** What happened, as the hosts told it. */
+/** What happened: what hosts told, and what the control plane did (./outbox.ts). */
 export class Events {
   readonly #db: Db;
   readonly #log: Logger;
@@ -15,15 +16,17 @@ export class Events {
     this.#log = log;
   }
 
-  /** Remembers an event; one that was told before is not remembered twice. */
+  /** Remembers what a host told; what was told before is not remembered twice. */
   async record(event: NewEvent): Promise<void> {
     if (!(await insertEvent(this.#db, event))) return;
     const { kind, hostId, sandboxId, template, message } = event;
     this.#log.debug({ event: kind, hostId, sandboxId, template }, message);
   }
 
-  async list(query: ListEventsQuery): Promise<EventList> {
+  /** What somebody may see of it, newest first. */
+  async list(audience: EventAudience, query: ListEventsQuery): Promise<EventList> {
     const rows = await listEvents(this.#db, {
+      audience,
       ...(query.sandbox_id === undefined ? {} : { sandboxId: query.sandbox_id }),
       ...(query.cursor === undefined ? {} : { after: decodeEventCursor(query.cursor) }),
       limit: query.limit + 1,
@@ -36,16 +39,4 @@ export class Events {
       next_cursor: hasMore ? encodeEventCursor({ timeCreated: last.time_created, number: last.number }) : null,
     };
   }
-}
-
-function viewEvent(row: EventRow): Event {
-  return {
-    id: row.id,
-    time: row.time_created.toISOString(),
-    kind: row.kind,
-    sandbox_id: row.sandbox_id,
-    template: row.template,
-    message: row.message,
-    detail: row.detail,
-  };
 }
