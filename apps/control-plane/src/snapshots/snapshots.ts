@@ -1,39 +1,48 @@
+import { randomUUID } from "node:crypto";
+
 import { isHostTemplateName, PlatformError, type CreateSnapshotBody, type Snapshot } from "@roost/contract";
 import type { Template } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import type { Logger } from "@roost/kit";
+import { minute, type Logger } from "@roost/kit";
 
+import type { Caller } from "../accounts/caller.ts";
+import type { Database } from "../db/database.ts";
+import { ownedBy } from "../db/owned-id.ts";
+import {
+  abandonSnapshot,
+  deleteSnapshot,
+  findSnapshot,
+  finishSnapshot,
+  insertSnapshot,
+  listSnapshots,
+  type MadeSnapshot,
+  type NameHolder,
+  type SnapshotRow,
+} from "../db/snapshots.ts";
+import { emit } from "../events/outbox.ts";
 import { callTimeoutMs, saveTimeoutMs, type HostLink } from "../hosts/host-link.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import type { SandboxRecords } from "../sandboxes/records.ts";
 import { requireNotEnded } from "../sandboxes/require-state.ts";
+import { hostTemplateOfSnapshot } from "../templates/names.ts";
 
-/** Time a host has to delete a snapshot in `ms`: gigabytes on a slow disk */
-const deleteTimeoutMs = 60_000;
+/** How long in `ms` a snapshot's name is kept for who makes it: after that its maker has given up, or is no more */
+const nameKeptMs = saveTimeoutMs + 1 * minute;
 
 export interface SnapshotsDependencies {
+  readonly database: Database;
   readonly records: SandboxRecords;
   readonly hosts: Hosts;
   readonly log: Logger;
-  /** Whether a snapshot of that name would be mistaken for a template that is built */
-  readonly hasNameOfBuilt: (name: string) => Promise<boolean>;
+  /** There is something on hosts to be removed */
+  readonly onRemoval: () => void;
+  readonly now?: () => Date;
 }
 
-/** A template as its host has it. */
-export interface TemplateDetail {
-  readonly name: string;
-  readonly kind: "base" | "snapshot";
-  readonly digest: string;
-  readonly timeCreated: Date;
-  /** null for a base template */
-  readonly sourceSandboxId: string | null;
-  /** null: any */
-  readonly vcpus: number | null;
-  readonly memoryMib: number | null;
-  readonly diskSizeMib: number;
-}
-
-/** Templates that were made from sandboxes. They are their hosts': nothing of them is recorded here. */
+/**
+ * Templates that were made from sandboxes. They are a team's, under the name that it gives them; hosts know them by others. The record comes first, so that
+ * nothing on a host is without one, and what one loses its host deletes when it can (`template_removal`).
+ */
 export class Snapshots {
   readonly #deps: SnapshotsDependencies;
 
@@ -41,84 +50,135 @@ export class Snapshots {
     this.#deps = deps;
   }
 
-  /** `replace`: a snapshot of that name gives way. */
-  async create(body: CreateSnapshotBody, { replace }: { readonly replace: boolean } = { replace: false }): Promise<Snapshot> {
+  get #db() {
+    return this.#deps.database.db;
+  }
+
+  #now(): Date {
+    return this.#deps.now?.() ?? new Date();
+  }
+
+  /** `replace`: a snapshot of that name gives way, when this one is ready. */
+  async create(
+    caller: Caller,
+    body: CreateSnapshotBody,
+    { replace }: { readonly replace: boolean } = { replace: false },
+  ): Promise<Snapshot> {
     const { hosts, records, log } = this.#deps;
-    const row = await records.get(body.sandbox_id);
-    requireNotEnded(row, { kind: "snapshot" });
-    if (isHostTemplateName(body.name))
-      throw new PlatformError("request_invalid", `name: "${body.name}" is not accepted: names like that are the platform's own`);
-    if (await this.#deps.hasNameOfBuilt(body.name)) throw new PlatformError("snapshot_exists", nameTaken(body.name, "built template"));
-    // A name means one thing on all hosts; of its own names the sandbox's host makes sure itself
-    const taken = (await hosts.describe(0)).flatMap(({ host, description }) =>
-      description.templates.filter((template) => template.name === body.name).map(({ kind }) => ({ host, kind })),
-    );
-    const refused = taken.find(({ kind }) => !replace || kind === "base");
-    if (refused !== undefined)
-      throw new PlatformError("snapshot_exists", nameTaken(body.name, refused.kind === "snapshot" ? "snapshot" : "base template"));
-    const host = hosts.get(row.host_id);
     const { sandbox_id: sandboxId, name, memory } = body;
-    const answer = await host.call(() => host.client.createTemplate({ sandboxId, name, memory, replace }, { timeoutMs: saveTimeoutMs }));
-    host.forgetDescription();
-    log.info({ sandboxId, template: name, hostId: host.id }, "snapshot created");
-    for (const other of taken) if (other.host !== host) await this.#delete(name, other.host);
-    await this.#refresh(sandboxId, host);
-    return viewSnapshot(answer.template, host.id);
-  }
-
-  /** By name. A host that does not answer is left out, but not when none does. */
-  async list(): Promise<Snapshot[]> {
-    const found = (await this.#ask()).flatMap(({ host, templates }) =>
-      templates.filter(isSnapshot).map((template) => viewSnapshot(template, host.id)),
-    );
-    return [...new Map(found.map((snapshot) => [snapshot.name, snapshot])).values()].sort((a, b) => (a.name < b.name ? -1 : 1));
-  }
-
-  /** Base templates and snapshots, by name. */
-  async templates(): Promise<TemplateDetail[]> {
-    const found = (await this.#ask()).flatMap(({ templates }) => templates.map(detailOf));
-    const users = found.filter((template) => !isHostTemplateName(template.name));
-    return [...new Map(users.map((template) => [template.name, template])).values()].sort((a, b) => (a.name < b.name ? -1 : 1));
-  }
-
-  async get(name: string): Promise<Snapshot> {
-    const [first] = await this.#holders(name);
-    if (first === undefined) throw notFound(name);
-    return viewSnapshot(first.template, first.host.id);
-  }
-
-  async delete(name: string): Promise<void> {
-    const holders = await this.#holders(name);
-    if (holders.length === 0) throw notFound(name);
-    for (const { host } of holders) await this.#delete(name, host);
-  }
-
-  async #delete(name: string, host: HostLink): Promise<void> {
-    await host.call(() => host.client.deleteTemplate({ name }, { timeoutMs: deleteTimeoutMs }));
-    host.forgetDescription();
-    this.#deps.log.info({ template: name, hostId: host.id }, "snapshot deleted");
-  }
-
-  async #holders(name: string): Promise<{ readonly host: HostLink; readonly template: Template }[]> {
-    const all = (await this.#ask()).flatMap(({ host, templates }) => templates.map((template) => ({ host, template })));
-    const named = all.filter(({ template }) => template.name === name);
-    if (isHostTemplateName(name)) throw notFound(name);
-    if (named.length > 0 && !named.some(({ template }) => isSnapshot(template))) {
-      throw new PlatformError("snapshot_not_found", `"${name}" is a base template, not a snapshot`);
-    }
-    return named.filter(({ template }) => isSnapshot(template));
-  }
-
-  async #ask(): Promise<{ readonly host: HostLink; readonly templates: readonly Template[] }[]> {
-    const asked = await Promise.allSettled(
-      this.#deps.hosts.links.map(async (host) => {
-        const answer = await host.call(() => host.client.listTemplates({}, { timeoutMs: callTimeoutMs }));
-        return { host, templates: answer.templates };
+    const source = await records.get(ownedBy(caller.teamId, sandboxId));
+    requireNotEnded(source, { kind: "snapshot" });
+    await this.#requireUsersName(name);
+    const host = hosts.get(source.host_id);
+    const id = randomUUID();
+    const hostTemplate = hostTemplateOfSnapshot(id);
+    const record = { id, teamId: caller.teamId, name, hostId: host.id, hostTemplate, hasMemory: memory, sourceSandboxId: sandboxId };
+    const holder = await insertSnapshot(this.#db, { ...record, timeCreated: this.#now() }, { replace, waitMsMax: nameKeptMs });
+    if (holder !== undefined) throw nameTaken(name, holder);
+    const made = await this.#make(id, sandboxId, { hostTemplate, memory }, host);
+    const row = await finishSnapshot(this.#db, id, made, this.#now(), async (transaction, { team_id: teamId }) =>
+      emit(transaction, {
+        kind: "snapshot.created",
+        teamId,
+        subject: { kind: "snapshot", id },
+        actor: caller.actor,
+        message: `snapshot "${name}" was made of sandbox ${sandboxId}`,
+        detail: { name },
+        sandboxId,
+        template: name,
       }),
     );
-    const answered = asked.filter((outcome) => outcome.status === "fulfilled").map((outcome) => outcome.value);
-    if (answered.length === 0) throw new PlatformError("host_unreachable", "no host can be reached right now", { retryAfterSec: 5 });
-    return answered;
+    if (row === undefined) throw new PlatformError("snapshot_failed", `making the snapshot "${name}" took too long; make it again`);
+    log.info({ sandboxId, snapshotId: id, teamId: row.team_id, hostId: host.id }, "snapshot created");
+    this.#deps.onRemoval(); // perhaps of the one that it replaced
+    await this.#refresh(sandboxId, host);
+    return viewSnapshot(row);
+  }
+
+  /** A name that is neither a base template's, which are everybody's, nor the platform's own. */
+  async #requireUsersName(name: string): Promise<void> {
+    if (isHostTemplateName(name))
+      throw new PlatformError("request_invalid", `name: "${name}" is not accepted: names like that are the platform's own`);
+    if (await this.#isBase(name)) throw nameTaken(name, "base template");
+  }
+
+  async #isBase(name: string): Promise<boolean> {
+    const described = await this.#deps.hosts.describe();
+    return described.some(({ description }) =>
+      description.templates.some((template) => template.kind === "base" && template.name === name),
+    );
+  }
+
+  /** Has the host make it. One that fails has no name any more; that the host may have made it, or may yet, is the upkeep's matter. */
+  async #make(
+    id: string,
+    sandboxId: string,
+    { hostTemplate, memory }: { readonly hostTemplate: string; readonly memory: boolean },
+    host: HostLink,
+  ): Promise<MadeSnapshot> {
+    try {
+      const request = { sandboxId, name: hostTemplate, memory };
+      const answer = await host.call(() => host.client.createTemplate(request, { timeoutMs: saveTimeoutMs }));
+      host.forgetDescription();
+      return madeFrom(answer.template, host.id);
+    } catch (error) {
+      this.#deps.log.info({ err: error, sandboxId, snapshotId: id }, "a snapshot could not be made");
+      await abandonSnapshot(this.#db, id);
+      throw error;
+    }
+  }
+
+  /** The team's, by name. */
+  async list(teamId: string): Promise<Snapshot[]> {
+    return (await this.rows(teamId)).map(viewSnapshot);
+  }
+
+  /** The same as they are recorded. */
+  async rows(teamId: string): Promise<SnapshotRow[]> {
+    return listSnapshots(this.#db, teamId);
+  }
+
+  async get(teamId: string, name: string): Promise<Snapshot> {
+    return viewSnapshot(await this.#find(teamId, name));
+  }
+
+  /** As it is recorded; undefined when the team has none of that very name. */
+  async find(teamId: string, name: string): Promise<SnapshotRow | undefined> {
+    return findSnapshot(this.#db, teamId, name);
+  }
+
+  /** Hosts delete it when they can; for its team it is gone at once. `snapshot_in_use` when sandboxes of it are there. */
+  async delete(caller: Caller, name: string): Promise<void> {
+    const row = await this.#find(caller.teamId, name);
+    const deleted = await deleteSnapshot(this.#db, row.id, this.#now(), async (transaction) =>
+      emit(transaction, {
+        kind: "snapshot.deleted",
+        teamId: row.team_id,
+        subject: { kind: "snapshot", id: row.id },
+        actor: caller.actor,
+        message: `snapshot "${name}" was deleted`,
+        detail: { name },
+        template: name,
+      }),
+    );
+    if (deleted === undefined) throw notFound(name);
+    if (deleted.usedBy.length > 0) {
+      throw new PlatformError(
+        "snapshot_in_use",
+        `snapshot "${name}" is used by ${deleted.usedBy.join(", ")}; delete those sandboxes first`,
+      );
+    }
+    this.#deps.log.info({ snapshotId: row.id, teamId: row.team_id }, "snapshot deleted");
+    this.#deps.onRemoval();
+  }
+
+  async #find(teamId: string, name: string): Promise<SnapshotRow> {
+    const row = await this.find(teamId, name);
+    if (row !== undefined) return row;
+    if (!isHostTemplateName(name) && (await this.#isBase(name))) {
+      throw new PlatformError("snapshot_not_found", `"${name}" is a base template, not a snapshot`);
+    }
+    throw notFound(name);
   }
 
   /** The snapshot made a generation of its sandbox; the watch will say so too. */
@@ -132,48 +192,46 @@ export class Snapshots {
   }
 }
 
-function isSnapshot(template: Template): boolean {
-  return template.kind === "snapshot";
-}
-
-function detailOf(template: Template): TemplateDetail {
-  return {
-    name: template.name,
-    kind: isSnapshot(template) ? "snapshot" : "base",
-    digest: template.digest,
-    timeCreated: new Date(Number(template.timeCreatedMs)),
-    sourceSandboxId: template.sourceSandboxId === "" ? null : template.sourceSandboxId,
-    vcpus: template.vcpus === 0 ? null : template.vcpus,
-    memoryMib: template.memoryMib === 0 ? null : template.memoryMib,
-    diskSizeMib: template.diskSizeMib,
-  };
-}
-
 function notFound(name: string): PlatformError {
   return new PlatformError("snapshot_not_found", `there is no snapshot "${name}"`);
 }
 
-function nameTaken(name: string, kind: "base template" | "snapshot" | "built template"): string {
-  return kind === "snapshot"
-    ? `there is a snapshot "${name}" already; take another name, or delete it first`
-    : `"${name}" is the name of a ${kind}; take another`;
+function nameTaken(name: string, holder: NameHolder | "base template"): PlatformError {
+  return new PlatformError(
+    "snapshot_exists",
+    holder === "snapshot"
+      ? `there is a snapshot "${name}" already; take another name, or delete it first`
+      : `"${name}" is the name of a ${holder}; take another`,
+  );
 }
 
-function viewSnapshot(template: Template | undefined, hostId: string): Snapshot {
+/** A snapshot as its host describes it; throws where that makes no sense. */
+export function madeFrom(template: Template | undefined, hostId: string): MadeSnapshot {
   if (template === undefined || template.name === "") {
     throw new PlatformError("internal", "the host sent an answer that makes no sense", {
       detail: `host ${hostId} described a snapshot without a name`,
     });
   }
   return {
-    name: template.name,
-    created_at: new Date(Number(template.timeCreatedMs)).toISOString(),
-    source_sandbox_id: template.sourceSandboxId === "" ? null : template.sourceSandboxId,
-    has_memory: template.hasMemory,
-    vcpus: template.vcpus === 0 ? null : template.vcpus,
-    memory_mb: template.memoryMib === 0 ? null : template.memoryMib,
-    disk_mb: template.diskSizeMib,
-    size_bytes: Number(template.sizeBytes),
     digest: template.digest,
+    hasMemory: template.hasMemory,
+    vcpus: template.vcpus,
+    memoryMib: template.memoryMib,
+    diskSizeMib: template.diskSizeMib,
+    sizeBytes: Number(template.sizeBytes),
+  };
+}
+
+function viewSnapshot(row: SnapshotRow): Snapshot {
+  return {
+    name: row.name,
+    created_at: row.time_created.toISOString(),
+    source_sandbox_id: row.source_sandbox_id,
+    has_memory: row.has_memory,
+    vcpus: row.vcpus === 0 ? null : row.vcpus,
+    memory_mb: row.memory_mib === 0 ? null : row.memory_mib,
+    disk_mb: row.disk_size_mib,
+    size_bytes: row.size_bytes,
+    digest: row.digest,
   };
 }

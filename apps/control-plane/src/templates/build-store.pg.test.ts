@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { deleteBuiltTemplate } from "../db/built-templates.ts";
 import { lockBuild } from "../db/builds.ts";
 import { openDatabase, type Database } from "../db/database.ts";
+import { firstTeam } from "../testing/first-team.ts";
 import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
 import { appendBuildLog, claimBuild, finishBuild } from "./build-store.ts";
 import { hostTemplateOf, newTemplateId } from "./names.ts";
@@ -34,7 +35,10 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
 
   async function newTemplate(): Promise<string> {
     const id = newTemplateId();
-    await one.db.insertInto("built_template").values({ id, name: id, is_public: false, time_created: now, time_updated: now }).execute();
+    await one.db
+      .insertInto("built_template")
+      .values({ id, team_id: firstTeam, name: id, is_public: false, time_created: now, time_updated: now })
+      .execute();
     return id;
   }
 
@@ -45,6 +49,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
       .insertInto("build")
       .values({
         id,
+        team_id: firstTeam,
         template_id: templateId,
         state: "waiting",
         tags: '["default"]',
@@ -118,6 +123,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
             .insertInto("sandbox")
             .values({
               id: sandboxId,
+              team_id: firstTeam,
               host_id: "h",
               template: "t",
               vcpus: 1,

@@ -5,6 +5,7 @@ import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
 import type { Database, Db } from "../db/database.ts";
+import { firstTeam, own } from "../testing/first-team.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import {
   appendBuildLog,
@@ -29,7 +30,7 @@ beforeEach(async () => {
   await db.deleteFrom("built_template").execute();
   await db
     .insertInto("built_template")
-    .values({ id: "t1", name: "one", is_public: false, time_created: at(0), time_updated: at(0) })
+    .values({ id: "t1", team_id: firstTeam, name: "one", is_public: false, time_created: at(0), time_updated: at(0) })
     .execute();
 });
 
@@ -43,6 +44,7 @@ async function insert(
     .insertInto("build")
     .values({
       id: randomUUID(),
+      team_id: firstTeam,
       template_id: "t1",
       state: "waiting",
       tags: JSON.stringify(tags),
@@ -93,7 +95,7 @@ test("a build whose claim ended is taken over, and its former holder can write n
   expect(await renewClaim(db, held, at(20))).toBeUndefined();
   expect(await updateBuild(db, held, { steps_done: 1 })).toBeUndefined();
   expect(await finishBuild(db, held, { state: "cancelled" }, at(11))).toBeUndefined();
-  expect((await findBuild(db, held.id))?.state).toBe("building");
+  expect((await findBuild(db, own(held.id)))?.state).toBe("building");
 });
 
 test("on an exclusive database the claim of a process that ended does not count, but one's own does", async () => {
@@ -146,22 +148,22 @@ test("a failed one says why, in text that can be stored, and gets no tags", asyn
 
 test("what waits is cancelled at once, what is worked at when that is seen, and then it cannot become ready", async () => {
   const waiting = await insert(0, { recipe: null });
-  expect(await requestCancel(db, waiting.id, at(1))).toMatchObject({ state: "cancelled", time_ended: at(1) });
+  expect(await requestCancel(db, own(waiting.id), at(1))).toMatchObject({ state: "cancelled", time_ended: at(1) });
   const building = await insert(1);
   const held = await claim("a", 2);
   if (held === undefined) throw new Error("nothing to claim");
-  expect(await requestCancel(db, building.id, at(3))).toMatchObject({ state: "building", time_cancel_requested: at(3) });
-  expect(await requestCancel(db, building.id, at(4))).toMatchObject({ time_cancel_requested: at(3) });
+  expect(await requestCancel(db, own(building.id), at(3))).toMatchObject({ state: "building", time_cancel_requested: at(3) });
+  expect(await requestCancel(db, own(building.id), at(4))).toMatchObject({ time_cancel_requested: at(3) });
   expect(await renewClaim(db, held, at(5))).toMatchObject({ time_cancel_requested: at(3) });
   expect(await finishBuild(db, held, { state: "ready", hostTemplate: "build-1", sizeBytes: 1, resultKey: "same" }, at(5))).toBeUndefined();
   expect(await tagHolder()).toBeUndefined();
   expect(await finishBuild(db, held, { state: "cancelled" }, at(5))).toMatchObject({ state: "cancelled" });
-  expect(await requestCancel(db, building.id, at(6))).toMatchObject({
+  expect(await requestCancel(db, own(building.id), at(6))).toMatchObject({
     state: "cancelled",
     time_ended: at(5),
     time_cancel_requested: at(3),
   });
-  expect(await requestCancel(db, randomUUID(), at(6))).toBeUndefined();
+  expect(await requestCancel(db, own(randomUUID()), at(6))).toBeUndefined();
 });
 
 test("lines of a log are numbered without gaps, also when several write", async () => {
@@ -172,7 +174,7 @@ test("lines of a log are numbered without gaps, also when several write", async 
   const lines = await logOf(id);
   expect(lines.map(({ number }) => number)).toEqual([0, 1, 2]);
   expect(lines.map(({ message }) => message).sort()).toEqual(["a", "b", "c"]);
-  expect((await findBuild(db, id))?.log_count).toBe(3);
+  expect((await findBuild(db, own(id)))?.log_count).toBe(3);
   await appendBuildLog(db, randomUUID(), [line("of nothing")]);
 });
 
@@ -211,7 +213,7 @@ test("a log ends with a line that says so when it is full", async () => {
     [buildLogLinesMax - 2, "x"],
     [buildLogLinesMax - 1, `the log ends here: it has ${buildLogLinesMax} lines`],
   ]);
-  expect((await findBuild(db, id))?.log_count).toBe(buildLogLinesMax);
+  expect((await findBuild(db, own(id)))?.log_count).toBe(buildLogLinesMax);
 });
 
 test("many lines at once", async () => {

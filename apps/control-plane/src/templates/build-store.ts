@@ -3,7 +3,9 @@ import { sql, type ExpressionBuilder, type Selectable, type Updateable } from "k
 
 import type { Db } from "../db/database.ts";
 import { removeFromHosts } from "../db/built-templates.ts";
+import type { OwnedId } from "../db/owned-id.ts";
 import type { BuildFailure, BuildTable, Tables } from "../db/schema.ts";
+import { tellOfBuild } from "./build-events.ts";
 import { hostTemplateOf } from "./names.ts";
 
 /**
@@ -47,18 +49,23 @@ export async function claimBuild(db: Db, { claimedBy, now, claimEnds, isExclusiv
     .limit(1)
     .forUpdate()
     .skipLocked();
-  return db
-    .updateTable("build")
-    .set((row) => ({
-      state: "building",
-      claimed_by: claimedBy,
-      time_claim_ends: claimEnds,
-      generation: row("generation", "+", 1),
-      time_started: sql<Date>`coalesce(time_started, ${now})`,
-    }))
-    .where("id", "=", next)
-    .returningAll()
-    .executeTakeFirst();
+  return db.transaction().execute(async (transaction) => {
+    const claimed = await transaction
+      .updateTable("build")
+      .set((row) => ({
+        state: "building",
+        claimed_by: claimedBy,
+        time_claim_ends: claimEnds,
+        generation: row("generation", "+", 1),
+        time_started: sql<Date>`coalesce(time_started, ${now})`,
+      }))
+      .where("id", "=", next)
+      .returningAll()
+      .executeTakeFirst();
+    // not when it is taken over from somebody
+    if (claimed?.time_started?.getTime() === now.getTime()) await tellOfBuild(transaction, claimed, "build.started", now);
+    return claimed;
+  });
 }
 
 /** Extends the claim. Answers the row as it is now, undefined when somebody else has the build or it has ended. */
@@ -120,6 +127,7 @@ export async function finishBuild(db: Db, row: BuildRow, end: BuildEnd, now: Dat
     if (ended === undefined) return undefined;
     if (ended.state === "ready") await setTags(transaction, ended, now);
     else await removeFromHosts(transaction, [hostTemplateOf(ended.id)], now); // it may have been made before the end was known
+    await tellOfBuild(transaction, ended, `build.${end.state}`, now);
     return ended;
   });
 }
@@ -149,7 +157,16 @@ async function setTags(db: Db, build: BuildRow, now: Date): Promise<void> {
 }
 
 /** Ends a build that nobody works at yet, or asks who does to. Answers the row as it is then; one that has ended stays what it is. */
-export async function requestCancel(db: Db, id: string, now: Date): Promise<BuildRow | undefined> {
+export async function requestCancel(db: Db, { id, team_id: teamId }: OwnedId, now: Date): Promise<BuildRow | undefined> {
+  return db.transaction().execute(async (transaction) => {
+    const row = await setCancelled(transaction, { id, team_id: teamId }, now);
+    if (row?.state === "cancelled" && row.time_ended?.getTime() === now.getTime())
+      await tellOfBuild(transaction, row, "build.cancelled", now);
+    return row;
+  });
+}
+
+async function setCancelled(db: Db, { id, team_id: teamId }: OwnedId, now: Date): Promise<BuildRow | undefined> {
   return db
     .updateTable("build")
     .set({
@@ -159,12 +176,14 @@ export async function requestCancel(db: Db, id: string, now: Date): Promise<Buil
       time_cancel_requested: sql<Date>`CASE WHEN state IN ('waiting', 'building') THEN coalesce(time_cancel_requested, ${now}::timestamptz) ELSE time_cancel_requested END`,
     })
     .where("id", "=", id)
+    .where("team_id", "=", teamId)
     .returningAll()
     .executeTakeFirst();
 }
 
-export async function findBuild(db: Db, id: string): Promise<BuildRow | undefined> {
-  return db.selectFrom("build").selectAll().where("id", "=", id).executeTakeFirst();
+/** A team's build; undefined when it has none of that id. */
+export async function findBuild(db: Db, { id, team_id: teamId }: OwnedId): Promise<BuildRow | undefined> {
+  return db.selectFrom("build").selectAll().where("id", "=", id).where("team_id", "=", teamId).executeTakeFirst();
 }
 
 /** Builds that have not ended, oldest first. */

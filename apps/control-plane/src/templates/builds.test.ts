@@ -9,6 +9,7 @@ import { HostLink } from "../hosts/host-link.ts";
 import { Hosts } from "../hosts/hosts.ts";
 import { claimOne, end, makeReady } from "../testing/ended-build.ts";
 import { FakeHost } from "../testing/fake-host.ts";
+import { firstTeam, own } from "../testing/first-team.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import { appendBuildLog, claimBuild, updateBuild } from "./build-store.ts";
 import { Builds, placeOf, type BuildNews } from "./builds.ts";
@@ -51,7 +52,8 @@ const recipe = recipeSchema.parse({
     },
   ],
 });
-const request = async (name = "one", tags: readonly string[] = []) => builds.request({ name, tags, vcpus: 2, memoryMib: 1024 });
+const request = async (name = "one", tags: readonly string[] = []) =>
+  builds.request({ teamId: firstTeam, name, tags, vcpus: 2, memoryMib: 1024 });
 const line = (message: string, level: BuildLogLevel = "info", step: string | null = null, time = new Date()) => ({
   time,
   level,
@@ -60,16 +62,16 @@ const line = (message: string, level: BuildLogLevel = "info", step: string | nul
 });
 
 test("a build waits for its recipe, and then for its turn", async () => {
-  const { template, build } = await request("Team/One:V1", ["v2", "V1"]);
+  const { template, build } = await request("Default/One:V1", ["v2", "V1"]);
   expect(template).toMatchObject({ name: "one", id: expect.stringMatching(/^t[a-z0-9]{20}$/) });
   expect(build).toMatchObject({ state: "waiting", recipe: null, tags: ["v1", "v2"], vcpus: 2, memory_mib: 1024 });
   expect((await request("one")).build.tags).toEqual(["default"]);
   expect((await request("one")).template.id).toBe(template.id);
-  const started = await builds.start(build.id, recipe);
+  const started = await builds.start(own(build.id), recipe);
   expect(started).toMatchObject({ state: "waiting", recipe, step_count: 3, claimed_by: null });
   expect(pokes).toBe(1);
-  await expect(builds.start(build.id, recipe)).rejects.toMatchObject({ code: "build_wrong_state" });
-  await expect(builds.start(randomUUID(), recipe)).rejects.toMatchObject({ code: "build_not_found" });
+  await expect(builds.start(own(build.id), recipe)).rejects.toMatchObject({ code: "build_wrong_state" });
+  await expect(builds.start(own(randomUUID()), recipe)).rejects.toMatchObject({ code: "build_not_found" });
 });
 
 test("names and tags that cannot be are refused before anything is recorded", async () => {
@@ -77,7 +79,7 @@ test("names and tags that cannot be are refused before anything is recorded", as
   await expect(request("one", [randomUUID()])).rejects.toMatchObject({ code: "request_invalid" });
   const many = Array.from({ length: 33 }, (_, index) => `t${index}`);
   await expect(request("one", many)).rejects.toMatchObject({ code: "request_invalid" });
-  expect(await builds.list({ limit: 10 })).toEqual([]);
+  expect(await builds.list({ teamId: firstTeam, limit: 10 })).toEqual([]);
 });
 
 test("more open builds than there may be are refused", async () => {
@@ -87,6 +89,7 @@ test("more open builds than there may be are refused", async () => {
     .values(
       Array.from({ length: 99 }, () => ({
         id: randomUUID(),
+        team_id: firstTeam,
         template_id: template.id,
         state: "waiting" as const,
         tags: "[]",
@@ -97,15 +100,15 @@ test("more open builds than there may be are refused", async () => {
     )
     .execute();
   await expect(request()).rejects.toMatchObject({ code: "rate_limited" });
-  const [any] = await builds.list({ limit: 1 });
-  await builds.cancel(any?.id ?? "");
+  const [any] = await builds.list({ teamId: firstTeam, limit: 1 });
+  await builds.cancel(own(any?.id ?? ""));
   await request();
 });
 
 test("credentials stay with the process that got them, and so does the build", async () => {
   const { build } = await request();
   const credentials = { type: "basic", username: "me", password: "secret" } as const;
-  await builds.start(build.id, recipe, credentials);
+  await builds.start(own(build.id), recipe, credentials);
   expect(builds.credentialsOf(build.id)).toEqual(credentials);
   expect(another("other").credentialsOf(build.id)).toBeUndefined();
   const now = new Date();
@@ -114,7 +117,9 @@ test("credentials stay with the process that got them, and so does the build", a
   const rows = await database.db.selectFrom("build").selectAll().execute();
   expect(JSON.stringify(rows)).not.toContain("secret");
   expect((await claimBuild(database.db, { ...claim, claimedBy: "test" }))?.id).toBe(build.id);
-  await expect(builds.start(build.id, recipe, { type: "token", token: "another" })).rejects.toMatchObject({ code: "build_wrong_state" });
+  await expect(builds.start(own(build.id), recipe, { type: "token", token: "another" })).rejects.toMatchObject({
+    code: "build_wrong_state",
+  });
   expect(builds.credentialsOf(build.id)).toEqual(credentials);
   builds.forgetCredentials(build.id);
   expect(builds.credentialsOf(build.id)).toBeUndefined();
@@ -122,12 +127,12 @@ test("credentials stay with the process that got them, and so does the build", a
 
 test("a build that was left behind with its credentials is taken on by others, later, or at once where nobody else can be", async () => {
   const { build } = await request();
-  await builds.start(build.id, recipe, { type: "token", token: "secret" });
+  await builds.start(own(build.id), recipe, { type: "token", token: "secret" });
   const now = new Date(Date.now() + 2 * 3600_000);
   const claimed = await claimBuild(database.db, { claimedBy: "other", now, claimEnds: new Date(now.getTime() + 1000) });
   expect(claimed?.id).toBe(build.id);
   const { build: second } = await request();
-  await builds.start(second.id, recipe, { type: "token", token: "secret" });
+  await builds.start(own(second.id), recipe, { type: "token", token: "secret" });
   const exclusive = { claimedBy: "after a restart", now: new Date(), claimEnds: new Date(now.getTime() + 9999), isExclusive: true };
   expect([(await claimBuild(database.db, exclusive))?.id, (await claimBuild(database.db, exclusive))?.id].sort()).toEqual(
     [build.id, second.id].sort(),
@@ -137,31 +142,31 @@ test("a build that was left behind with its credentials is taken on by others, l
 test("builds are listed newest first, in pages, by template and by state", async () => {
   const ids: string[] = [];
   for (const name of ["one", "two", "one", "one"]) ids.push((await request(name)).build.id);
-  await builds.cancel(ids[0] ?? "");
+  await builds.cancel(own(ids[0] ?? ""));
   const seen: string[] = [];
   let after: { timeCreated: Date; id: string } | undefined;
   do {
-    const page = await builds.list({ limit: 3, ...(after === undefined ? {} : { after }) });
+    const page = await builds.list({ teamId: firstTeam, limit: 3, ...(after === undefined ? {} : { after }) });
     seen.push(...page.map(({ id }) => id));
     const last = page.at(-1);
     after = last === undefined ? undefined : { timeCreated: placeOf(last).time, id: placeOf(last).key };
   } while (after !== undefined);
   expect([...seen].sort()).toEqual([...ids].sort());
-  const first = await builds.get(ids[0] ?? "");
-  expect((await builds.list({ templateId: first.template_id, limit: 10 })).length).toBe(3);
-  expect((await builds.list({ state: "cancelled", limit: 10 })).map(({ id }) => id)).toEqual([ids[0]]);
+  const first = await builds.get(own(ids[0] ?? ""));
+  expect((await builds.list({ teamId: firstTeam, templateId: first.template_id, limit: 10 })).length).toBe(3);
+  expect((await builds.list({ teamId: firstTeam, state: "cancelled", limit: 10 })).map(({ id }) => id)).toEqual([ids[0]]);
 });
 
 test("a cancelled build is told to whoever works at it; one that has ended stays what it is", async () => {
   const { build } = await request();
-  await builds.start(build.id, recipe);
+  await builds.start(own(build.id), recipe);
   const held = await claimOne(database.db);
   pokes = 0;
-  expect(await builds.cancel(build.id)).toMatchObject({ state: "building", time_cancel_requested: expect.any(Date) });
+  expect(await builds.cancel(own(build.id))).toMatchObject({ state: "building", time_cancel_requested: expect.any(Date) });
   expect(pokes).toBe(1);
   await end(database.db, held, { state: "cancelled" });
-  expect(await builds.cancel(build.id)).toMatchObject({ state: "cancelled" });
-  await expect(builds.cancel(randomUUID())).rejects.toMatchObject({ code: "build_not_found" });
+  expect(await builds.cancel(own(build.id))).toMatchObject({ state: "cancelled" });
+  await expect(builds.cancel(own(randomUUID()))).rejects.toMatchObject({ code: "build_not_found" });
 });
 
 test("a log is read from either end, from a time on, and from a level up", async () => {
@@ -174,7 +179,8 @@ test("a log is read from either end, from a time on, and from a level up", async
     line("d", "warn", null, at(3)),
   ];
   await appendBuildLog(database.db, build.id, lines);
-  const read = async (query: Parameters<Builds["logs"]>[1]) => (await builds.logs(build.id, query)).map(({ message }) => message).join("");
+  const read = async (query: Parameters<Builds["logs"]>[1]) =>
+    (await builds.logs(own(build.id), query)).map(({ message }) => message).join("");
   expect(await read({ limit: 10 })).toBe("abcd");
   expect(await read({ limit: 2, offset: 1 })).toBe("bc");
   expect(await read({ limit: 2, backward: true })).toBe("dc");
@@ -188,13 +194,13 @@ test("a log is read from either end, from a time on, and from a level up", async
 
 test("a build is followed from any line on until it has ended", async () => {
   const { build } = await request();
-  await builds.start(build.id, recipe);
+  await builds.start(own(build.id), recipe);
   await appendBuildLog(database.db, build.id, [line("a"), line("b")]);
   const news: BuildNews[] = [];
   const states: string[] = [];
   const messages: string[] = [];
   let held: Awaited<ReturnType<typeof claimOne>> | undefined;
-  for await (const item of builds.follow(build.id, 1, new AbortController().signal)) {
+  for await (const item of builds.follow(own(build.id), 1, new AbortController().signal)) {
     news.push(item);
     if ("lines" in item) messages.push(...item.lines.map(({ message }) => message));
     else states.push(`${item.build.state} ${item.build.steps_done}`);
@@ -219,15 +225,15 @@ test("following ends when nobody wants to know any more, and with a build that i
   const { build } = await request();
   const abort = new AbortController();
   const seen: BuildNews[] = [];
-  for await (const item of builds.follow(build.id, 0, abort.signal)) {
+  for await (const item of builds.follow(own(build.id), 0, abort.signal)) {
     seen.push(item);
     abort.abort();
   }
   expect(seen).toHaveLength(1);
-  await builds.start(build.id, recipe);
+  await builds.start(own(build.id), recipe);
   await makeReady(database.db, host);
   const all: BuildNews[] = [];
-  for await (const item of builds.follow(build.id, 0, new AbortController().signal)) all.push(item);
+  for await (const item of builds.follow(own(build.id), 0, new AbortController().signal)) all.push(item);
   expect(all).toMatchObject([{ build: { state: "ready" } }]);
-  await expect(builds.follow(randomUUID(), 0, new AbortController().signal).next()).rejects.toMatchObject({ code: "build_not_found" });
+  await expect(builds.follow(own(randomUUID()), 0, new AbortController().signal).next()).rejects.toMatchObject({ code: "build_not_found" });
 });

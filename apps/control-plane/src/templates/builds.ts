@@ -24,10 +24,12 @@ import {
 } from "../db/builds.ts";
 import { lockBuiltTemplate, type BuiltTemplateRow } from "../db/built-templates.ts";
 import type { Db } from "../db/database.ts";
+import type { OwnedId } from "../db/owned-id.ts";
+import { lockTeam, quotaOf } from "../db/teams.ts";
 import type { BuildLogTable } from "../db/schema.ts";
 import { findBuild, requestCancel, type BuildRow } from "./build-store.ts";
 import { buildNotFound, type BuiltTemplates } from "./built-templates.ts";
-import { parseNewName, parseTag, templateNotFound } from "./names.ts";
+import { parseTag, templateNotFound } from "./names.ts";
 
 /** Builds at once that have not ended, also such as wait: above, new ones are refused */
 const openBuildsMax = 100;
@@ -43,6 +45,7 @@ const linesPerLook = 500;
 const credentialsKeptMs = 2 * hour + 5 * minute;
 
 export interface BuildRequest {
+  readonly teamId: string;
   /** With a tag, or without */
   readonly name: string;
   readonly tags: readonly string[];
@@ -80,25 +83,23 @@ export class Builds {
 
   /** Records a build, and its template if there is none; what it is to do is said by `start`. */
   async request({
+    teamId,
     name: text,
     tags,
     vcpus,
     memoryMib,
   }: BuildRequest): Promise<{ readonly template: BuiltTemplateRow; readonly build: BuildRow }> {
     const { db, templates, log } = this.#deps;
-    const { name, tag } = parseNewName(text);
+    const { name, tag } = await templates.parseNewName(teamId, text);
     const all = [...new Set([...(tag === undefined ? [] : [tag]), ...tags.map(parseTag)])];
     if (all.length > buildTagsMax) throw new PlatformError("request_invalid", `tags: a build has at most ${buildTagsMax}`);
-    if ((await countOpenBuilds(db)) >= openBuildsMax) {
-      throw new PlatformError("rate_limited", `${openBuildsMax} builds are waiting or running; try again when some are done`, {
-        retryAfterSec: 30,
-      });
-    }
-    const template = await templates.ensure(name);
+    const template = await templates.ensure(teamId, name);
     const build = await db.transaction().execute(async (transaction) => {
+      await requireRoom(transaction, teamId);
       if (!(await lockBuiltTemplate(transaction, template.id))) throw templateNotFound(text);
       return insertBuild(transaction, {
         id: randomUUID(),
+        teamId,
         templateId: template.id,
         tags: all.length === 0 ? [templateTagDefault] : all,
         vcpus,
@@ -106,17 +107,18 @@ export class Builds {
         timeCreated: this.#now(),
       });
     });
-    log.info({ buildId: build.id, templateId: template.id, template: template.name }, "build requested");
+    log.info({ buildId: build.id, teamId, templateId: template.id, template: template.name }, "build requested");
     return { template, build };
   }
 
   /** Lets a build begin as soon as it is its turn. Once per build. */
-  async start(id: string, recipe: Recipe, credentials?: RegistryCredentials): Promise<BuildRow> {
+  async start(owned: OwnedId, recipe: Recipe, credentials?: RegistryCredentials): Promise<BuildRow> {
+    const { id } = await this.get(owned); // before its credentials are touched
     const { db, claimedBy, log } = this.#deps;
     const before = this.credentialsOf(id);
     if (credentials !== undefined) this.#keep(id, credentials); // first: it may be taken on as soon as it is written
     const until = new Date(this.#now().getTime() + reservationMs);
-    const started = await startBuild(db, id, {
+    const started = await startBuild(db, owned, {
       recipe: JSON.stringify(recipe),
       stepCount: recipe.steps.length + recipe.stages.reduce((sum, stage) => sum + stage.steps.length, 0),
       ...(credentials === undefined ? {} : { reservation: { by: claimedBy, until } }),
@@ -128,7 +130,7 @@ export class Builds {
     }
     if (before !== undefined) this.#keep(id, before);
     else this.forgetCredentials(id);
-    const { state, recipe: known } = await this.get(id);
+    const { state, recipe: known } = await this.get(owned);
     throw new PlatformError("build_wrong_state", `build ${id} ${known === null ? `is ${state}` : "has been started already"}`);
   }
 
@@ -146,9 +148,9 @@ export class Builds {
     for (const id of this.#credentials.keys()) this.forgetCredentials(id);
   }
 
-  async get(id: string): Promise<BuildRow> {
-    const row = await findBuild(this.#deps.db, id);
-    if (row === undefined) throw buildNotFound(id);
+  async get(owned: OwnedId): Promise<BuildRow> {
+    const row = await findBuild(this.#deps.db, owned);
+    if (row === undefined) throw buildNotFound(owned.id);
     return row;
   }
 
@@ -158,8 +160,9 @@ export class Builds {
   }
 
   /** A build that has ended stays what it is. */
-  async cancel(id: string): Promise<BuildRow> {
-    const row = await requestCancel(this.#deps.db, id, this.#now());
+  async cancel(owned: OwnedId): Promise<BuildRow> {
+    const { id } = owned;
+    const row = await requestCancel(this.#deps.db, owned, this.#now());
     if (row === undefined) throw buildNotFound(id);
     this.#deps.log.info({ buildId: id, state: row.state }, "build is to be cancelled");
     if (buildEnded.has(row.state)) this.forgetCredentials(id);
@@ -168,23 +171,24 @@ export class Builds {
   }
 
   async logs(
-    id: string,
+    owned: OwnedId,
     { level, ...query }: Omit<BuildLogQuery, "levels"> & { readonly level?: BuildLogLevel | undefined },
   ): Promise<BuildLogTable[]> {
+    const { id } = await this.get(owned);
     return listBuildLog(this.#deps.db, id, { ...query, ...(level === undefined ? {} : { levels: levelsFrom(level) }) });
   }
 
   /** A build as it goes: itself, again when it has changed, and lines of its log from `offset` on; ends when it has ended, or `signal` aborts. */
-  async *follow(id: string, offset: number, signal: AbortSignal): AsyncGenerator<BuildNews, void, undefined> {
+  async *follow(owned: OwnedId, offset: number, signal: AbortSignal): AsyncGenerator<BuildNews, void, undefined> {
     let next = offset;
     let told: string | undefined;
     while (!signal.aborted) {
-      const build = await this.get(id);
+      const build = await this.get(owned);
       const version = `${build.generation} ${build.time_cancel_requested?.getTime() ?? ""}`;
       if (version !== told) yield { build };
       told = version;
       for (let isMore = true; isMore && !signal.aborted;) {
-        const lines = await listBuildLog(this.#deps.db, id, { offset: next, limit: linesPerLook });
+        const lines = await listBuildLog(this.#deps.db, build.id, { offset: next, limit: linesPerLook });
         next += lines.length;
         isMore = lines.length === linesPerLook;
         if (lines.length > 0) yield { lines };
@@ -200,6 +204,25 @@ export class Builds {
     timer.unref();
     this.#credentials.set(id, { value, timer });
   }
+}
+
+/** Refuses a build above what all teams, or this one, may have open. Nobody else counts the team's until the transaction ends. */
+async function requireRoom(transaction: Db, teamId: string): Promise<void> {
+  const team = await lockTeam(transaction, teamId);
+  if (team === undefined) throw new PlatformError("internal", "the team is gone", { detail: `team ${teamId}` });
+  const { all, ofTeam } = await countOpenBuilds(transaction, teamId);
+  const { builds_at_once: ofTeamMax } = quotaOf(team);
+  if (ofTeamMax !== null && ofTeam >= ofTeamMax) {
+    throw new PlatformError(
+      "rate_limited",
+      `quota builds_at_once: ${ofTeam} builds of this team are waiting or running, and it may have ${ofTeamMax}; try again when some are done`,
+      { retryAfterSec: 30 },
+    );
+  }
+  if (all < openBuildsMax) return;
+  throw new PlatformError("rate_limited", `${openBuildsMax} builds are waiting or running; try again when some are done`, {
+    retryAfterSec: 30,
+  });
 }
 
 /** A level, and what is worse. */

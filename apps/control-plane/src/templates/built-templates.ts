@@ -1,4 +1,4 @@
-import { isHostTemplateName, PlatformError, templateTagDefault } from "@roost/contract";
+import { PlatformError, templateTagDefault } from "@roost/contract";
 import { second, sleep, type Logger } from "@roost/kit";
 
 import {
@@ -6,9 +6,12 @@ import {
   deleteBuiltTemplate,
   ensureBuiltTemplate,
   findBuiltTemplate,
+  findBuiltTemplateOfAnyTeam,
+  findPublicTemplate,
   findTagged,
   listBuiltNames,
   listBuiltTemplates,
+  listPublicTemplates,
   listTagged,
   listTags,
   removeTags,
@@ -18,19 +21,34 @@ import {
 } from "../db/built-templates.ts";
 import { listNewestBuilds, type NewestBuild } from "../db/builds.ts";
 import type { Db } from "../db/database.ts";
+import { ownedBy } from "../db/owned-id.ts";
+import { findTeam } from "../db/teams.ts";
 import type { Hosts } from "../hosts/hosts.ts";
-import type { ResolvedTemplate } from "../sandboxes/creates.ts";
 import { findBuild, requestCancel, type BuildRow } from "./build-store.ts";
-import { hostTemplateOf, isBuildId, newTemplateId, parseReference, shownName, templateNotFound, type TemplateReference } from "./names.ts";
+import {
+  hostTemplateOf,
+  isBuildId,
+  isTemplateId,
+  newTemplateId,
+  parseNewName,
+  parseReference,
+  shownName,
+  templateNotFound,
+  type TemplateReference,
+} from "./names.ts";
 
 /** Longest wait in `ms` for builds to end that go on when their template is deleted */
 const cancelTimeoutMs = 30 * second;
 /** Time between two looks whether they have, in `ms` */
 const lookIntervalMs = 100;
+/** Templates of other teams in one list */
+const publicListedMax = 1_000;
 
 /** A template with what its tags mean. */
 export interface BuiltTemplate {
   readonly row: BuiltTemplateRow;
+  /** As whoever asked knows it: another team's has a namespace */
+  readonly name: string;
   readonly tags: readonly TagRow[];
   /** What its name means without a tag; undefined: nothing yet */
   readonly build: BuildRow | undefined;
@@ -47,7 +65,26 @@ export interface BuiltTemplatesDependencies {
   readonly now?: () => Date;
 }
 
-/** Templates that builds make: what their names and tags mean. What hosts have for them has names of its own, which users never see. */
+/** What a name means. */
+export interface FoundTemplate {
+  readonly row: BuiltTemplateRow;
+  readonly reference: TemplateReference;
+  /** Of the template, as whoever asked knows it */
+  readonly name: string;
+}
+
+/** What sandboxes can be made from. */
+export interface ResolvedBuild {
+  readonly hostTemplate: string;
+  readonly buildId: string;
+  readonly templateId: string;
+  readonly name: string;
+}
+
+/**
+ * Templates that builds make: what their names and tags mean to a team. It may use its own and those that are public, which other teams know as `slug/name`, or by their id; it changes its own only.
+ * What hosts have for them has names of its own, which users never see.
+ */
 export class BuiltTemplates {
   readonly #deps: BuiltTemplatesDependencies;
 
@@ -63,22 +100,32 @@ export class BuiltTemplates {
    * What a name means, written as `[namespace/]name[:tag]` with an id for either if need be. Undefined when there is no built template of that name; `template_not_found` when there is, but no
    * build of it that is ready has the tag.
    */
-  async resolve(text: string): Promise<ResolvedTemplate | undefined> {
-    const reference = parseReference(text);
-    const row = reference === undefined ? undefined : await findBuiltTemplate(this.#deps.db, reference.name);
-    if (reference === undefined || row === undefined) return undefined;
+  async resolve(teamId: string, text: string): Promise<ResolvedBuild | undefined> {
+    const found = await this.#findUsable(teamId, text);
+    if (found === undefined) return undefined;
+    const { row, reference, name } = found;
     const build = await this.#buildOf(row, reference.tag);
     return {
       hostTemplate: build.host_template ?? hostTemplateOf(build.id),
       buildId: build.id,
       templateId: row.id,
-      name: shownName(row.name, reference.tag ?? templateTagDefault),
+      name: shownName(name, reference.tag ?? templateTagDefault),
     };
   }
 
-  /** Undefined when there is none of that very name. */
-  async findByName(name: string): Promise<BuiltTemplateRow | undefined> {
-    return findBuiltTemplate(this.#deps.db, name);
+  /** The team's own; undefined when it has none of that name or id. */
+  async findOwn(teamId: string, text: string): Promise<BuiltTemplateRow | undefined> {
+    return (await this.#findOwn(teamId, text))?.row;
+  }
+
+  /** Whosever it is: for who has been let in otherwise. Undefined when there is none of that id. */
+  async ofAnyTeam(id: string): Promise<BuiltTemplateRow | undefined> {
+    return findBuiltTemplateOfAnyTeam(this.#deps.db, id);
+  }
+
+  /** Own or another's that the team may use; undefined when there is none. */
+  async findUsable(teamId: string, text: string): Promise<FoundTemplate | undefined> {
+    return this.#findUsable(teamId, text);
   }
 
   /** By id. */
@@ -86,66 +133,70 @@ export class BuiltTemplates {
     return listBuiltNames(this.#deps.db, ids);
   }
 
-  /** Throws `template_not_found`. */
-  async find(text: string): Promise<BuiltTemplateRow> {
-    return (await this.#find(text)).row;
+  /** The team's own. Throws `template_not_found`. */
+  async find(teamId: string, text: string): Promise<BuiltTemplateRow> {
+    return (await this.#find(teamId, text)).row;
   }
 
-  /** With a tag: as that means it; `template_not_found` when there is no such tag. */
-  async get(text: string): Promise<BuiltTemplate> {
+  /** One that the team may use. With a tag: as that means it; `template_not_found` when there is no such tag. */
+  async get(teamId: string, text: string): Promise<BuiltTemplate> {
     const { db } = this.#deps;
-    const { row, reference } = await this.#find(text);
-    const tags = await listTags(db, row.id);
+    const found = await this.#findUsable(teamId, text);
+    if (found === undefined) throw templateNotFound(text);
+    const { row, reference, name } = found;
+    const tags = await listTags(db, [row.id]);
     const build = reference.tag === undefined ? await findTagged(db, row.id, templateTagDefault) : await this.#buildOf(row, reference.tag);
-    return { row, tags, build };
+    return { row, name, tags, build };
   }
 
-  /** By name. */
-  async list(): Promise<BuiltTemplate[]> {
+  /** The team's own by name, then what others let it use, by namespace and name. */
+  async list(teamId: string): Promise<BuiltTemplate[]> {
     const { db } = this.#deps;
-    const [rows, tags, builds] = [await listBuiltTemplates(db), await listTags(db), await listTagged(db)];
-    const buildOf = new Map(builds.map((build) => [build.id, build]));
-    return rows.map((row) => {
-      const own = tags.filter((tag) => tag.template_id === row.id);
-      const holder = own.find(({ tag }) => tag === templateTagDefault);
-      return { row, tags: own, build: holder && buildOf.get(holder.build_id) };
+    const others = await listPublicTemplates(db, teamId, publicListedMax);
+    const rows = [
+      ...(await listBuiltTemplates(db, teamId)).map((row) => ({ row, name: row.name })),
+      ...others.map((row) => ({ row, name: `${row.slug}/${row.name}` })),
+    ];
+    const ids = rows.map(({ row }) => row.id);
+    const tagsOf = new Map<string, TagRow[]>(ids.map((id) => [id, []]));
+    for (const tag of await listTags(db, ids)) tagsOf.get(tag.template_id)?.push(tag);
+    const buildOf = new Map((await listTagged(db, ids)).map((build) => [build.id, build]));
+    return rows.map(({ row, name }) => {
+      const tags = tagsOf.get(row.id) ?? [];
+      const holder = tags.find(({ tag }) => tag === templateTagDefault);
+      return { row, name, tags, build: holder && buildOf.get(holder.build_id) };
     });
   }
 
-  /** By template: its newest build, in whatever state. */
-  async newestBuilds(): Promise<ReadonlyMap<string, NewestBuild>> {
-    return listNewestBuilds(this.#deps.db);
+  /** Of the team's own, by template: its newest build, in whatever state. */
+  async newestBuilds(teamId: string): Promise<ReadonlyMap<string, NewestBuild>> {
+    return listNewestBuilds(this.#deps.db, teamId);
   }
 
-  /** The template of that name, made when there is none. `template_exists` when something else is called that. */
-  async ensure(name: string): Promise<BuiltTemplateRow> {
+  /** A name for a new template or build of the team's, with its tag if there is one. Throws `request_invalid`. */
+  async parseNewName(teamId: string, text: string): Promise<TemplateReference> {
+    return parseNewName(text, await this.#slugOf(teamId));
+  }
+
+  /** The team's template of that name, made when there is none. `template_exists` when something else is called that. */
+  async ensure(teamId: string, name: string): Promise<BuiltTemplateRow> {
     const { db, hosts } = this.#deps;
-    const known = await findBuiltTemplate(db, name);
+    const known = await findBuiltTemplate(db, teamId, name);
     if (known !== undefined) return known;
     const described = await hosts.describe(0);
-    const taken = described
-      .flatMap(({ description }) => description.templates)
-      .find((template) => template.name.toLowerCase().split(":", 1)[0] === name && !isHostTemplateName(template.name));
-    if (taken !== undefined) {
-      throw new PlatformError(
-        "template_exists",
-        `"${taken.name}" is the name of a ${taken.kind === "base" ? "base template" : "snapshot"}; take another`,
-      );
-    }
     if (described.length === 0) throw new PlatformError("host_unreachable", "no host can be reached right now", { retryAfterSec: 5 });
-    return ensureBuiltTemplate(db, { id: newTemplateId(), name }, this.#now());
-  }
-
-  /** Whether a snapshot of that name would be mistaken for a built template. */
-  async hasNameOf(snapshot: string): Promise<boolean> {
-    const [name = ""] = snapshot.toLowerCase().split(":", 1);
-    return (await findBuiltTemplate(this.#deps.db, name)) !== undefined;
+    const isBase = described.some(({ description }) =>
+      description.templates.some((template) => template.kind === "base" && template.name.toLowerCase().split(":", 1)[0] === name),
+    );
+    const made = isBase ? undefined : await ensureBuiltTemplate(db, { id: newTemplateId(), teamId, name }, this.#now());
+    if (made !== undefined) return made;
+    throw new PlatformError("template_exists", `"${name}" is the name of a ${isBase ? "base template" : "snapshot"}; take another`);
   }
 
   /** Deletes a template with all its builds. What goes on of them is cancelled first. */
-  async delete(text: string): Promise<void> {
+  async delete(teamId: string, text: string): Promise<void> {
     const { db, log } = this.#deps;
-    const { row, reference } = await this.#find(text);
+    const { row, reference } = await this.#find(teamId, text);
     if (reference.tag !== undefined) {
       throw new PlatformError(
         "request_invalid",
@@ -162,7 +213,7 @@ export class BuiltTemplates {
           `template "${row.name}" is used by ${obstacle.sandboxIds.join(", ")}; delete those sandboxes first`,
         );
       }
-      for (const buildId of obstacle.openBuildIds) await requestCancel(db, buildId, this.#now());
+      for (const buildId of obstacle.openBuildIds) await requestCancel(db, ownedBy(row.team_id, buildId), this.#now());
       this.#deps.onCancel();
       if (performance.now() > end) {
         throw new PlatformError("template_in_use", `a build of template "${row.name}" is still being ended; try again`);
@@ -175,44 +226,65 @@ export class BuiltTemplates {
 
   /** Lets tags mean what `text` means, or the build with an id; answers which that is. */
   async tag(
+    teamId: string,
     text: string,
     tags: readonly string[],
     buildId?: string,
   ): Promise<{ readonly row: BuiltTemplateRow; readonly build: BuildRow }> {
     const { db } = this.#deps;
-    const { row, reference } = await this.#find(text);
+    const { row, reference } = await this.#find(teamId, text);
     const build = await this.#buildOf(row, buildId ?? reference.tag);
     if (!(await assignTags(db, row.id, build.id, tags, this.#now()))) throw buildNotFound(build.id);
     return { row, build };
   }
 
   /** Tags that are not there are no error. The default one stays: the template's name means it. */
-  async untag(text: string, tags: readonly string[]): Promise<void> {
-    const { row } = await this.#find(text);
+  async untag(teamId: string, text: string, tags: readonly string[]): Promise<void> {
+    const { row } = await this.#find(teamId, text);
     if (tags.includes(templateTagDefault)) {
       throw new PlatformError("request_invalid", `the tag "${templateTagDefault}" cannot be removed: it is what the template's name means`);
     }
     await removeTags(this.#deps.db, row.id, tags);
   }
 
-  async setPublic(text: string, isPublic: boolean): Promise<BuiltTemplateRow> {
-    const { row } = await this.#find(text);
+  async setPublic(teamId: string, text: string, isPublic: boolean): Promise<BuiltTemplateRow> {
+    const { row } = await this.#find(teamId, text);
     await setPublic(this.#deps.db, row.id, isPublic);
     return { ...row, is_public: isPublic };
   }
 
-  async #find(text: string): Promise<{ readonly row: BuiltTemplateRow; readonly reference: TemplateReference }> {
+  async #find(teamId: string, text: string): Promise<FoundTemplate> {
+    const found = await this.#findOwn(teamId, text);
+    if (found === undefined) throw templateNotFound(text);
+    return found;
+  }
+
+  async #findOwn(teamId: string, text: string): Promise<FoundTemplate | undefined> {
     const reference = parseReference(text);
-    const row = reference === undefined ? undefined : await findBuiltTemplate(this.#deps.db, reference.name);
-    if (reference === undefined || row === undefined) throw templateNotFound(text);
-    return { row, reference };
+    if (reference === undefined) return undefined;
+    if (reference.namespace !== undefined && reference.namespace !== (await this.#slugOf(teamId))) return undefined;
+    const row = await findBuiltTemplate(this.#deps.db, teamId, reference.name);
+    return row && { row, reference, name: row.name };
+  }
+
+  async #findUsable(teamId: string, text: string): Promise<FoundTemplate | undefined> {
+    const own = await this.#findOwn(teamId, text);
+    if (own !== undefined) return own;
+    const reference = parseReference(text);
+    if (reference === undefined || (reference.namespace === undefined && !isTemplateId(reference.name))) return undefined;
+    const row = await findPublicTemplate(this.#deps.db, reference.namespace, reference.name);
+    return row && { row, reference, name: `${row.slug}/${row.name}` };
+  }
+
+  async #slugOf(teamId: string): Promise<string> {
+    return (await findTeam(this.#deps.db, teamId))?.slug ?? "";
   }
 
   /** The build that is ready and has a tag, or an id. */
   async #buildOf(row: BuiltTemplateRow, tag = templateTagDefault): Promise<BuildRow> {
     const { db } = this.#deps;
     if (isBuildId(tag)) {
-      const build = await findBuild(db, tag);
+      const build = await findBuild(db, ownedBy(row.team_id, tag));
       if (build === undefined || build.template_id !== row.id) throw buildNotFound(tag);
       if (build.state !== "ready")
         throw new PlatformError("build_wrong_state", `build ${tag} is ${build.state}; only one that is ready can be used`);
@@ -220,7 +292,7 @@ export class BuiltTemplates {
     }
     const build = await findTagged(db, row.id, tag);
     if (build !== undefined) return build;
-    const tags = (await listTags(db, row.id)).map((each) => each.tag);
+    const tags = (await listTags(db, [row.id])).map((each) => each.tag);
     const there = tags.length === 0 ? "no build of it is ready yet" : `it has: ${tags.join(", ")}`;
     throw new PlatformError("template_not_found", `template "${row.name}" has no tag "${tag}"; ${there}`);
   }

@@ -1,19 +1,33 @@
 import { expect, test } from "vitest";
 
-import { hostTemplateOf, isTemplateId, newTemplateId, parseNewName, parseReference, parseTag, shownName } from "./names.ts";
+import {
+  hostTemplateOf,
+  hostTemplateOfSnapshot,
+  isTemplateId,
+  newTemplateId,
+  parseNewName,
+  parseReference,
+  parseTag,
+  shownName,
+} from "./names.ts";
 
 const uuid = "0a1b2c3d-0000-4000-8000-0123456789ab";
 
 test.each([
-  ["x", "x", undefined],
-  ["X", "x", undefined],
-  ["team/x", "x", undefined],
-  ["My-Team.1/My_Template:V1.0", "my_template", "v1.0"],
-  ["x:default", "x", "default"],
-  ["-x_", "-x_", undefined],
-  [`x:${uuid}`, "x", uuid],
-])("%s means %s with tag %s", (text, name, tag) => {
-  expect(parseReference(text)).toEqual({ name, tag });
+  ["x", undefined, "x", undefined],
+  ["X", undefined, "x", undefined],
+  ["team/x", "team", "x", undefined],
+  ["My-Team.1/My_Template:V1.0", "my-team.1", "my_template", "v1.0"],
+  ["x:default", undefined, "x", "default"],
+  ["-x_", undefined, "-x_", undefined],
+  [`x:${uuid}`, undefined, "x", uuid],
+])("%s means, in namespace %s, %s with tag %s", (text, namespace, name, tag) => {
+  expect(parseReference(text)).toEqual({ namespace, name, tag });
+});
+
+test("what is built is built in the own namespace, which need not be said", () => {
+  for (const text of ["x:v1", "mine/x:v1", "MINE/X:v1"]) expect(parseNewName(text, "mine")).toMatchObject({ name: "x", tag: "v1" });
+  expect(() => parseNewName("theirs/x", "mine")).toThrow(/name: "theirs\/x" is not accepted: .*"mine"/);
 });
 
 const never = [
@@ -37,14 +51,14 @@ const never = [
 
 test.each(never)("%j is no name", (text) => {
   expect(parseReference(text)).toBeUndefined();
-  expect(() => parseNewName(text)).toThrow(/name: .* is not accepted/);
+  expect(() => parseNewName(text, "default")).toThrow(/name: .* is not accepted/);
 });
 
-test.each([`image-${"0".repeat(24)}`, `step-${"a".repeat(40)}`, hostTemplateOf(uuid), newTemplateId()])(
+test.each([`image-${"0".repeat(24)}`, `step-${"a".repeat(40)}`, hostTemplateOf(uuid), hostTemplateOfSnapshot(uuid), newTemplateId()])(
   "%s is the platform's own",
   (name) => {
     expect(parseReference(name)).toBeDefined();
-    expect(() => parseNewName(name)).toThrow(/platform's own/);
+    expect(() => parseNewName(name, "default")).toThrow(/platform's own/);
   },
 );
 
@@ -53,7 +67,7 @@ test("a tag is lower-cased, and never the id of a build", () => {
   for (const tag of ["", "a b", "a/b", "a:b", "x".repeat(64)]) expect(() => parseTag(tag), tag).toThrow(/tag: .* is not accepted/);
   expect(() => parseTag(uuid)).toThrow(/UUID/);
   expect(() => parseTag(uuid.toUpperCase())).toThrow(/UUID/);
-  expect(() => parseNewName(`x:${uuid}`)).toThrow(/UUID/);
+  expect(() => parseNewName(`x:${uuid}`, "default")).toThrow(/UUID/);
 });
 
 test("names of the platform's making", () => {

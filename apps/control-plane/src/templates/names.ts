@@ -1,8 +1,8 @@
 import { isHostTemplateName, newSandboxId, PlatformError, templatePartLengthMax, templateTagDefault } from "@roost/contract";
 
 /**
- * Names of built templates, as E2B has them: `[namespace/]name[:tag]`, in any case, lower-cased. There is one team, so a namespace is taken and left out. Instead of the name there may be the
- * template's id, and instead of the tag the id of a build.
+ * Names of built templates, as E2B has them: `[namespace/]name[:tag]`, in any case, lower-cased. A namespace is the slug of a team; without one the caller's is meant. Instead of the name there
+ * may be the template's id, and instead of the tag the id of a build.
  */
 
 const namePattern = /^[a-z0-9_-]+$/;
@@ -15,6 +15,8 @@ const shownMax = 80;
 
 /** What a caller means by a name. */
 export interface TemplateReference {
+  /** Slug of a team; undefined: not said */
+  readonly namespace: string | undefined;
   /** Name or id */
   readonly name: string;
   /** Tag or id of a build; undefined: not said */
@@ -27,12 +29,21 @@ export function parseReference(text: string): TemplateReference | undefined {
   if (namespace !== undefined && !namespacePattern.test(namespace)) return undefined;
   if (!namePattern.test(name) || name.length > templatePartLengthMax) return undefined;
   if (tag !== undefined && (!tagPattern.test(tag) || tag.length > templatePartLengthMax)) return undefined;
-  return { name, tag };
+  return { namespace, name, tag };
 }
 
-/** A name for a new template, with its tag if there is one; throws where it cannot be one. */
-export function parseNewName(text: string): TemplateReference {
+/** The namespace of any template's name, and the name without it, as they are written. */
+export function splitNamespace(text: string): { readonly namespace: string | undefined; readonly name: string } {
+  const slash = text.indexOf("/");
+  return slash < 0 ? { namespace: undefined, name: text } : { namespace: text.slice(0, slash), name: text.slice(slash + 1) };
+}
+
+/** A name for a new template, with its tag if there is one; throws where it cannot be one. Of a namespace only the own one: `slug`. */
+export function parseNewName(text: string, slug: string): TemplateReference {
   const reference = parseReference(text);
+  if (reference !== undefined && reference.namespace !== undefined && reference.namespace !== slug) {
+    throw invalid("name", text, `templates are built in the namespace of one's own team, which is "${slug}"; it can be left out`);
+  }
   if (reference === undefined) {
     throw invalid(
       "name",
@@ -74,6 +85,11 @@ export function isTemplateId(text: string): boolean {
 
 export function newTemplateId(): string {
   return newSandboxId().replace(/^i/, "t");
+}
+
+/** Name of a snapshot on its host. */
+export function hostTemplateOfSnapshot(snapshotId: string): string {
+  return `snapshot-${snapshotId.replaceAll("-", "")}`;
 }
 
 /** Name of a build's template on its host. */

@@ -8,6 +8,7 @@ import type { Hosts } from "../hosts/hosts.ts";
 import { BuildFiles } from "./build-files.ts";
 import { Builds } from "./builds.ts";
 import { BuiltTemplates } from "./built-templates.ts";
+import { TemplateLookup } from "./template-lookup.ts";
 import { TemplateUpkeep } from "./template-upkeep.ts";
 
 export interface TemplateServicesDependencies {
@@ -23,6 +24,7 @@ export interface TemplateServicesDependencies {
 
 export interface TemplateServices {
   readonly templates: BuiltTemplates;
+  readonly lookup: TemplateLookup;
   readonly builds: Builds;
   readonly files: BuildFiles;
   readonly upkeep: TemplateUpkeep;
@@ -37,5 +39,6 @@ export function createTemplateServices({ db, hosts, dir, buildFilesMib, pokeBuil
   const upkeep = new TemplateUpkeep({ db, hosts, files, log });
   const templates = new BuiltTemplates({ db, hosts, log, onRemoval: () => upkeep.poke(), onCancel: pokeBuilds });
   const builds = new Builds({ db, templates, log, claimedBy, poke: pokeBuilds });
-  return { templates, builds, files, upkeep, claimedBy };
+  const lookup = new TemplateLookup({ db, hosts, templates });
+  return { templates, lookup, builds, files, upkeep, claimedBy };
 }

@@ -1,15 +1,16 @@
-import type { ErrorCode } from "@roost/contract";
-import { PlatformError } from "@roost/contract";
+import { defaultTeamId, isHostTemplateName, PlatformError, type ErrorCode } from "@roost/contract";
 import { hour, minute, ServiceLoop, type Logger } from "@roost/kit";
 
 import { listForgettableBuilds, listNeverStarted } from "../db/builds.ts";
-import { forgetBuild, forgetEmptyTemplates, listBuiltTemplates, listRemovals, removalDone } from "../db/built-templates.ts";
+import { forgetBuild, forgetEmptyTemplates, listBuiltTemplateIds, listRemovals, removalDone } from "../db/built-templates.ts";
 import type { Db } from "../db/database.ts";
-import type { HostLink } from "../hosts/host-link.ts";
+import { adoptSnapshots, forgetUnready, refreshSnapshots, type FoundSnapshot } from "../db/snapshots.ts";
+import { callTimeoutMs, type HostLink } from "../hosts/host-link.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import type { BuildFiles } from "./build-files.ts";
 import { requestCancel } from "./build-store.ts";
 import { requestTimeoutMs } from "./builds.ts";
+import { madeFrom } from "../snapshots/snapshots.ts";
 import { hostTemplateOf } from "./names.ts";
 
 /** Time between two rounds in `ms` when nobody pokes */
@@ -20,6 +21,8 @@ const buildsKept = 5;
 const emptyKeptMs = 24 * hour;
 /** How long in `ms` uploaded files are kept that no build uses */
 const filesKeptMs = 7 * 24 * hour;
+/** How long in `ms` a snapshot that nobody waits for is left to its host, which may be making it still: more than the longest that it can take */
+const unreadySnapshotKeptMs = 1 * hour;
 /** Builds forgotten and templates removed in one round */
 const batchSize = 200;
 /** Time a host has to delete a template in `ms`: gigabytes on a slow disk */
@@ -36,8 +39,8 @@ export interface TemplateUpkeepDependencies {
 }
 
 /**
- * Removes what nobody needs of templates: old builds, what hosts have of builds that are gone, requests without a recipe, files. Takes no input: reads the tables, and acts on what they say, so
- * it does not matter who ended when.
+ * Removes what nobody needs of templates: old builds, what hosts have of builds and snapshots that are gone, requests without a recipe, files. Records the snapshots that hosts have from before
+ * they were recorded. Takes no input: reads the tables, and acts on what they say, so it does not matter who ended when.
  */
 export class TemplateUpkeep {
   readonly #deps: TemplateUpkeepDependencies;
@@ -62,18 +65,48 @@ export class TemplateUpkeep {
     const { db, files } = this.#deps;
     const now = this.#deps.now?.() ?? new Date();
     const before = (keptMs: number) => new Date(now.getTime() - keptMs);
-    for (const { id } of await listNeverStarted(db, before(requestTimeoutMs))) await requestCancel(db, id, now);
+    for (const build of await listNeverStarted(db, before(requestTimeoutMs))) await requestCancel(db, build, now);
     for (const { id } of await listForgettableBuilds(db, buildsKept, batchSize)) await forgetBuild(db, id, hostTemplateOf(id), now);
     await forgetEmptyTemplates(db, before(emptyKeptMs));
+    await forgetUnready(db, before(unreadySnapshotKeptMs), now);
+    await this.#syncSnapshots();
     for (const name of await listRemovals(db, batchSize)) await this.#remove(name);
-    await files.removeUnused(before(filesKeptMs), async () => new Set((await listBuiltTemplates(db)).map((row) => row.id)));
+    await files.removeUnused(before(filesKeptMs), async () => new Set(await listBuiltTemplateIds(db)));
+  }
+
+  /** Records what hosts say of snapshots. One from before there were records becomes the first team's, whose everything was. */
+  async #syncSnapshots(): Promise<void> {
+    const { db, hosts, log } = this.#deps;
+    const sync = async (host: HostLink) => {
+      const { templates } = await host.call(() => host.client.listTemplates({}, { timeoutMs: callTimeoutMs }));
+      const snapshots = templates
+        .filter((template) => template.kind === "snapshot")
+        .map((template): FoundSnapshot => ({
+          ...madeFrom(template, host.id),
+          hostTemplate: template.name,
+          sourceSandboxId: template.sourceSandboxId === "" ? null : template.sourceSandboxId,
+          timeCreated: new Date(Number(template.timeCreatedMs)),
+        }));
+      const unnamed = snapshots.filter(({ hostTemplate }) => !isHostTemplateName(hostTemplate));
+      const adopted = await adoptSnapshots(db, defaultTeamId, host.id, unnamed);
+      if (adopted.length > 0)
+        log.info({ hostId: host.id, snapshots: adopted }, "snapshots from before they were recorded are recorded now");
+      await refreshSnapshots(db, snapshots);
+    };
+    const synced = await Promise.allSettled(hosts.all().map(sync));
+    for (const outcome of synced)
+      if (outcome.status === "rejected") log.debug({ err: outcome.reason }, "snapshots of a host are looked at later");
   }
 
   /** Done when no host has it any more. One that has sandboxes of it, or does not answer, is asked again in a later round. */
   async #remove(name: string): Promise<void> {
     const { db, hosts, log } = this.#deps;
     let isDone = true;
-    for (const host of hosts.links) {
+    for (const host of hosts.all()) {
+      if (hosts.seenState(host.id) === "unreachable") {
+        isDone = false;
+        continue;
+      }
       try {
         await this.#removeFrom(host, name);
       } catch (error) {

@@ -1,6 +1,7 @@
 import { type Build, type BuildLogLine, type Template, type TemplateDefaults, type TemplateDetail } from "@roost/contract";
 
 import type { BuildLogTable } from "../db/schema.ts";
+import type { SnapshotRow } from "../db/snapshots.ts";
 import type { HostTemplate } from "../hosts/observed.ts";
 import type { BuildRow } from "./build-store.ts";
 import { isCancelling } from "./builds.ts";
@@ -33,11 +34,11 @@ export function viewLogLine({ number, time_created: time, level, step, message }
   return { number, time: time.toISOString(), level, step, message };
 }
 
-/** A base template or snapshot. */
+/** A base template. */
 export function viewHostTemplate(template: HostTemplate): Template {
   return {
     name: template.name,
-    kind: template.kind === "snapshot" ? "snapshot" : "base",
+    kind: "base",
     id: null,
     build_id: null,
     tags: [],
@@ -50,10 +51,26 @@ export function viewHostTemplate(template: HostTemplate): Template {
   };
 }
 
-/** `onHost`: what a host has of the build that its name means; undefined: nothing, or no host can be reached. */
-export function viewBuiltTemplate({ row, tags, build }: BuiltTemplate, onHost: HostTemplate | undefined): Template {
+export function viewSnapshotTemplate(row: SnapshotRow): Template {
   return {
     name: row.name,
+    kind: "snapshot",
+    id: null,
+    build_id: null,
+    tags: [],
+    is_public: false,
+    digest: row.digest,
+    disk_mb: row.disk_size_mib,
+    has_memory: row.has_memory,
+    vcpus: row.vcpus === 0 ? null : row.vcpus,
+    memory_mb: row.memory_mib === 0 ? null : row.memory_mib,
+  };
+}
+
+/** `onHost`: what a host has of the build that its name means; undefined: nothing, or no host can be reached. */
+export function viewBuiltTemplate({ row, name, tags, build }: BuiltTemplate, onHost: HostTemplate | undefined): Template {
+  return {
+    name,
     kind: "built",
     id: row.id,
     build_id: build?.id ?? null,
@@ -70,6 +87,12 @@ export function viewBuiltTemplate({ row, tags, build }: BuiltTemplate, onHost: H
 export function viewHostTemplateDetail(template: HostTemplate): TemplateDetail {
   const time = template.time_created.toISOString();
   return { ...viewHostTemplate(template), created_at: time, updated_at: time, tag_builds: [], defaults: viewDefaults(template.defaults) };
+}
+
+/** `onHost`: what a host has of it; undefined: nothing, or no host can be reached. */
+export function viewSnapshotTemplateDetail(row: SnapshotRow, onHost: HostTemplate | undefined): TemplateDetail {
+  const time = row.time_created.toISOString();
+  return { ...viewSnapshotTemplate(row), created_at: time, updated_at: time, tag_builds: [], defaults: viewDefaults(onHost?.defaults) };
 }
 
 export function viewBuiltTemplateDetail(template: BuiltTemplate, onHost: HostTemplate | undefined): TemplateDetail {

@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 
 import type { Database } from "../../db/database.ts";
 import { BuildWorld, type ControlPlane } from "../../testing/build-world.ts";
+import { firstTeam, own } from "../../testing/first-team.ts";
 import { openTestDatabase } from "../../testing/test-database.ts";
 import { claimBuild, findBuild } from "../build-store.ts";
 
@@ -121,7 +122,7 @@ describe("a build that is cancelled leaves nothing", () => {
     const holding = hold();
     const id = await begin(builder);
     const release = await holding;
-    await builder.services.builds.cancel(id);
+    await builder.services.builds.cancel(own(id));
     await builder.runner.round(); // sees that; what it waits for may be a call to the host, which goes on
     release();
     expect(await builder.ended(id)).toMatchObject({ state: "cancelled", failure: null });
@@ -137,7 +138,7 @@ describe("a build that is cancelled leaves nothing", () => {
     const first = await begin(builder);
     const release = await holding;
     const second = await begin(builder);
-    expect((await builder.services.builds.cancel(second)).state).toBe("cancelled");
+    expect((await builder.services.builds.cancel(own(second))).state).toBe("cancelled");
     release?.();
     expect((await builder.ended(first)).state).toBe("ready");
     expect(world.host.imports.asked.length).toBe(1);
@@ -218,7 +219,7 @@ describe("when a control plane dies another one finishes its build", () => {
     await before.stop();
     await world.isEmpty();
     release?.();
-    expect((await findBuild(database.db, id))?.state).toBe("building");
+    expect((await findBuild(database.db, own(id)))?.state).toBe("building");
     const after = world.controlPlane({ isExclusive: false }).start();
     expect((await after.ended(id)).state).toBe("ready");
   });
@@ -238,13 +239,20 @@ test("a build whose claim is lost is left alone by who lost it, and what it had 
   loser.runner.poke();
   await loser.runner.idle();
   await world.isEmpty();
-  expect(await findBuild(database.db, id)).toMatchObject({ state: "building", claimed_by: "winner" });
+  expect(await findBuild(database.db, own(id))).toMatchObject({ state: "building", claimed_by: "winner" });
 });
 
 test("a sandbox of a build that is gone is ended", async () => {
   const builder = world.controlPlane();
   await builder.sandboxes.createForBuild(
-    { buildId: "00000000-0000-4000-8000-000000000000", hostId: "host-1", hostTemplate: "base", vcpus: 1, memoryMib: 512 },
+    {
+      teamId: firstTeam,
+      buildId: "00000000-0000-4000-8000-000000000000",
+      hostId: "host-1",
+      hostTemplate: "base",
+      vcpus: 1,
+      memoryMib: 512,
+    },
     new AbortController().signal,
   );
   expect(world.host.sandboxes.size).toBe(1);

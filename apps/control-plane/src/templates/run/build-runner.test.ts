@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 
 import type { Database } from "../../db/database.ts";
 import { BuildWorld, type ControlPlane } from "../../testing/build-world.ts";
+import { firstTeam } from "../../testing/first-team.ts";
 import { openTestDatabase } from "../../testing/test-database.ts";
 import { hostTemplateOf } from "../names.ts";
 
@@ -58,7 +59,7 @@ describe("a build", () => {
       hasMemory: true,
       defaults: { user: "user", workdir: "/home/user/app", envs, startCommand: "sleep 100", readyCommand: "true" },
     });
-    expect((await builder.services.templates.resolve("mine"))?.hostTemplate).toBe(template?.name);
+    expect((await builder.services.templates.resolve(firstTeam, "mine"))?.hostTemplate).toBe(template?.name);
     await world.isEmpty();
     const log = await world.logOf(row.id);
     expect(log).toContain("0 RUN echo one; echo two >&2");
@@ -197,7 +198,7 @@ describe("a build", () => {
 
   test("uploaded files reach the guest as they are, with the step's owner and mode", async () => {
     const hash = "a".repeat(64);
-    const template = await builder.services.templates.ensure("with-files");
+    const template = await builder.services.templates.ensure(firstTeam, "with-files");
     await builder.upload(template.id, hash, Buffer.from([0x1f, 0x8b, 8, 0, 1, 2, 3]));
     const step = { kind: "copy" as const, files: hash, source: "src/*", destination: "$TO/", user: "1000", mode: "0640" };
     const steps = [{ kind: "env" as const, envs: { TO: "/opt" } }, step];

@@ -15,6 +15,7 @@ const retryMs = 2 * second;
 export interface BuildSandboxes {
   readonly sandboxes: Pick<Sandboxes, "createForBuild" | "deleteForBuild">;
   readonly guests: Pick<Guests, "of">;
+  readonly teamId: string;
   readonly buildId: string;
   readonly host: HostLink;
   /** Of what is made from disks; templates with memory have their own */
@@ -51,11 +52,11 @@ export async function withSandbox<Result>(
   }
 }
 
-async function create({ sandboxes, host, buildId, vcpus, memoryMib, signal }: BuildSandboxes, hostTemplate: string) {
+async function create({ sandboxes, host, teamId, buildId, vcpus, memoryMib, signal }: BuildSandboxes, hostTemplate: string) {
   const { templates } = await host.describe();
   const fixed = templates.find(({ name, vcpus: own }) => name === hostTemplate && own > 0);
   const sizes = fixed === undefined ? { vcpus, memoryMib } : { vcpus: fixed.vcpus, memoryMib: fixed.memory_mib };
-  return sandboxes.createForBuild({ buildId, hostId: host.id, hostTemplate, ...sizes }, signal);
+  return sandboxes.createForBuild({ teamId, buildId, hostId: host.id, hostTemplate, ...sizes }, signal);
 }
 
 /** Tries again what failed for want of room, or because the host restarts. */

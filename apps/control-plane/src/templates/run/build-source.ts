@@ -4,6 +4,7 @@ import { isHostTemplateName, PlatformError, type RecipeSource } from "@roost/con
 import type { ImageConfig } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 
 import { callTimeoutMs, type HostLink } from "../../hosts/host-link.ts";
+import type { Hosts } from "../../hosts/hosts.ts";
 import { templateNotFound } from "../names.ts";
 import { importImage, putArchive, type ImportSource } from "./import-image.ts";
 import type { RegistryLogin } from "./registry-credentials.ts";
@@ -24,6 +25,8 @@ export interface BuildSource {
 }
 
 export interface SourceParts {
+  /** Whose build it is */
+  readonly teamId: string;
   readonly host: HostLink;
   /** Name on hosts of the template that a name means */
   readonly hostTemplateOf: (name: string) => Promise<string>;
@@ -39,13 +42,16 @@ export interface SourceParts {
 /** Finds what a recipe begins from on the build's host, or gets it there. */
 export async function findSource(source: Exclude<RecipeSource, { readonly stage: string }>, parts: SourceParts): Promise<BuildSource> {
   const { host, say, signal } = parts;
-  if ("template" in source) return sourceFromTemplate(host, await parts.hostTemplateOf(source.template), source.template);
+  const { teamId } = parts;
+  if ("template" in source) {
+    return sourceFromTemplate(host, await parts.hostTemplateOf(source.template), { name: source.template, teamId });
+  }
   await say(`FROM ${describeSource(source)}`);
   const image = await importImage(host, { source: await requestFor(source, parts), refresh: parts.force }, say, signal);
   if (!image.isNew) await say(`CACHED ${describeSource(source)}`);
   return {
     hostTemplate: image.template,
-    key: keyOfSource(image.template), // which is named by what was imported, and by how
+    key: keyOfSource(teamId, image.template), // which is named by what was imported, and by how
     context: "debian" in source ? contextOf({ user: "", workdir: "", envs: {} }) : contextFromImage(image.config),
     startCommand: "",
     readyCommand: "",
@@ -54,7 +60,11 @@ export async function findSource(source: Exclude<RecipeSource, { readonly stage:
 }
 
 /** The same for a template that a host has. */
-export async function sourceFromTemplate(host: HostLink, hostTemplate: string, name: string): Promise<BuildSource> {
+export async function sourceFromTemplate(
+  host: HostLink,
+  hostTemplate: string,
+  { name, teamId }: { readonly name: string; readonly teamId: string },
+): Promise<BuildSource> {
   const { templates } = await host.call(() => host.client.listTemplates({}, { timeoutMs: callTimeoutMs }));
   const template = templates.find((candidate) => candidate.name === hostTemplate);
   if (template === undefined) throw templateNotFound(name);
@@ -62,7 +72,7 @@ export async function sourceFromTemplate(host: HostLink, hostTemplate: string, n
   return {
     hostTemplate,
     // What a build made is never changed, and its digest is, when its files are put in order
-    key: keyOfSource(template.kind === "build" ? hostTemplate : template.digest),
+    key: keyOfSource(teamId, template.kind === "build" ? hostTemplate : template.digest),
     context: contextOf({ user: defaults?.user ?? "", workdir: defaults?.workdir ?? "", envs: defaults?.envs ?? {} }),
     startCommand: defaults?.startCommand ?? "",
     readyCommand: defaults?.readyCommand ?? "",
@@ -70,17 +80,22 @@ export async function sourceFromTemplate(host: HostLink, hostTemplate: string, n
   };
 }
 
-/** Name on hosts of the template that a name means; throws `template_not_found`. */
+/** Name on hosts of the template that a name means; throws `template_not_found`. `resolve`: of what is no base template. */
 export async function hostTemplateFor(
   name: string,
-  resolveBuilt: (name: string) => Promise<{ readonly hostTemplate: string } | undefined>,
-  isOnHosts: (name: string) => Promise<boolean>,
+  {
+    hosts,
+    resolve,
+  }: {
+    readonly hosts: Pick<Hosts, "findBase">;
+    readonly resolve: (name: string) => Promise<{ readonly hostTemplate: string } | undefined>;
+  },
 ): Promise<string> {
   if (isHostTemplateName(name)) throw templateNotFound(name);
-  if (await isOnHosts(name)) return name;
-  const built = await resolveBuilt(name);
-  if (built === undefined) throw templateNotFound(name);
-  return built.hostTemplate;
+  if ((await hosts.findBase(name)) !== undefined) return name;
+  const resolved = await resolve(name);
+  if (resolved === undefined) throw templateNotFound(name);
+  return resolved.hostTemplate;
 }
 
 async function requestFor(

@@ -8,9 +8,9 @@ import type { Hosts } from "../../hosts/hosts.ts";
 import type { Sandboxes } from "../../sandboxes/sandboxes.ts";
 import type { BuildFiles } from "../build-files.ts";
 import { finishBuild, renewClaim, updateBuild, type BuildEnd, type BuildPatch, type BuildRow } from "../build-store.ts";
-import type { BuiltTemplates } from "../built-templates.ts";
 import type { Builds } from "../builds.ts";
 import { hostTemplateOf } from "../names.ts";
+import type { TemplateLookup } from "../template-lookup.ts";
 import { BuildLog } from "./build-log.ts";
 import { earlierResults } from "./earlier-result.ts";
 import { BuildEnded, BuildFailed, messageOf } from "./failures.ts";
@@ -26,7 +26,7 @@ export interface BuildWorkParts {
   readonly hosts: Hosts;
   readonly sandboxes: Pick<Sandboxes, "createForBuild" | "deleteForBuild">;
   readonly guests: Pick<Guests, "of">;
-  readonly templates: Pick<BuiltTemplates, "resolve">;
+  readonly lookup: Pick<TemplateLookup, "resolve">;
   readonly builds: Pick<Builds, "credentialsOf" | "forgetCredentials">;
   readonly files: Pick<BuildFiles, "open">;
   /** Longest that a build may take in `ms` */
@@ -122,10 +122,11 @@ export class BuildWork {
   }
 
   async #runBuild() {
-    const { db, hosts, sandboxes, guests, templates, files, builds } = this.#parts;
-    const { id, template_id: templateId, vcpus, memory_mib: memoryMib } = this.#row;
+    const { db, hosts, sandboxes, guests, lookup, files, builds } = this.#parts;
+    const { id, team_id: teamId, template_id: templateId, vcpus, memory_mib: memoryMib } = this.#row;
     const signal = this.#abort.signal;
     return runBuild({
+      teamId,
       buildId: id,
       recipe: this.#recipe(),
       vcpus,
@@ -134,7 +135,7 @@ export class BuildWork {
       hosts,
       sandboxes,
       guests,
-      resolveBuilt: (name) => templates.resolve(name),
+      resolve: (name) => lookup.resolve(teamId, name),
       openFiles: async (hash) => (await files.open(templateId, hash))?.stream,
       login: async () => {
         const credentials = builds.credentialsOf(id);

@@ -9,7 +9,7 @@ import { keyOfSource, keyOfStep, layerName } from "./step-keys.ts";
 
 const context: StepContext = { user: "", workdir: "", envs: { A: "1", B: "2" } };
 const run = (command: string, more: object = {}): RecipeStep => ({ kind: "run", command, ...more });
-const source = keyOfSource("sha256:base");
+const source = keyOfSource("default", "sha256:base");
 
 function plan(steps: readonly RecipeStep[], more: Partial<Parameters<typeof planSteps>[0]> = {}) {
   return planSteps({ steps, key: source, context, stage: undefined, force: false, keyOfStage: () => "stage", ...more });
@@ -20,7 +20,7 @@ test("a key follows from all that a step follows from, and from nothing else", (
   expect(keyOfStep(source, run("make", { force: true }), { ...context, envs: { B: "2", A: "1" } }, undefined)).toBe(key);
   expect(keyOfStep(source, run("make", { user: undefined }), context, undefined)).toBe(key);
   const others = [
-    keyOfStep(keyOfSource("sha256:other"), run("make"), context, undefined),
+    keyOfStep(keyOfSource("default", "sha256:other"), run("make"), context, undefined),
     keyOfStep(source, run("make all"), context, undefined),
     keyOfStep(source, run("make", { user: "root" }), context, undefined),
     keyOfStep(source, run("make"), { ...context, user: "user" }, undefined),

@@ -25,6 +25,7 @@ import { keyOfResult, layerName } from "./step-keys.ts";
 const baseLabel = "base";
 
 export interface RunParts {
+  readonly teamId: string;
   readonly buildId: string;
   readonly recipe: Recipe;
   readonly vcpus: number;
@@ -34,8 +35,8 @@ export interface RunParts {
   readonly hosts: Hosts;
   readonly sandboxes: Pick<Sandboxes, "createForBuild" | "deleteForBuild">;
   readonly guests: Pick<Guests, "of">;
-  /** The template that a name means, where a build made it */
-  readonly resolveBuilt: (name: string) => Promise<{ readonly hostTemplate: string } | undefined>;
+  /** What a name means to the team, other than a base template */
+  readonly resolve: (name: string) => Promise<{ readonly hostTemplate: string } | undefined>;
   /** Undefined: nobody uploaded it */
   readonly openFiles: (hash: string) => Promise<Readable | undefined>;
   readonly login: () => Promise<RegistryLogin>;
@@ -101,19 +102,19 @@ export async function runBuild(parts: RunParts): Promise<BuildResult> {
   }
 }
 
-function sandboxesOn(host: HostLink, { sandboxes, guests, buildId, vcpus, memoryMib, signal, log }: RunParts): BuildSandboxes {
-  return { sandboxes, guests, buildId, host, vcpus, memoryMib, signal, log };
+function sandboxesOn(host: HostLink, { sandboxes, guests, teamId, buildId, vcpus, memoryMib, signal, log }: RunParts): BuildSandboxes {
+  return { sandboxes, guests, teamId, buildId, host, vcpus, memoryMib, signal, log };
 }
 
-async function pickHost({ recipe, hosts, resolveBuilt, preferredHosts, signal, log }: RunParts): Promise<HostLink> {
-  const isOnHosts = async (name: string) => (await hosts.find(name)) !== undefined;
+async function pickHost(parts: RunParts): Promise<HostLink> {
+  const { teamId, recipe, hosts, preferredHosts, signal, log } = parts;
   const outer = outerSources(recipe);
   const names = new Map<OuterSource, string>();
-  for (const source of outer) if ("template" in source) names.set(source, await hostTemplateFor(source.template, resolveBuilt, isOnHosts));
+  for (const source of outer) if ("template" in source) names.set(source, await hostTemplateFor(source.template, parts));
   const cachedSteps = async (host: HostLink) => {
     if (names.size < outer.length) return 0; // what an image is, is known when it was fetched
     const sources = new Map<OuterSource, BuildSource>();
-    for (const [source, name] of names) sources.set(source, await sourceFromTemplate(host, name, name));
+    for (const [source, name] of names) sources.set(source, await sourceFromTemplate(host, name, { name, teamId }));
     const { main } = planRecipe(recipe, (source) => must(sources.get(source), "a source on a host"));
     const there = new Set((await host.describe()).templates.map(({ name }) => name));
     return cachedPrefix(main.plan.steps, (layer, { isForced }) => !isForced && there.has(layer));
@@ -129,8 +130,7 @@ async function onHost(
   fetched: Readonly<Record<string, BuildSource>>,
   parts: RunParts,
 ): Promise<BuildSource> {
-  const { recipe, hosts, resolveBuilt, openFiles, login, progress, signal, log } = parts;
-  const isOnHosts = async (name: string) => (await hosts.find(name)) !== undefined;
+  const { teamId, recipe, openFiles, login, progress, signal, log } = parts;
   const name = nameOfSource(source);
   const before = fetched[name];
   if (before !== undefined) {
@@ -139,8 +139,9 @@ async function onHost(
   }
   const found = await patiently(signal, log, () =>
     findSource(source, {
+      teamId,
       host,
-      hostTemplateOf: (name) => hostTemplateFor(name, resolveBuilt, isOnHosts),
+      hostTemplateOf: (name) => hostTemplateFor(name, parts),
       openFiles: (hash) => opened(openFiles, hash),
       login: async () => (isForCredentials(source, recipe) ? login() : noLogin),
       force: recipe.force,

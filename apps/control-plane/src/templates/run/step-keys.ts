@@ -10,12 +10,15 @@ import type { StepContext } from "./step-context.ts";
  */
 
 /** Raise when the same step comes to mean something else */
-const formatVersion = 1;
+const formatVersion = 2;
 const nameDigits = 40;
 
-/** Of what a chain of steps begins from. `digest` names its content. */
-export function keyOfSource(digest: string): string {
-  return hash({ formatVersion, source: digest });
+/**
+ * Of what a chain of steps begins from. `digest` names its content. Teams share no steps: files are known by the hash that their uploader gave them, so one team could make another begin from
+ * what it put there, or learn what another has built.
+ */
+export function keyOfSource(teamId: string, digest: string): string {
+  return hash({ formatVersion, team: teamId, source: digest });
 }
 
 /**
