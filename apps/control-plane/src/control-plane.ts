@@ -4,20 +4,29 @@ import { join } from "node:path";
 import { noTemplateDefaults } from "@roost/contract";
 import { Cleanup, poll, second, type Logger } from "@roost/kit";
 
-import { countByState, findSandbox, listOfHost } from "./db/sandboxes.ts";
+import { createAccounts, type Accounts } from "./accounts/accounts.ts";
+import type { PasswordCost } from "./accounts/passwords.ts";
+import { createChannelServices, type ChannelServices } from "./channels/channel-services.ts";
+import { countByState, findSandboxOfAnyTeam, listOfHost } from "./db/sandboxes.ts";
 import { openDatabase, type Database, type DatabaseLocation } from "./db/database.ts";
 import { listTemplates } from "./db/hosts.ts";
+import { countPlatform } from "./db/platform-counts.ts";
 import { listTokenHolders } from "./db/token-holders.ts";
 import { Events } from "./events/events.ts";
 import { followRunningCommands, ResumedCommands } from "./guest/followers.ts";
 import { Guests } from "./guest/guests.ts";
-import { HostLink, type HostDependency } from "./hosts/host-link.ts";
-import { Hosts } from "./hosts/hosts.ts";
+import type { HostDependency, HostLink } from "./hosts/host-link.ts";
+import { HostPlatform } from "./hosts/host-platform.ts";
+import { runPerHost } from "./hosts/per-host.ts";
+import { ApiKeyAuthenticator, Authentication } from "./http/authentication.ts";
+import { ClientAddresses } from "./http/client-address.ts";
+import { listenForMetrics } from "./http/metrics-listener.ts";
 import { ControlPlaneMetrics } from "./http/metrics.ts";
 import { buildServer, type HttpDeadlines } from "./http/server.ts";
 import type { Services } from "./http/services.ts";
 import { Upgrades } from "./http/web-socket/upgrades.ts";
 import { asksForHttp2, serveWithoutUpgrade } from "./http/without-upgrade.ts";
+import type { Mailer } from "./mail/mailer.ts";
 import type { ControlPlaneOptions } from "./options.ts";
 import { Proxy } from "./proxy/proxy.ts";
 import { present } from "./sandboxes/present.ts";
@@ -25,10 +34,13 @@ import { Reconciler } from "./sandboxes/reconciler.ts";
 import { runRetention } from "./sandboxes/retention.ts";
 import { Sandboxes } from "./sandboxes/sandboxes.ts";
 import { Snapshots } from "./snapshots/snapshots.ts";
+import { readSecretKey } from "./secrets/secret-box.ts";
 import { ApiKeys } from "./teams/api-keys.ts";
+import { Teams } from "./teams/teams.ts";
 import { BuildRunner } from "./templates/run/build-runner.ts";
 import { startAndAwait } from "./templates/run/start-command.ts";
 import { createTemplateServices, type TemplateServices } from "./templates/template-services.ts";
+import { Bookkeeping } from "./usage/bookkeeping.ts";
 
 /** Connections that may wait to be accepted: a program that opens 1,000 streams at once is not made to wait a second for its next try */
 const listenBacklog = 2_048;
@@ -39,12 +51,16 @@ export interface ControlPlaneDependencies {
   /** An open database, which the caller closes; without one it is opened as the options say. */
   readonly database?: Database;
   readonly deadlines?: HttpDeadlines;
+  /** In place of what the options say */
+  readonly mailer?: Mailer | undefined;
+  /** Work of hashing a password; tests have cheap ones. */
+  readonly passwordCost?: PasswordCost | undefined;
 }
 
 export interface ControlPlane {
   readonly apiKeys: ApiKeys;
   /** Answers requests from now on; returns where. */
-  listen(): Promise<{ readonly url: string; readonly port: number }>;
+  listen(): Promise<{ readonly url: string; readonly port: number; readonly hostsPort: number | undefined }>;
   /** Takes no new work, finishes what runs within `drainTimeoutSec`, closes sockets with 1001. */
   drain(): Promise<void>;
   /** Drains, then lets go of everything. Sandboxes stay as they are. */
@@ -67,7 +83,25 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   const database = deps.database ?? (await openDatabase(databaseLocation(options), log));
   if (deps.database === undefined) owned.defer("close the database", () => database.close());
 
-  const hosts = new Hosts(deps.hosts.map((host) => new HostLink(host, log)));
+  const secretKey = await readSecretKey(options);
+  const bookkeeping = new Bookkeeping({
+    db: database.db,
+    hosts: () => hosts.all(),
+    auditRetentionSec: options.auditRetentionSec,
+    log,
+  });
+  owned.defer("store the audit entries that wait", () => bookkeeping.close());
+  const hostPlatform = await HostPlatform.open({
+    options,
+    database,
+    inProcess: deps.hosts,
+    audit: bookkeeping.audit,
+    secretKey,
+    onEnded: (sandboxId) => onEnded(sandboxId),
+    log,
+  });
+  const { hosts } = hostPlatform;
+  owned.defer("let go of hosts", async () => hostPlatform.close());
   const guests = new Guests(hosts);
   owned.defer("close guest connections", () => guests.close());
   const resumedCommands = new ResumedCommands(guests, log);
@@ -76,20 +110,33 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     resumedCommands.forget(sandboxId);
     guests.drop(sandboxId);
     proxy.drop(sandboxId);
+    bookkeeping.metricStore.poke();
   };
   const events = new Events(database.db, log);
+  const channelServices = createChannelServices({
+    db: database.db,
+    audit: bookkeeping.audit,
+    secretKey,
+    webhookAllowedRanges: options.webhookAllowedRanges,
+    onAttempt: (isTaken) => metrics.countDelivery(isTaken),
+    log,
+  });
   const templateServices = createTemplateServices({ db: database.db, hosts, ...options, pokeBuilds: () => buildRunner.poke(), log });
-  const { templates, builds, files: buildFiles } = templateServices;
+  const { templates, lookup, builds, files: buildFiles } = templateServices;
   owned.defer("forget credentials of builds", async () => builds.close());
   const sandboxes = new Sandboxes({
     database,
     hosts,
     log,
     onEnded,
+    onBeforeEnd: (sandboxId, host) => bookkeeping.metricStore.collectLast(sandboxId, host),
+    onCreate: (result, durationMs) => metrics.observeCreate(result, durationMs),
+    storedMetrics: (sandboxId, rangeSec) => bookkeeping.metricStore.read(sandboxId, rangeSec),
     onChanged: (sandboxId) => proxy.recordChanged(sandboxId),
     onResumed: (row) => resumedCommands.resumed(row),
     onEvent: (event) => events.record(event),
-    resolveTemplate: (name) => templates.resolve(name),
+    cpuOvercommit: options.cpuOvercommit,
+    resolveTemplate: (teamId, name) => lookup.resolve(teamId, name),
     startCommand: (row, defaults, signal) => startAndAwait(guests.of(row), defaults, { signal, log: log.child({ sandboxId: row.id }) }),
   });
   const buildRunner = new BuildRunner({
@@ -104,21 +151,46 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     onRemoval: () => templateServices.upkeep.poke(),
     log,
   });
-  const snapshots = new Snapshots({ records: sandboxes.records, hosts, log, hasNameOfBuilt: (name) => templates.hasNameOf(name) });
-  const apiKeys = new ApiKeys(database.db, log);
+  const snapshots = new Snapshots({
+    database,
+    records: sandboxes.records,
+    hosts,
+    log,
+    onRemoval: () => templateServices.upkeep.poke(),
+  });
+  const apiKeys = new ApiKeys({ db: database.db, audit: bookkeeping.audit, log });
+  const { mailer, passwordCost } = deps;
+  const accounts = createAccounts(options, { db: database.db, apiKeys, audit: bookkeeping.audit, log, mailer, passwordCost });
+  const authentication = new Authentication(
+    [new ApiKeyAuthenticator(apiKeys), accounts.authenticator],
+    new ClientAddresses(options.trustedProxies),
+    (caller) => accounts.teamRequests.count(caller.teamId),
+  );
   const metrics = new ControlPlaneMetrics(
     () => countByState(database.db),
-    () => hosts.links.map((link) => ({ id: link.id, isWatched: link.isWatching })),
+    () => hosts.all().map((link) => ({ id: link.id, isWatched: link.isWatching })),
+    {
+      counts: async () => countPlatform(database.db, new Date()),
+      databaseConnections: database.connections,
+      auditEntriesWaiting: () => bookkeeping.auditQueue.waitingCount,
+    },
   );
+  owned.defer("count no more", async () => metrics.close());
+  if (options.metricsPort !== undefined) {
+    const listener = await listenForMetrics(metrics, options.metricsAddress, options.metricsPort);
+    owned.defer("close the listener for metrics", () => listener.close());
+    log.info({ address: options.metricsAddress, port: listener.port }, "metrics are served without a key");
+  }
 
   const proxy = new Proxy({
+    // whose it is does not matter here: who knows its tokens may, and anybody where its ports are public
     find: async (id) => {
-      const row = await findSandbox(database.db, id);
+      const row = await findSandboxOfAnyTeam(database.db, id);
       return row?.for_build_id === null ? row : undefined;
     },
     present: (row) => present(row, sandboxes.records.now()),
     listTokenHolders: (limit) => listTokenHolders(database.db, limit),
-    wake: (id) => sandboxes.lifecycle.usable(id),
+    wake: (row) => sandboxes.lifecycle.usable(row),
     changed: (id, timeoutMs) => sandboxes.records.changed(id, timeoutMs),
     tunnelsOf: (hostId) => hosts.get(hostId).tunnels,
     metrics,
@@ -126,21 +198,42 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   });
   owned.defer("cut requests to guests", () => proxy.close());
 
-  const loops = startLoops(options, { database, hosts, sandboxes, events, guests, templateServices, buildRunner, onEnded, log });
+  const loops = startLoops(options, {
+    database,
+    sandboxes,
+    events,
+    guests,
+    templateServices,
+    buildRunner,
+    bookkeeping,
+    channelServices,
+    accounts,
+    hostPlatform,
+    onEnded,
+    log,
+  });
   owned.defer("end the loops", loops.end);
 
   let isDraining = false;
   const services: Services = {
     sandboxes,
     snapshots,
+    teams: new Teams(database.db),
     templates,
+    lookup,
     builds,
     buildFiles,
     events,
+    ...channelServices,
     guests,
     hosts,
+    hostAdministration: hostPlatform.administration,
+    authentication,
     apiKeys,
+    accounts,
     metrics,
+    bookkeeping,
+    auditCommands: options.auditCommands,
     ping: () => database.ping(),
     listHostTemplates: async (ageMs) => {
       const described = await hosts.describe(ageMs);
@@ -163,6 +256,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     inFlight += 1;
     response.once("close", () => (inFlight -= 1));
   });
+  owned.defer("close the host port", () => hostPlatform.closePort());
   owned.defer("close the HTTP server", async () => {
     upgrades.close();
     app.server.closeAllConnections();
@@ -175,7 +269,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     sandboxes.drain();
     app.server.close();
     app.server.closeIdleConnections();
-    await Promise.all([upgrades.drain(), proxy.drain()]);
+    await Promise.all([upgrades.drain(), proxy.drain(), channelServices.eventStreams.drain()]);
     const done = () => (inFlight === 0 ? true : undefined);
     await poll({ what: "the end of requests in flight", timeoutMs: options.drainTimeoutSec * second }, done).catch((error: unknown) =>
       log.warn({ err: error, inFlight }, "cutting off requests"),
@@ -188,7 +282,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
       const { port } = app.server.address() as AddressInfo;
       const host = options.address.includes(":") ? `[${options.address}]` : options.address;
       log.info({ address: options.address, port }, "the API listens");
-      return { url: `http://${host}:${port}`, port };
+      return { url: `http://${host}:${port}`, port, hostsPort: await hostPlatform.listen() };
     },
     drain: () => (draining ??= drain()),
     close: async () => {
@@ -211,12 +305,15 @@ function uniqueByName<Item extends { readonly name: string }>(items: readonly It
 
 interface LoopParts {
   readonly database: Database;
-  readonly hosts: Hosts;
+  readonly hostPlatform: HostPlatform;
   readonly sandboxes: Sandboxes;
   readonly events: Events;
   readonly guests: Guests;
   readonly templateServices: TemplateServices;
   readonly buildRunner: BuildRunner;
+  readonly bookkeeping: Bookkeeping;
+  readonly channelServices: ChannelServices;
+  readonly accounts: Accounts;
   readonly onEnded: (sandboxId: string) => void;
   readonly log: Logger;
 }
@@ -224,40 +321,63 @@ interface LoopParts {
 /** Per host one watch and one reconciler; and the forgetting of old records. */
 function startLoops(
   options: ControlPlaneOptions,
-  { database, hosts, sandboxes, events, guests, templateServices, buildRunner, onEnded, log }: LoopParts,
+  {
+    database,
+    hostPlatform,
+    sandboxes,
+    events,
+    guests,
+    templateServices,
+    buildRunner,
+    bookkeeping,
+    channelServices,
+    accounts,
+    onEnded,
+    log,
+  }: LoopParts,
 ): { end(): Promise<void> } {
   const abort = new AbortController();
-  const running: Promise<void>[] = [
-    runRetention(database.db, options.stoppedRetentionSec, log, abort.signal),
-    sandboxes.expiry.run(abort.signal),
-    templateServices.upkeep.run(abort.signal),
-    buildRunner.run(abort.signal),
-  ];
-  for (const host of hosts.links) {
+  const followHost = (host: HostLink, signal: AbortSignal) => {
     const reconciler = new Reconciler({
       db: database.db,
       host,
-      isCreating: (id) => sandboxes.isCreating(id),
       isExclusive: database.isExclusive,
       onEnded,
+      strayGraceMs: options.strayGraceSec * second,
       log,
     });
     let isFirstSync = true;
-    running.push(reconciler.run(abort.signal));
-    running.push(
-      host.run(abort.signal, {
+    return [
+      reconciler.run(signal),
+      host.run(signal, {
         observed: (sandbox) => sandboxes.observe(sandbox),
         removed: (id) => sandboxes.observeRemoved(id),
-        happened: (event) => events.record(event),
+        happened: async (event) => {
+          await events.record(event);
+          await bookkeeping.usage.happened(event.kind, event.sandboxId, event.time);
+        },
         synced: async () => {
           reconciler.poke();
           if (!isFirstSync) return;
           isFirstSync = false;
+          templateServices.upkeep.poke(); // it may have snapshots that are not recorded yet
           void followRunningCommands(await listOfHost(database.db, host.id), guests, log);
         },
       }),
-    );
-  }
+    ];
+  };
+  const running: Promise<void>[] = [
+    runRetention(database.db, options.stoppedRetentionSec, log, abort.signal),
+    sandboxes.expiry.run(abort.signal),
+    sandboxes.recovery.run(abort.signal),
+    templateServices.upkeep.run(abort.signal),
+    buildRunner.run(abort.signal),
+    bookkeeping.run(abort.signal),
+    channelServices.run(abort.signal),
+    accounts.run(abort.signal),
+    hostPlatform.run(abort.signal),
+    runPerHost(hostPlatform.hosts, abort.signal, followHost),
+  ];
   return {
     end: async () => {
       abort.abort();

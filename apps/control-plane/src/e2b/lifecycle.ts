@@ -1,7 +1,7 @@
 import type { FastifyInstance } from "fastify";
 
 import type { Services } from "../http/services.ts";
-import type { ForkedChild } from "../sandboxes/creates.ts";
+import type { ForkedChild } from "../sandboxes/forks.ts";
 import { e2bErrorBody } from "./errors.ts";
 import { addE2bRoute } from "./route.ts";
 import { connectSchema, connectV2Schema, forkSchema, pauseSchema, refreshSchema, resumeSchema, setTimeoutSchema } from "./schemas.ts";
@@ -14,28 +14,28 @@ export function addE2bLifecycleRoutes(app: FastifyInstance, { sandboxes, domain 
     ["connectSandbox", connectSchema],
     ["connectSandboxV2", connectV2Schema],
   ] as const) {
-    addE2bRoute(app, id, { body }, async ({ sandboxId, body: { timeout, memory }, reply }) => {
-      const { row, isResumed } = await connects.connect(sandboxId, { sec: timeout, memory: memory ?? true });
+    addE2bRoute(app, id, { body }, async ({ sandbox, body: { timeout, memory }, reply }) => {
+      const { row, isResumed } = await connects.connect(sandbox, { sec: timeout, memory: memory ?? true });
       if (isResumed) void reply.code(201);
       return viewSandbox(row, domain);
     });
   }
-  addE2bRoute(app, "resumeSandbox", { body: resumeSchema }, async ({ sandboxId, body: { timeout, memory, autoPause } }) => {
+  addE2bRoute(app, "resumeSandbox", { body: resumeSchema }, async ({ sandbox, body: { timeout, memory, autoPause } }) => {
     const action = autoPause === undefined ? {} : { action: autoPause ? ("pause" as const) : ("delete" as const) };
-    return viewSandbox(await connects.resume(sandboxId, { sec: timeout, memory: memory ?? true, ...action }), domain);
+    return viewSandbox(await connects.resume(sandbox, { sec: timeout, memory: memory ?? true, ...action }), domain);
   });
-  addE2bRoute(app, "pauseSandbox", { body: pauseSchema }, async ({ sandboxId, body }) => {
-    await sandboxes.pauseRunning(sandboxId, { memory: body.memory ?? true });
+  addE2bRoute(app, "pauseSandbox", { body: pauseSchema }, async ({ sandbox, body }) => {
+    await sandboxes.pauseRunning(sandbox, { memory: body.memory ?? true });
   });
-  addE2bRoute(app, "setSandboxTimeout", { body: setTimeoutSchema }, async ({ sandboxId, body }) => {
-    await connects.setExpiry(sandboxId, body.timeout);
+  addE2bRoute(app, "setSandboxTimeout", { body: setTimeoutSchema }, async ({ sandbox, body }) => {
+    await connects.setExpiry(sandbox, body.timeout);
   });
-  addE2bRoute(app, "refreshSandbox", { body: refreshSchema }, async ({ sandboxId, body }) => {
-    await connects.refresh(sandboxId, body.duration);
+  addE2bRoute(app, "refreshSandbox", { body: refreshSchema }, async ({ sandbox, body }) => {
+    await connects.refresh(sandbox, body.duration);
   });
-  addE2bRoute(app, "forkSandbox", { body: forkSchema }, async ({ sandboxId, body, signal }) => {
-    await connects.present(sandboxId);
-    const children = await sandboxes.fork(sandboxId, { count: body.count }, signal, { expirySec: body.timeout });
+  addE2bRoute(app, "forkSandbox", { body: forkSchema }, async ({ sandbox, body, signal }) => {
+    await connects.present(sandbox);
+    const children = await sandboxes.fork(sandbox, { count: body.count }, signal, { expirySec: body.timeout });
     return children.map((child) => viewChild(child, domain));
   });
 }

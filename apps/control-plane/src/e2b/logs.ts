@@ -29,13 +29,13 @@ const logsV2QuerySchema = z.object({
 
 /** What the processes of a sandbox and the platform wrote. */
 export function addE2bLogRoutes(app: FastifyInstance, { sandboxes: { records }, hosts }: Services): void {
-  addE2bRoute(app, "getSandboxLogs", { query: logsQuerySchema }, async ({ sandboxId, query }) => {
-    const entries = await readLogs({ records, hosts }, sandboxId, { cursorMs: query.start, limit: query.limit, direction: "forward" });
+  addE2bRoute(app, "getSandboxLogs", { query: logsQuerySchema }, async ({ sandbox, query }) => {
+    const entries = await readLogs({ records, hosts }, sandbox, { cursorMs: query.start, limit: query.limit, direction: "forward" });
     return { logs: entries.map(viewLine), logEntries: entries.map(viewEntry) };
   });
-  addE2bRoute(app, "getSandboxLogsV2", { query: logsV2QuerySchema }, async ({ sandboxId, query }) => {
+  addE2bRoute(app, "getSandboxLogsV2", { query: logsV2QuerySchema }, async ({ sandbox, query }) => {
     const { cursor: cursorMs, ...asked } = query;
-    return { logs: (await readLogs({ records, hosts }, sandboxId, { ...asked, cursorMs })).map(viewEntry) };
+    return { logs: (await readLogs({ records, hosts }, sandbox, { ...asked, cursorMs })).map(viewEntry) };
   });
 }
 

@@ -2,6 +2,7 @@ import { PlatformError, sandboxIdPattern } from "@roost/contract";
 import type { FastifyInstance } from "fastify";
 import { z } from "zod";
 
+import { ownedBy } from "../db/owned-id.ts";
 import type { Services } from "../http/services.ts";
 import { firstOfEachStep, readMetrics, type MetricSample } from "../sandboxes/metric-history.ts";
 import { addE2bRoute } from "./route.ts";
@@ -28,20 +29,20 @@ const newestQuerySchema = z.object({
 
 /** What sandboxes used over time, and last. */
 export function addE2bMetricRoutes(app: FastifyInstance, { sandboxes, hosts }: Services): void {
-  addE2bRoute(app, "getSandboxMetrics", { query: metricsQuerySchema }, async ({ sandboxId, query }) => {
-    const row = await sandboxes.connects.present(sandboxId);
+  addE2bRoute(app, "getSandboxMetrics", { query: metricsQuerySchema }, async ({ sandbox, query }) => {
+    const row = await sandboxes.connects.present(sandbox);
     const { start = 0, end = Number.POSITIVE_INFINITY } = query;
     const samples = firstOfEachStep(await readMetrics(hosts, row, { isFresh: true }), stepSec);
     return samples.filter(({ timeUnixSec }) => timeUnixSec >= start && timeUnixSec <= end).map((sample) => viewMetric(sample, row.vcpus));
   });
 
-  addE2bRoute(app, "getSandboxesMetrics", { query: newestQuerySchema }, async ({ query }) => {
+  addE2bRoute(app, "getSandboxesMetrics", { query: newestQuerySchema }, async ({ caller, query }) => {
     const newest: Record<string, ReturnType<typeof viewMetric>> = {};
     const ids = query.sandbox_ids.filter((id) => sandboxIdPattern.test(id));
     const ask = async () => {
       for (let id = ids.pop(); id !== undefined; id = ids.pop()) {
         try {
-          const row = await sandboxes.connects.present(id);
+          const row = await sandboxes.connects.present(ownedBy(caller.teamId, id));
           const sample = (await readMetrics(hosts, row, { isFresh: false })).at(-1);
           if (sample !== undefined) newest[id] = viewMetric(sample, row.vcpus);
         } catch (error) {

@@ -6,8 +6,9 @@ test.each([
   ["x", "x"],
   ["x:default", "x"],
   ["x:v1.0", "x:v1.0"],
-  ["team/x", "x"],
-  ["team/x:v1", "x:v1"],
+  ["Team/x", "team/x"],
+  ["team/x:v1", "team/x:v1"],
+  ["team/x:default", "team/x"],
   ["Mixed-Case_1", "Mixed-Case_1"],
 ])("%s means %s", (text, name) => {
   expect(templateNamed(text)).toBe(name);

@@ -3,19 +3,20 @@ import { newSandboxId, PlatformError, templateNameSchema, templateTagDefault } f
 import { parseReference, shownName } from "../templates/names.ts";
 
 /**
- * E2B's names: `[namespace/]name[:tag]`. There is one namespace here, so it is left out, and without a tag `default` is meant; a template's
- * own name is `name` or `name:tag` (see `templateNameSchema`).
+ * E2B's names: `[namespace/]name[:tag]`. A namespace is a team's slug, and without a tag `default` is meant; a template's own name is `name` or
+ * `name:tag` (see `templateNameSchema`).
  */
 
 /** Characters of a name that are repeated to the caller */
 const shownMax = 80;
 const unnamedPattern = /^s[a-z0-9]{20}$/;
 
-/** The template that a name means; undefined when nothing can have that name. */
+/** The template that a name means, with its namespace if it has one; undefined when nothing can have that name. */
 export function templateNamed(text: string): string | undefined {
-  const [, name = "", tag = templateTagDefault] = /^(?:[a-zA-Z0-9][a-zA-Z0-9._-]*\/)?([^/:]+)(?::([^/:]+))?$/.exec(text) ?? [];
+  const [, namespace = "", name = "", tag = templateTagDefault] =
+    /^([a-zA-Z0-9][a-zA-Z0-9._-]*\/)?([^/:]+)(?::([^/:]+))?$/.exec(text) ?? [];
   const parsed = templateNameSchema.safeParse(tag === templateTagDefault ? name : `${name}:${tag}`);
-  return parsed.success ? parsed.data : undefined;
+  return parsed.success ? namespace.toLowerCase() + parsed.data : undefined;
 }
 
 /** The same, of a template that is to be there; a built one may have names that others cannot. */
@@ -23,7 +24,10 @@ export function existingTemplate(text: string): string {
   const name = templateNamed(text);
   if (name !== undefined) return name;
   const reference = parseReference(text);
-  if (reference !== undefined) return shownName(reference.name, reference.tag ?? templateTagDefault);
+  if (reference !== undefined) {
+    const namespace = reference.namespace === undefined ? "" : `${reference.namespace}/`;
+    return namespace + shownName(reference.name, reference.tag ?? templateTagDefault);
+  }
   if (/:$|^(?:[^/:]*\/)?:/.test(text)) {
     throw new PlatformError(
       "request_invalid",

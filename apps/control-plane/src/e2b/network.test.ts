@@ -9,7 +9,7 @@ import { networkFromE2b, networkToE2b } from "./network.ts";
 let world: World;
 beforeAll(async () => {
   world = await World.start();
-});
+}, 60_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 interface Answer {

@@ -112,9 +112,9 @@ function proxyToE2b({ protocol, address, username }: EgressProxy) {
 
 /** What a running or paused sandbox may reach: replaced as a whole, so what is left out is cleared. */
 export function addE2bNetworkRoutes(app: FastifyInstance, { sandboxes }: Services): void {
-  addE2bRoute(app, "setSandboxNetwork", { body: replaceNetworkSchema }, async ({ sandboxId, body }) => {
+  addE2bRoute(app, "setSandboxNetwork", { body: replaceNetworkSchema }, async ({ sandbox, body }) => {
     const egress = egressFromE2b(body, body.allow_internet_access, "allowOut");
-    await sandboxes.connects.present(sandboxId);
-    await sandboxes.networks.replaceEgress(sandboxId, egress);
+    await sandboxes.connects.present(sandbox);
+    await sandboxes.networks.replaceEgress(sandbox, egress);
   });
 }

@@ -15,9 +15,9 @@ test("an image is built in as `user` in its home; a template goes on as it is", 
   expect(recipe({ fromImage: "debian:12" })).toMatchObject({ from: { image: "debian:12" }, steps: builder, force: false });
   expect(recipe({ fromTemplate: "mine:v1", force: true })).toMatchObject({ from: { template: "mine:v1" }, steps: [], force: true });
   for (const [name, own] of [
-    ["team/mine", "mine"],
+    ["Team/mine", "team/mine"],
     ["mine:default", "mine"],
-    ["team/mine:default", "mine"],
+    ["team/mine:default", "team/mine"],
   ]) {
     expect(recipe({ fromTemplate: name }).from).toEqual({ template: own });
   }

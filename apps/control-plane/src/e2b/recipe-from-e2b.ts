@@ -37,7 +37,7 @@ function sourceOf({ fromImage, fromTemplate }: StartE2bBuild): { readonly image:
     throw invalid("fromImage, fromTemplate: a template begins from one of them, not both");
   }
   if (fromTemplate !== undefined && fromTemplate !== "")
-    return { template: fromTemplate.replace(/^[^/:]*\//, "").replace(/:default$/, "") };
+    return { template: fromTemplate.replace(/^[^/:]*\//, (namespace) => namespace.toLowerCase()).replace(/:default$/, "") };
   if (fromImage === undefined || fromImage === "")
     throw invalid("fromImage or fromTemplate is missing: a template begins from an image or another template");
   return e2bBaseImage.test(fromImage) ? { template: baseTemplate } : { image: fromImage };

@@ -2,18 +2,21 @@ import { PlatformError, sandboxIdPattern } from "@roost/contract";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 
+import type { Caller } from "../accounts/caller.ts";
+import { ownedBy, type OwnedId } from "../db/owned-id.ts";
 import { routePath } from "../http/path-table.ts";
 import { parse } from "../http/validation.ts";
 import { e2bRoutes, type E2bRoute, type E2bRouteId } from "./route-table.ts";
 
 /** What a handler gets: everything parsed. */
 export interface E2bCall<Query, Body> {
-  /** Of the path, where it has one; else empty */
-  readonly sandboxId: string;
+  /** The caller's of the id in the path, where that has one; else of no id */
+  readonly sandbox: OwnedId;
   /** The path's parameters, percent-decoded */
   readonly params: Readonly<Record<string, string>>;
   readonly query: Query;
   readonly body: Body;
+  readonly caller: Caller;
   /** Aborts when the caller is gone before the answer was complete. */
   readonly signal: AbortSignal;
   readonly request: FastifyRequest;
@@ -39,14 +42,15 @@ export function addE2bRoute<Query extends z.ZodType = z.ZodUndefined, Body exten
   app.route({
     method: route.method,
     url: routePath(route.path),
-    config: { operationId: `e2b.${id}` },
+    config: { access: route.access, operationId: `e2b.${id}` },
     handler: async (request, reply) => {
       const params = request.params as Readonly<Record<string, string>>;
       const call = {
-        sandboxId: params["sandboxID"] === undefined ? "" : sandboxIdIn(params["sandboxID"]),
+        sandbox: ownedBy(request.caller?.teamId ?? "", params["sandboxID"] === undefined ? "" : sandboxIdIn(params["sandboxID"])),
         params,
         query: parse(input.query ?? nothing, request.query, "the query"),
         body: parse(input.body ?? nothing, request.body ?? {}, "the body"),
+        caller: request.caller,
         signal: request.callerGone,
         request,
         reply,

@@ -22,6 +22,6 @@ export function addE2bRoutes(app: FastifyInstance, services: Services): void {
   addE2bSnapshotRoutes(app, services);
   addE2bTemplateRoutes(app, services);
   addE2bBuildRoutes(app, services);
-  addE2bTeamRoutes(app);
+  addE2bTeamRoutes(app, services);
   addRefusedE2bRoutes(app);
 }

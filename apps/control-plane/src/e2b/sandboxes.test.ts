@@ -133,7 +133,7 @@ describe("a create", () => {
   });
 
   test("takes names as E2B writes them", async () => {
-    for (const templateID of ["base:default", "team/base"]) expect(await make({ templateID })).toMatchObject({ templateID: "base" });
+    for (const templateID of ["base:default", "default/base"]) expect(await make({ templateID })).toMatchObject({ templateID: "base" });
   });
 
   test("that fails on the host never answers with 502, which would mean that a sandbox is gone", async () => {

@@ -1,10 +1,12 @@
-import { PlatformError, type CreateSandboxBody } from "@roost/contract";
+import { PlatformError, templateTagDefault, type CreateSandboxBody } from "@roost/contract";
 import type { FastifyInstance } from "fastify";
 import type { z } from "zod";
 
+import type { Caller } from "../accounts/caller.ts";
 import type { PresentFilter } from "../db/list-sandboxes.ts";
 import type { Services } from "../http/services.ts";
 import type { CreateOptions } from "../sandboxes/creates.ts";
+import { shownName } from "../templates/names.ts";
 import { existingTemplate, templateNamed } from "./names.ts";
 import { networkFromE2b } from "./network.ts";
 import { decodeToken, setNextToken } from "./paging.ts";
@@ -16,21 +18,30 @@ import { viewDetail, viewListed, viewSandbox } from "./views.ts";
 const oldListMax = 1_000;
 
 /** Sandboxes: created, listed, shown, killed. */
-export function addE2bSandboxRoutes(app: FastifyInstance, { sandboxes, templates, domain }: Services): void {
-  const create = async (body: NewE2bSandbox, signal: AbortSignal) =>
-    viewSandbox(await sandboxes.create(bodyOf(body), signal, optionsOf(body)), domain);
-  addE2bRoute(app, "createSandbox", { body: newSandboxSchema }, async ({ body, signal }) => create(body, signal));
-  addE2bRoute(app, "createSandboxV2", { body: newSandboxV2Schema }, async ({ body, signal }) => create(body, signal));
+export function addE2bSandboxRoutes(app: FastifyInstance, { sandboxes, templates, lookup, domain }: Services): void {
+  /** What sandboxes from a template say that they are from; it may have been named by its id. Undefined: nothing can have that name. */
+  const shownTemplate = async (teamId: string, text: string): Promise<string | undefined> => {
+    const built = await templates.findUsable(teamId, text);
+    if (built !== undefined) return shownName(built.name, built.reference.tag ?? templateTagDefault);
+    const name = templateNamed(text);
+    return name === undefined ? undefined : lookup.ownName(teamId, name);
+  };
+  const create = async ({ teamId }: Caller, body: NewE2bSandbox, signal: AbortSignal) =>
+    viewSandbox(await sandboxes.create(teamId, bodyOf(body), signal, optionsOf(body)), domain);
+  addE2bRoute(app, "createSandbox", { body: newSandboxSchema }, async ({ caller, body, signal }) => create(caller, body, signal));
+  addE2bRoute(app, "createSandboxV2", { body: newSandboxV2Schema }, async ({ caller, body, signal }) => create(caller, body, signal));
 
-  addE2bRoute(app, "listSandboxes", { query: listQuerySchema }, async ({ query }) => {
-    const filter = query.metadata === undefined ? {} : { metadata: query.metadata };
+  addE2bRoute(app, "listSandboxes", { query: listQuerySchema }, async ({ caller, query }) => {
+    const { teamId } = caller;
+    const filter = { teamId, ...(query.metadata === undefined ? {} : { metadata: query.metadata }) };
     const page = await sandboxes.listPresent({ ...filter, presence: ["running"], order: "desc", limit: oldListMax });
     return page.sandboxes.map(viewListed);
   });
-  addE2bRoute(app, "listSandboxesV2", { query: listV2QuerySchema }, async ({ query, reply }) => {
-    const named = query.template === undefined ? undefined : await templates.findByName(query.template);
-    const filter = filterOf(named === undefined ? query : { ...query, template: named.name }); // it may have been its id
-    if (filter === undefined) return [];
+  addE2bRoute(app, "listSandboxesV2", { query: listV2QuerySchema }, async ({ caller, query, reply }) => {
+    const { teamId } = caller;
+    const template = query.template === undefined ? undefined : await shownTemplate(teamId, query.template);
+    if (query.template !== undefined && template === undefined) return []; // nothing can match
+    const filter = filterOf(teamId, query, template);
     const after = query.nextToken === undefined ? undefined : decodeToken(query.nextToken);
     const [page, runningCount] = await Promise.all([
       sandboxes.listPresent({
@@ -47,15 +58,17 @@ export function addE2bSandboxRoutes(app: FastifyInstance, { sandboxes, templates
     return page.sandboxes.map(viewListed);
   });
 
-  addE2bRoute(app, "getSandbox", {}, async ({ sandboxId }) => viewDetail(await sandboxes.connects.present(sandboxId), domain));
-  addE2bRoute(app, "killSandbox", {}, async ({ sandboxId }) => sandboxes.kill(sandboxId));
+  addE2bRoute(app, "getSandbox", {}, async ({ sandbox }) => viewDetail(await sandboxes.connects.present(sandbox), domain));
+  addE2bRoute(app, "killSandbox", {}, async ({ sandbox }) => sandboxes.kill(sandbox));
 }
 
-/** Undefined: nothing can match. */
-function filterOf(query: z.output<typeof listV2QuerySchema>): Omit<PresentFilter, "presence"> | undefined {
-  const template = query.template === undefined ? undefined : templateNamed(query.template);
-  if (query.template !== undefined && template === undefined) return undefined;
+function filterOf(
+  teamId: string,
+  query: z.output<typeof listV2QuerySchema>,
+  template: string | undefined,
+): Omit<PresentFilter, "presence"> {
   return {
+    teamId,
     ...(query.metadata === undefined ? {} : { metadata: query.metadata }),
     ...(query.startedAfter === undefined ? {} : { startedAfter: query.startedAfter }),
     ...(template === undefined ? {} : { template }),
@@ -68,6 +81,7 @@ function bodyOf(body: NewE2bSandbox): CreateSandboxBody {
     template: existingTemplate(body.templateID),
     timeout_sec: 0, // its time is an end, not inactivity
     checkpoint_interval_sec: 0,
+    host_tags: [],
     auto_resume: body.autoResume?.enabled ?? false,
     metadata: body.metadata ?? {},
     envs: body.envVars ?? {},

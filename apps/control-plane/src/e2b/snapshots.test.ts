@@ -10,6 +10,7 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 beforeEach(async () => {
+  await world.database.db.deleteFrom("snapshot").execute();
   for (const name of world.host.images.templates.keys()) if (name !== "base") world.host.images.templates.delete(name);
   id = (await makeE2bSandbox(world)).sandboxID;
 });
@@ -20,7 +21,7 @@ const snapshot = async (body?: object) => ask("POST", `/sandboxes/${id}/snapshot
 test.each([
   [{ name: "mine" }, "mine:default", ["mine:default", "mine"]],
   [{ name: "mine:v1" }, "mine:v1", ["mine:v1"]],
-  [{ name: "team/mine" }, "mine:default", ["mine:default", "mine"]],
+  [{ name: "default/mine" }, "mine:default", ["mine:default", "mine"]],
   [{}, expect.stringMatching(/^s[a-z0-9]{20}:default$/), []],
   [undefined, expect.stringMatching(/^s[a-z0-9]{20}:default$/), []],
 ])("a snapshot with %j can be started from, listed and deleted", async (body, snapshotID, names) => {
@@ -76,7 +77,7 @@ test("snapshots come in pages, and by name", async () => {
   expect(await named("p2")).toEqual(["p2:default", "p2:v1"]);
   expect(await named("p2:v1")).toEqual(["p2:v1"]);
   expect(await named("p2:default")).toEqual(["p2:default"]);
-  expect(await named("team/p1")).toEqual(["p1:default"]);
+  expect(await named("default/p1")).toEqual(["p1:default"]);
   expect(await named("nothing")).toEqual([]);
   expect((await ask("GET", "/snapshots?nextToken=x")).status).toBe(400);
 });

@@ -1,10 +1,10 @@
 import { memoryMibDefault, vcpusDefault } from "@roost/contract";
 
-import type { TemplateDetail } from "../snapshots/snapshots.ts";
 import type { BuildRow } from "../templates/build-store.ts";
 import type { BuiltTemplate } from "../templates/built-templates.ts";
 import type { NewestBuild } from "../db/builds.ts";
 import { statuses, viewBuild } from "./builds.ts";
+import type { OwnTemplate } from "./own-template.ts";
 import { envdVersion } from "./views.ts";
 
 /** Templates in E2B's form. Nobody counts how often they are used. */
@@ -13,7 +13,7 @@ const neverUsed = { lastSpawnedAt: null, spawnCount: 0 };
 const noBuildId = "00000000-0000-0000-0000-000000000000";
 
 /** A base template or snapshot. */
-function viewOwnIdentity(template: TemplateDetail) {
+function viewOwnIdentity(template: OwnTemplate) {
   const [alias = template.name] = template.name.split(":", 1);
   const time = template.timeCreated.toISOString();
   return {
@@ -27,7 +27,7 @@ function viewOwnIdentity(template: TemplateDetail) {
   };
 }
 
-function viewOwnSizes(template: TemplateDetail) {
+function viewOwnSizes(template: OwnTemplate) {
   return {
     cpuCount: template.vcpus ?? vcpusDefault,
     memoryMB: template.memoryMib ?? memoryMibDefault,
@@ -36,7 +36,7 @@ function viewOwnSizes(template: TemplateDetail) {
   };
 }
 
-export function viewOwn(template: TemplateDetail) {
+export function viewOwn(template: OwnTemplate) {
   return {
     ...viewOwnIdentity(template),
     ...viewOwnSizes(template),
@@ -47,7 +47,7 @@ export function viewOwn(template: TemplateDetail) {
   };
 }
 
-export function viewOwnWithBuilds(template: TemplateDetail) {
+export function viewOwnWithBuilds(template: OwnTemplate) {
   const time = template.timeCreated.toISOString();
   const build = {
     buildID: buildIdOf(template),
@@ -61,7 +61,7 @@ export function viewOwnWithBuilds(template: TemplateDetail) {
 }
 
 /** Clients want a UUID; a template is what its digest says, so its digits are taken. */
-export function buildIdOf(template: TemplateDetail): string {
+export function buildIdOf(template: OwnTemplate): string {
   const digits = template.digest
     .replace(/^[^:]*:/, "")
     .slice(0, 32)
@@ -69,12 +69,12 @@ export function buildIdOf(template: TemplateDetail): string {
   return digits.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
 
-function viewBuiltIdentity({ row }: BuiltTemplate) {
+function viewBuiltIdentity({ row, name }: BuiltTemplate) {
   return {
     templateID: row.id,
     public: row.is_public,
     aliases: [row.name],
-    names: [row.name],
+    names: [name],
     createdAt: row.time_created.toISOString(),
     updatedAt: row.time_updated.toISOString(),
     ...neverUsed,

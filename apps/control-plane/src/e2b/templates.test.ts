@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
 import { appendBuildLog, findBuild } from "../templates/build-store.ts";
 import { claimOne, end, makeReady } from "../testing/ended-build.ts";
+import { own } from "../testing/first-team.ts";
 import { World } from "../testing/world.ts";
 
 let world: World;
@@ -10,6 +11,7 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 beforeEach(async () => {
+  await world.database.db.deleteFrom("snapshot").execute();
   await world.database.db.deleteFrom("built_template").execute();
   for (const name of world.host.images.templates.keys()) if (name !== "base") world.host.images.templates.delete(name);
 });
@@ -58,7 +60,7 @@ const line = (message: string, step: string | null = null, level: "info" | "erro
 });
 
 test("a build as the SDK asks for it: request, files, start, status, sandbox", async () => {
-  const requested = await request({ name: "Team/My-App:V1", tags: ["v2"], cpuCount: 1, memoryMB: 512 });
+  const requested = await request({ name: "Default/My-App:V1", tags: ["v2"], cpuCount: 1, memoryMB: 512 });
   expect(requested).toEqual({
     templateID: expect.stringMatching(/^t[a-z0-9]{20}$/),
     buildID: expect.stringMatching(/^[0-9a-f-]{36}$/),
@@ -107,7 +109,7 @@ test("a build as the SDK asks for it: request, files, start, status, sandbox", a
 
 test("sizes are E2B's where none are given, and limits are said", async () => {
   const { buildID } = await request({ alias: "sized", cpuCount: null, memoryMB: null });
-  expect(await findBuild(world.database.db, buildID)).toMatchObject({ vcpus: 2, memory_mib: 1024, tags: ["default"] });
+  expect(await findBuild(world.database.db, own(buildID))).toMatchObject({ vcpus: 2, memory_mib: 1024, tags: ["default"] });
   for (const body of [
     {},
     { name: ":v1" },
@@ -233,7 +235,7 @@ test("templates are listed with what there is of builds, shown, made public and 
 
 test("whether there is a template of a name", async () => {
   await ready("one:v1");
-  for (const name of ["one", "ONE", "team/one", "one:v1", "base"])
+  for (const name of ["one", "ONE", "default/one", "one:v1", "base"])
     expect((await ask("GET", `/templates/aliases/${encodeURIComponent(name)}`)).status, name).toBe(200);
   for (const name of ["two", "one:v2"]) expect((await ask("GET", `/templates/aliases/${name}`)).status, name).toBe(404);
   for (const name of [":v1", "one:"]) expect((await ask("GET", `/templates/aliases/${name}`)).status, name).toBe(400);

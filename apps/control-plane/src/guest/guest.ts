@@ -4,7 +4,9 @@ import { Filesystem } from "@roost/contract/gen/filesystem/filesystem_pb.js";
 import { Process } from "@roost/contract/gen/process/process_pb.js";
 import { accessTokenHeader, guestAgentPort, type GuestTunnels } from "@roost/contract";
 import { MiB, second } from "@roost/kit";
+import { traceHeaders } from "@roost/kit/tracing";
 
+import { tracedTransport } from "../telemetry/traced-transport.ts";
 import { fromGuestError, type GuestErrorCodes } from "./guest-errors.ts";
 import { TunnelAgent } from "./tunnel-agent.ts";
 
@@ -42,7 +44,7 @@ export class Guest {
       connect: (port, signal) => tunnels.connect(identity.sandboxId, port, signal),
       idleConnectionsMax,
     });
-    const transport: Transport = createConnectTransport({
+    const connect: Transport = createConnectTransport({
       baseUrl: guestOrigin,
       httpVersion: "1.1",
       useBinaryFormat: true,
@@ -50,6 +52,7 @@ export class Guest {
       readMaxBytes: guestMessageBytesMax,
       acceptCompression: [], // compression would cost the guest more than the tunnel saves, and could be a bomb
     });
+    const transport = tracedTransport(connect, "guest-agent");
     this.processes = createClient(Process, transport);
     this.filesystem = createClient(Filesystem, transport);
   }
@@ -63,6 +66,7 @@ export class Guest {
   headers(user?: string): Record<string, string> {
     return {
       [accessTokenHeader]: this.identity.accessToken,
+      ...traceHeaders(),
       ...(user === undefined ? {} : { authorization: `Basic ${Buffer.from(`${user}:`).toString("base64")}` }),
     };
   }

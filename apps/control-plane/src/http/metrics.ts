@@ -1,7 +1,9 @@
-import { sandboxStates, type SandboxState } from "@roost/contract";
+import { sandboxStates, type ErrorCode, type SandboxState } from "@roost/contract";
+import { observeRounds } from "@roost/kit";
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 
 import { controlPlaneVersion } from "../version.ts";
+import { addPlatformGauges, type PlatformSources } from "./platform-gauges.ts";
 
 /** From a database look-up (1 ms) over a command in a guest (50 ms) to a cold create (10 s); longer is one bucket */
 const requestBucketsSec = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30];
@@ -16,11 +18,15 @@ export class ControlPlaneMetrics {
   readonly #sockets: Gauge<"operation">;
   readonly #bytes: Counter<"direction">;
   readonly #proxied: Counter<"result">;
+  readonly #deliveries: Counter<"result">;
   readonly #proxiedOpen: Gauge;
+  readonly #creates: Histogram<"result">;
+  readonly #forgetRounds: () => void;
 
   constructor(
     countSandboxes: () => Promise<ReadonlyMap<SandboxState, number>>,
     areHostsWatched: () => { readonly id: string; readonly isWatched: boolean }[],
+    platform: PlatformSources,
   ) {
     const registers = [this.#registry];
     collectDefaultMetrics({ register: this.#registry, eventLoopMonitoringPrecision: eventLoopPrecisionMs });
@@ -40,6 +46,12 @@ export class ControlPlaneMetrics {
       name: "roost_file_bytes_total",
       help: "File bytes carried to and from guests",
       labelNames: ["direction"],
+      registers,
+    });
+    this.#deliveries = new Counter({
+      name: "roost_channel_attempts_total",
+      help: "Attempts to deliver an event to a channel",
+      labelNames: ["result"],
       registers,
     });
     this.#proxied = new Counter({
@@ -68,6 +80,24 @@ export class ControlPlaneMetrics {
         for (const host of areHostsWatched()) this.set({ host: host.id }, host.isWatched ? 1 : 0);
       },
     });
+    this.#creates = new Histogram({
+      name: "roost_sandbox_create_duration_seconds",
+      help: "Time of creates of sandboxes; the result is `ok` or the code of the error",
+      labelNames: ["result"],
+      buckets: requestBucketsSec,
+      registers,
+    });
+    const rounds = new Histogram({
+      name: "roost_loop_round_duration_seconds",
+      help: "Time of rounds of what is done again and again: reconcilers, expiry, deliveries, retention",
+      labelNames: ["loop", "result"],
+      buckets: requestBucketsSec,
+      registers,
+    });
+    this.#forgetRounds = observeRounds(({ loop, isOk, durationMs }) =>
+      rounds.observe({ loop, result: isOk ? "ok" : "error" }, durationMs / 1_000),
+    );
+    addPlatformGauges(this.#registry, platform);
     void sandboxes;
     void hosts;
   }
@@ -76,12 +106,25 @@ export class ControlPlaneMetrics {
     this.#requests.observe({ operation, status: String(status) }, durationMs / 1_000);
   }
 
+  observeCreate(result: "ok" | ErrorCode, durationMs: number): void {
+    this.#creates.observe({ result }, durationMs / 1_000);
+  }
+
+  /** Counts no more rounds. */
+  close(): void {
+    this.#forgetRounds();
+  }
+
   socketOpened(operation: string): void {
     this.#sockets.inc({ operation });
   }
 
   socketClosed(operation: string): void {
     this.#sockets.dec({ operation });
+  }
+
+  countDelivery(isTaken: boolean): void {
+    this.#deliveries.inc({ result: isTaken ? "delivered" : "failed" });
   }
 
   countFileBytes(direction: "up" | "down", bytes: number): void {

@@ -1,4 +1,4 @@
-import { createSandboxBodySchema, errorCatalogue, operations, type Operation } from "@roost/contract";
+import { createSandboxBodySchema, errorCatalogue, endpoints, type Endpoint } from "@roost/contract";
 import { expect, test } from "vitest";
 
 import { buildOpenApi } from "./openapi.ts";
@@ -22,18 +22,18 @@ function* refsIn(value: unknown): Generator<string> {
   }
 }
 
-test("every operation is described once, with its parameters, answers, errors and messages", () => {
+test("every endpoint is described once, with its parameters, answers, errors and messages", () => {
   const described = Object.values(document.paths).flatMap((item) => Object.values(item));
-  expect(described.map((operation) => operation.operationId).sort()).toEqual(Object.keys(operations).sort());
-  for (const [id, operation] of Object.entries<Operation>(operations)) {
-    const found = document.paths[operation.path]?.[operation.method.toLowerCase()];
+  expect(described.map((endpoint) => endpoint.operationId).sort()).toEqual(Object.keys(endpoints).sort());
+  for (const [id, endpoint] of Object.entries<Endpoint>(endpoints)) {
+    const found = document.paths[endpoint.path]?.[endpoint.method.toLowerCase()];
     expect(found?.operationId).toBe(id);
     const inPath = found?.parameters.filter((parameter) => parameter.in === "path").map((parameter) => parameter.name);
-    expect(inPath).toEqual([...operation.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name));
+    expect(inPath).toEqual([...endpoint.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name));
     const statuses = Object.keys(found?.responses ?? {}).map(Number);
-    expect(statuses).toEqual(expect.arrayContaining(Object.keys(operation.answers).map(Number)));
-    expect(statuses).toEqual(expect.arrayContaining(operation.errors.map((code) => errorCatalogue[code].status)));
-    expect(found?.["x-websocket"] !== undefined).toBe(operation.webSocket !== undefined);
+    expect(statuses).toEqual(expect.arrayContaining(Object.keys(endpoint.answers).map(Number)));
+    expect(statuses).toEqual(expect.arrayContaining(endpoint.errors.map((code) => errorCatalogue[code].status)));
+    expect(found?.["x-websocket"] !== undefined).toBe(endpoint.webSocket !== undefined);
   }
 });
 

@@ -1,15 +1,16 @@
 import {
-  buildIdSchema,
+  endpoints,
   errorBodySchema,
   errorCatalogue,
-  filesHashSchema,
-  operations,
-  processSelectorSchema,
-  sandboxIdSchema,
-  templateNameSchema,
-  templateTagSchema,
+  idempotencyKeyHours,
+  idempotencyKeySchema,
+  isScope,
+  parameterNames,
+  pathParameters,
+  platformScopes,
+  type Access,
+  type Endpoint,
   type ErrorCode,
-  type Operation,
 } from "@roost/contract";
 import { z } from "zod";
 
@@ -17,33 +18,16 @@ import { controlPlaneVersion } from "../version.ts";
 
 type Json = Record<string, unknown>;
 
-/** Errors that any operation may answer with. */
-const commonErrors = ["request_invalid", "api_key_invalid", "internal"] as const satisfies readonly ErrorCode[];
+/** Errors that any endpoint may answer with. */
+const commonErrors = ["request_invalid", "internal"] as const satisfies readonly ErrorCode[];
 
-const parameterSchemas: Readonly<Record<string, z.ZodType>> = {
-  id: sandboxIdSchema,
-  selector: processSelectorSchema,
-  name: templateNameSchema,
-  build: buildIdSchema,
-  hash: filesHashSchema,
-  tag: templateTagSchema,
-};
-const parameterDescriptions: Readonly<Record<string, string>> = {
-  id: "Sandbox id",
-  selector: "Pid, or a tag when it is not all digits",
-  name: "Name of a template or snapshot",
-  build: "Id of a build",
-  hash: "SHA-256 of what an archive holds, as the recipe names it",
-  tag: "Tag of a template",
-};
-
-/** The OpenAPI 3.1 description of the native API, made from the table of operations. */
+/** The OpenAPI 3.1 description of the native API, made from the table of endpoints. */
 export function buildOpenApi(): Json {
   const components: Json = {};
   const paths: Record<string, Json> = {};
-  for (const [id, operation] of Object.entries<Operation>(operations)) {
-    const item = (paths[operation.path] ??= {});
-    item[operation.method.toLowerCase()] = describeOperation(id, operation, components);
+  for (const [id, endpoint] of Object.entries<Endpoint>(endpoints)) {
+    const item = (paths[endpoint.path] ??= {});
+    item[endpoint.method.toLowerCase()] = describeEndpoint(id, endpoint, components);
   }
   const errorRef = schemaOf(errorBodySchema, "output", components);
   return {
@@ -53,17 +37,17 @@ export function buildOpenApi(): Json {
       version: controlPlaneVersion,
       description:
         'Self-hosted microVM sandboxes. Every error is `{"error": {"code", "message"}}` with a code from a closed list. ' +
-        "WebSocket operations are `GET` upgrades; `x-websocket` holds the JSON messages each side sends.",
+        "WebSocket endpoints are `GET` upgrades; `x-websocket` holds the JSON messages each side sends.",
       license: { name: "Apache-2.0", identifier: "Apache-2.0" },
     },
     servers: [{ url: "/" }],
-    security: [{ apiKey: [] }, { bearer: [] }],
     tags: [
       { name: "sandboxes", description: "Create, look at and end sandboxes" },
       { name: "snapshots", description: "Save sandboxes and start from what was saved" },
       { name: "templates", description: "Build what sandboxes start from" },
       { name: "commands", description: "Run commands, terminals, processes" },
       { name: "files", description: "Files of a sandbox" },
+      { name: "accounts", description: "Who may do what: API keys, users, teams" },
       { name: "platform", description: "What the platform offers" },
     ],
     paths,
@@ -78,18 +62,26 @@ export function buildOpenApi(): Json {
   };
 }
 
-function describeOperation(id: string, operation: Operation, components: Json): Json {
-  const webSocket = operation.webSocket;
+function describeEndpoint(id: string, endpoint: Endpoint, components: Json): Json {
+  const webSocket = endpoint.webSocket;
   return {
     operationId: id,
-    summary: operation.summary,
-    tags: [tagOf(operation.path)],
-    parameters: [...pathParameters(operation.path, components), ...queryParameters(operation, components)],
-    ...(operation.body === undefined ? {} : { requestBody: describeBody(operation.body, components) }),
+    summary: endpoint.summary,
+    tags: [tagOf(endpoint.path)],
+    description: describeAccess(endpoint.access),
+    security: securityOf(endpoint.access),
+    parameters: [
+      ...describeParameters(endpoint.path, components),
+      ...queryParameters(endpoint, components),
+      ...keyParameter(endpoint, components),
+    ],
+    ...(endpoint.body === undefined ? {} : { requestBody: describeBody(endpoint.body, components) }),
     responses: {
       ...(webSocket === undefined ? {} : { 101: { description: "The connection is a WebSocket now" } }),
-      ...Object.fromEntries(Object.entries(operation.answers).map(([status, schema]) => [status, describeAnswer(schema, components)])),
-      ...describeErrors(operation.errors),
+      ...Object.fromEntries(
+        Object.entries(endpoint.answers).map(([status, schema]) => [status, describeAnswer(schema, components, endpoint.streamType)]),
+      ),
+      ...describeErrors([...commonErrors, ...errorsOfAccess(endpoint.access), ...errorsOfOperation(endpoint), ...endpoint.errors]),
     },
     ...(webSocket === undefined
       ? {}
@@ -102,27 +94,67 @@ function describeOperation(id: string, operation: Operation, components: Json): 
   };
 }
 
+/** The header by which a request names itself. */
+function keyParameter({ operation }: Endpoint, components: Json): Json[] {
+  if (operation === undefined) return [];
+  return [
+    {
+      name: "Idempotency-Key",
+      in: "header",
+      required: false,
+      description: `Names the request: sending it again within ${idempotencyKeyHours} hours does nothing twice and is answered the same. A UUID for example`,
+      schema: schemaOf(idempotencyKeySchema, "input", components),
+    },
+  ];
+}
+
+function errorsOfOperation({ operation }: Endpoint): readonly ErrorCode[] {
+  return operation === undefined ? [] : ["idempotency_key_reused", "operation_running", "operation_interrupted"];
+}
+
+function describeAccess(access: Access): string {
+  if (access === "open") return "Anybody may call it.";
+  if (access === "caller") return "Any API key may call it, and whoever is signed in.";
+  if (access === "session") return "Only for people who are signed in, not for API keys.";
+  return access === "admin" ? "Only for admins of the platform." : `Needs the scope \`${access}\`.`;
+}
+
+/** OpenAPI 3.1 lets each way of authentication name the roles that it needs. */
+function securityOf(access: Access): Json[] {
+  if (access === "open") return [];
+  const scopes = isScope(access) ? [access] : [];
+  return access === "session" ? [{ bearer: scopes }] : [{ apiKey: scopes }, { bearer: scopes }];
+}
+
+function errorsOfAccess(access: Access): readonly ErrorCode[] {
+  if (access === "open") return [];
+  if (access === "caller") return ["api_key_invalid"];
+  if (access === "session") return ["api_key_invalid", "session_required"];
+  return platformScopes.has(access) ? ["api_key_invalid", "admin_only", "scope_missing"] : ["api_key_invalid", "scope_missing"];
+}
+
 function tagOf(path: string): string {
   if (/^\/v1\/(templates|builds)/.test(path)) return "templates";
+  if (/^\/v1\/(auth|me|keys|teams|invitations|admin)/.test(path)) return "accounts";
   if (path.includes("/files")) return "files";
   if (/\/(pause|resume|checkpoint|rollback|generations|fork|snapshots)/.test(path)) return "snapshots";
   if (/\/(exec|pty|processes)/.test(path)) return "commands";
   return path.startsWith("/v1/sandboxes") ? "sandboxes" : "platform";
 }
 
-function pathParameters(path: string, components: Json): Json[] {
-  return [...path.matchAll(/\{(\w+)\}/g)].map(([, name = ""]) => ({
+function describeParameters(path: string, components: Json): Json[] {
+  return parameterNames(path).map((name) => ({
     name,
     in: "path",
     required: true,
-    description: parameterDescriptions[name] ?? name,
-    schema: schemaOf(parameterSchemas[name] ?? z.string(), "input", components),
+    description: pathParameters[name].description,
+    schema: schemaOf(pathParameters[name].schema, "input", components),
   }));
 }
 
-function queryParameters(operation: Operation, components: Json): Json[] {
-  if (operation.query === undefined) return [];
-  const schema = schemaOf(operation.query, "input", components);
+function queryParameters(endpoint: Endpoint, components: Json): Json[] {
+  if (endpoint.query === undefined) return [];
+  const schema = schemaOf(endpoint.query, "input", components);
   const required = new Set((schema["required"] as string[] | undefined) ?? []);
   return Object.entries((schema["properties"] ?? {}) as Record<string, Json>).map(([name, property]) => {
     const { description, ...rest } = property;
@@ -130,22 +162,23 @@ function queryParameters(operation: Operation, components: Json): Json[] {
   });
 }
 
-function describeBody(body: NonNullable<Operation["body"]>, components: Json): Json {
+function describeBody(body: NonNullable<Endpoint["body"]>, components: Json): Json {
   if (body === "stream") return { required: true, content: { "application/octet-stream": {} } };
   const schema = schemaOf(body, "input", components);
   return { required: true, content: { "application/json": { schema } } };
 }
 
-function describeAnswer(answer: Operation["answers"][number], components: Json): Json {
+function describeAnswer(answer: Endpoint["answers"][number], components: Json, streamType = "application/octet-stream"): Json {
   if (answer === "empty") return { description: "Done" };
-  if (answer === "stream") return { description: "Raw bytes", content: { "application/octet-stream": {} } };
+  if (answer === "stream")
+    return { description: streamType === "text/event-stream" ? "Server-sent events" : "Raw bytes", content: { [streamType]: {} } };
   return { description: "The answer", content: { "application/json": { schema: schemaOf(answer, "output", components) } } };
 }
 
 /** One response per status, its codes in the description. */
 function describeErrors(errors: readonly ErrorCode[]): Json {
   const byStatus = new Map<number, ErrorCode[]>();
-  for (const code of new Set<ErrorCode>([...commonErrors, ...errors])) {
+  for (const code of new Set(errors)) {
     const { status } = errorCatalogue[code];
     byStatus.set(status, [...(byStatus.get(status) ?? []), code]);
   }

@@ -1,4 +1,4 @@
-import { operations, type OperationId } from "@roost/contract";
+import { endpoints, type EndpointId } from "@roost/contract";
 
 interface PathEntry {
   readonly pattern: RegExp;
@@ -19,7 +19,7 @@ export class PathTable {
   readonly #entries = new Map<string, PathEntry>();
 
   constructor(extra: readonly { readonly method: string; readonly path: string }[]) {
-    for (const { method, path } of [...Object.values(operations), ...extra]) {
+    for (const { method, path } of [...Object.values(endpoints), ...extra]) {
       const entry = this.#entries.get(path) ?? { pattern: pathPattern(path), methods: new Set<string>() };
       entry.methods.add(method);
       if (method === "GET") entry.methods.add("HEAD");
@@ -33,18 +33,20 @@ export class PathTable {
   }
 }
 
-export type WebSocketOperationId = {
-  [Id in OperationId]: (typeof operations)[Id] extends { readonly webSocket: object } ? Id : never;
-}[OperationId];
+export type WebSocketEndpointId = {
+  [Id in EndpointId]: (typeof endpoints)[Id] extends { readonly webSocket: object } ? Id : never;
+}[EndpointId];
 
-const webSocketPaths = Object.entries(operations)
-  .filter(([, operation]) => "webSocket" in operation)
-  .map(([id, operation]) => ({ id: id as WebSocketOperationId, pattern: pathPattern(operation.path) }));
+export type WebSocketAccess = (typeof endpoints)[WebSocketEndpointId]["access"];
 
-/** The WebSocket operation at a path, with its parameters, percent-decoded. */
+const webSocketPaths = Object.entries(endpoints)
+  .filter(([, endpoint]) => "webSocket" in endpoint)
+  .map(([id, endpoint]) => ({ id: id as WebSocketEndpointId, pattern: pathPattern(endpoint.path) }));
+
+/** The WebSocket endpoint at a path, with its parameters, percent-decoded. */
 export function matchWebSocket(
   pathname: string,
-): { readonly id: WebSocketOperationId; readonly params: Readonly<Record<string, string>> } | undefined {
+): { readonly id: WebSocketEndpointId; readonly params: Readonly<Record<string, string>> } | undefined {
   for (const { id, pattern } of webSocketPaths) {
     const groups = pattern.exec(pathname)?.groups;
     if (groups === undefined) continue;

@@ -1,28 +1,41 @@
 import type { IncomingMessage, ServerOptions, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 
-import { jsonBodyBytesMax, PlatformError } from "@roost/contract";
-import { KiB, second } from "@roost/kit";
+import { endpoints, jsonBodyBytesMax, PlatformError } from "@roost/contract";
+import { KiB, must, second } from "@roost/kit";
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 
 import { sendE2bError } from "../e2b/errors.ts";
 import { e2bRoutes, isE2bPath } from "../e2b/route-table.ts";
 import { addE2bRoutes } from "../e2b/routes.ts";
-import { authenticate } from "./authentication.ts";
+import { addAuditHook } from "./audit-hook.ts";
+import { authorize } from "./authorization.ts";
 import { toPlatformError } from "./errors.ts";
 import { createFrontedServer, type RequestFront } from "./fronted-server.ts";
-import { matchWebSocket, PathTable } from "./path-table.ts";
+import { matchWebSocket, PathTable, type WebSocketAccess } from "./path-table.ts";
 import { answerRaw } from "./raw-answer.ts";
 import { requestIdHeader, requestIdOf } from "./request-id.ts";
+import { addTracing } from "./tracing-hook.ts";
+import { Once } from "./once.ts";
+import { addApiKeyRoutes } from "./routes/api-keys.ts";
+import { addAuditRoutes } from "./routes/audit.ts";
+import { addChannelRoutes } from "./routes/channels.ts";
+import { addAdminRoutes } from "./routes/admin.ts";
+import { addAuthRoutes } from "./routes/auth.ts";
 import { addDocsRoutes } from "./routes/docs.ts";
+import { addEventRoutes } from "./routes/events.ts";
 import { addFileRoutes } from "./routes/files.ts";
 import { addHostRoutes } from "./routes/hosts.ts";
+import { addOperationRoutes } from "./routes/operations.ts";
+import { addMeRoutes } from "./routes/me.ts";
 import { addProcessRoutes } from "./routes/processes.ts";
 import { addSandboxRoutes } from "./routes/sandboxes.ts";
 import { addSnapshotRoutes } from "./routes/snapshots.ts";
 import { addSystemRoutes, systemRoutes } from "./routes/system.ts";
 import { addBuildRoutes } from "./routes/builds.ts";
+import { addTeamRoutes } from "./routes/teams.ts";
 import { addTemplateRoutes } from "./routes/templates.ts";
+import { addUsageRoutes } from "./routes/usage.ts";
 import type { Services } from "./services.ts";
 
 /** Request line and headers together in `bytes`; a path of 4 KiB, percent-encoded, fits */
@@ -77,8 +90,12 @@ export async function buildServer(services: Services, deadlines: HttpDeadlines =
   app.decorateRequest("caller", undefined);
   app.decorateRequest("callerGone", undefined);
   addJsonParser(app);
+  addTracing(app);
   addHooks(app, services, deadlines.bodyTimeoutMs ?? bodyTimeoutMsDefault);
+  addAuditHook(app, services);
   addErrorAnswers(app, services);
+  app.addHook("onRoute", ({ url, config }) => void must(config?.access, `who may call ${url}`));
+  app.decorate("once", new Once(services.sandboxes));
   addSystemRoutes(app, services);
   addDocsRoutes(app);
   addSandboxRoutes(app, services);
@@ -88,6 +105,16 @@ export async function buildServer(services: Services, deadlines: HttpDeadlines =
   addHostRoutes(app, services);
   addTemplateRoutes(app, services);
   addBuildRoutes(app, services);
+  addOperationRoutes(app, services);
+  addApiKeyRoutes(app, services);
+  addEventRoutes(app, services);
+  addChannelRoutes(app, services);
+  addAuditRoutes(app, services);
+  addUsageRoutes(app, services);
+  addAuthRoutes(app, services);
+  addMeRoutes(app, services);
+  addTeamRoutes(app, services);
+  addAdminRoutes(app, services);
   addE2bRoutes(app, services);
   await app.ready();
   return app;
@@ -107,28 +134,32 @@ function addHooks(app: FastifyInstance, services: Services, bodyTimeoutMs: numbe
   app.addHook("onRequest", async (request, reply) => {
     void reply.headers({ [requestIdHeader]: request.id, "x-content-type-options": "nosniff", "cache-control": "no-store" });
     request.callerGone = whenGone(reply.raw);
-    const { isOpen, isUpload } = request.routeOptions.config;
-    if (request.is404 || isOpen === true) return;
+    const { access, isUpload } = request.routeOptions.config;
+    if (request.is404) return;
     if (services.isDraining()) {
       void reply.header("connection", "close");
       throw new PlatformError("shutting_down", "the platform is shutting down", { retryAfterSec: 5 });
     }
-    request.caller = await authenticate(services.apiKeys, request.headers);
+    if (access !== "open") {
+      request.caller = await services.authentication.identify(request.raw, request.id);
+      authorize(request.caller, must(access, "every route says who may call it"));
+    }
     if (isUpload !== true && !request.raw.complete) limitBodyTime(request, reply, bodyTimeoutMs);
   });
 
   app.addHook("onResponse", async (request, reply) => {
-    const operation = request.routeOptions.config.operationId ?? "unknown";
+    const endpoint = request.routeOptions.config.operationId ?? "unknown";
     const durationMs = reply.elapsedTime;
-    services.metrics.observeRequest(operation, reply.statusCode, durationMs);
+    services.metrics.observeRequest(endpoint, reply.statusCode, durationMs);
     services.log.debug(
       {
         requestId: request.id,
-        operation,
+        endpoint,
         method: request.method,
         status: reply.statusCode,
         durationMs: Math.round(durationMs),
-        apiKeyId: request.caller?.id,
+        teamId: request.caller?.teamId,
+        actor: request.caller?.actor.id,
       },
       "request",
     );
@@ -163,7 +194,7 @@ function addErrorAnswers(app: FastifyInstance, services: Services): void {
     const context = {
       err: error,
       requestId: request.id,
-      operation: request.routeOptions.config.operationId,
+      endpoint: request.routeOptions.config.operationId,
       code: failure.code,
       detail: failure.detail,
     };
@@ -177,7 +208,9 @@ function addErrorAnswers(app: FastifyInstance, services: Services): void {
   });
   app.setNotFoundHandler((request, reply) => {
     const pathname = pathnameOf(request);
-    if (matchWebSocket(pathname) !== undefined && request.method === "GET") return answerPlainRequestToSocket(services, request, reply);
+    const socket = matchWebSocket(pathname);
+    if (socket !== undefined && request.method === "GET")
+      return answerPlainRequestToSocket(services, endpoints[socket.id].access, request, reply);
     const methods = paths.methodsOf(pathname);
     if (methods.length === 0)
       return sendError(reply, new PlatformError("route_not_found", "there is nothing at this path; /docs lists what there is"));
@@ -191,8 +224,13 @@ function pathnameOf(request: FastifyRequest): string {
 }
 
 /** A plain GET of a WebSocket route: the caller is told what it is, if it may know. */
-async function answerPlainRequestToSocket(services: Services, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> {
-  await authenticate(services.apiKeys, request.headers);
+async function answerPlainRequestToSocket(
+  services: Services,
+  access: WebSocketAccess,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  authorize(await services.authentication.identify(request.raw, request.id), access);
   return sendError(reply, new PlatformError("request_invalid", "this is a WebSocket: connect with `Upgrade: websocket`"));
 }
 

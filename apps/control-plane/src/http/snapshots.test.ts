@@ -84,7 +84,7 @@ test("a snapshot from its making to its end", async () => {
   await ask("DELETE", `/sandboxes/${user.id}`, 204);
   await ask("DELETE", "/snapshots/my-snapshot.1", 204);
   expect(await ask("GET", "/snapshots/my-snapshot.1", 404)).toMatchObject({ error: { code: "snapshot_not_found" } });
-  expect(await ask("GET", "/snapshots/no%2Fname", 400)).toMatchObject({ error: { code: "request_invalid" } });
+  expect(await ask("GET", "/snapshots/no%20name", 400)).toMatchObject({ error: { code: "request_invalid" } });
 });
 
 test("limits are said before anything is done", async () => {

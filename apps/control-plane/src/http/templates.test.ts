@@ -20,6 +20,7 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 beforeEach(async () => {
+  await world.database.db.deleteFrom("snapshot").execute();
   await world.database.db.deleteFrom("built_template").execute();
   for (const name of world.host.images.templates.keys()) if (name !== "base") world.host.images.templates.delete(name);
 });

@@ -6,7 +6,18 @@ const issuesMax = 5;
 /** Characters of a value that are repeated to the caller */
 const valueLengthMax = 60;
 /** Fields whose content is not: it may be, or hold, a password */
-const secretFields: ReadonlySet<PropertyKey> = new Set(["egressProxy", "password"]);
+const secretFields: ReadonlySet<PropertyKey> = new Set([
+  "egressProxy",
+  "bot_token",
+  "access_token",
+  "password",
+  "token",
+  "new_password",
+  "current_password",
+  "invitation",
+  "code",
+  "verifier",
+]);
 
 /**
  * Parses what a caller sent; throws `request_invalid` that names each field, the value it had, and what would do.

@@ -30,7 +30,7 @@ export interface CarriageDependencies {
   /** A record as readers see it at this moment: ../sandboxes/present.ts */
   readonly present: (row: SandboxRow) => SandboxRow;
   /** Resumes a paused sandbox, however many ask; resolves when it runs */
-  readonly wake: (id: string) => Promise<unknown>;
+  readonly wake: (sandbox: SandboxRow) => Promise<unknown>;
   /** Resolves when the record changes, or after `timeoutMs` */
   readonly changed: (id: string, timeoutMs: number) => Promise<void>;
   readonly tunnelsOf: (hostId: string) => GuestTunnels;

@@ -15,7 +15,7 @@ export interface UsableSandboxDependencies {
   /** The record as it is now, as readers see it */
   readonly find: (id: string) => Promise<SandboxRow | undefined>;
   /** Resumes a paused sandbox, however many ask; resolves when it runs */
-  readonly wake: (id: string) => Promise<unknown>;
+  readonly wake: (sandbox: SandboxRow) => Promise<unknown>;
   /** Resolves when the record changes, or after `timeoutMs` */
   readonly changed: (id: string, timeoutMs: number) => Promise<void>;
   /** Whether whoever asked still waits */
@@ -41,7 +41,7 @@ export async function untilUsable(deps: UsableSandboxDependencies, id: string, w
     const isBehind = wasRefused && looks === 0;
     if (isUsable(sandbox) && !isBehind) return sandbox;
     if (sandbox.auto_resume && (sandbox.state === "paused" || isUsable(sandbox))) {
-      await deps.wake(id);
+      await deps.wake(sandbox);
       continue;
     }
     if (performance.now() - start > (sandbox.auto_resume ? saveTimeoutMs : settleTimeoutMs)) throw new RefusedError(inTransition(id));

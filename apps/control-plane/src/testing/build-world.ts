@@ -19,6 +19,7 @@ import { BuildRunner } from "../templates/run/build-runner.ts";
 import { createTemplateServices, type TemplateServices } from "../templates/template-services.ts";
 import { FakeGuest } from "./fake-guest.ts";
 import { FakeHost } from "./fake-host.ts";
+import { firstTeam, own } from "./first-team.ts";
 
 /** What a guest was asked to run, as a build's user or a script of ours. */
 export interface Ran {
@@ -64,7 +65,8 @@ export class BuildWorld implements AsyncDisposable {
   }
 
   static async start(database: Database): Promise<BuildWorld> {
-    for (const table of ["built_template", "sandbox", "template_removal"] as const) await database.db.deleteFrom(table).execute();
+    for (const table of ["built_template", "sandbox", "snapshot", "template_removal"] as const)
+      await database.db.deleteFrom(table).execute();
     const guest = new FakeGuest();
     const port = await guest.listen();
     const folder = await mkdtemp(join(tmpdir(), "roost-build-world-"));
@@ -144,7 +146,7 @@ export class ControlPlane {
       hosts,
       log,
       onEnded: (id) => this.#guests.drop(id),
-      resolveTemplate: (name) => this.services.templates.resolve(name),
+      resolveTemplate: (teamId, name) => this.services.lookup.resolve(teamId, name),
     });
     this.runner = new BuildRunner({
       ...this.services,
@@ -177,11 +179,11 @@ export class ControlPlane {
 
   /** Makes host and records agree, as a control plane does every minute. */
   async reconcile(): Promise<void> {
-    for (const host of this.#hosts.links) {
+    await this.sandboxes.recovery.round();
+    for (const host of this.#hosts.all()) {
       await new Reconciler({
         db: this.#database.db,
         host,
-        isCreating: (id) => this.sandboxes.isCreating(id),
         isExclusive: true,
         onEnded: () => undefined,
         log: silentLogger,
@@ -193,15 +195,15 @@ export class ControlPlane {
     input: RecipeInput,
     { name = `t${randomUUID().slice(0, 8)}`, credentials }: { name?: string; credentials?: RegistryCredentials } = {},
   ): Promise<string> {
-    const { build } = await this.services.builds.request({ name, tags: [], vcpus: 1, memoryMib: 512 });
-    await this.services.builds.start(build.id, recipeSchema.parse(input), credentials);
+    const { build } = await this.services.builds.request({ teamId: firstTeam, name, tags: [], vcpus: 1, memoryMib: 512 });
+    await this.services.builds.start(own(build.id), recipeSchema.parse(input), credentials);
     return build.id;
   }
 
   /** The build when it has ended. */
   async ended(id: string): Promise<BuildRow> {
     return poll({ what: `the end of build ${id}`, timeoutMs: 30_000, intervalMs: 5 }, async () => {
-      const row = await findBuild(this.#database.db, id);
+      const row = await findBuild(this.#database.db, own(id));
       return row !== undefined && buildEnded.has(row.state) ? row : undefined;
     });
   }

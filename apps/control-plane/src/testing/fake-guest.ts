@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { createReadStream, createWriteStream } from "node:fs";
 import { mkdir, mkdtemp, readdir, rename, rm, stat } from "node:fs/promises";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join, normalize } from "node:path";
@@ -55,6 +55,8 @@ export class FakeGuest {
   substitute: Substitute | undefined;
   /** Pids of processes that somebody asked to follow, in order */
   readonly followed: number[] = [];
+  /** Told of each request */
+  onRequest: ((headers: IncomingHttpHeaders) => void) | undefined;
   readonly #running = new Map<number, Running>();
   readonly #server: Server;
   #root = "";
@@ -62,6 +64,7 @@ export class FakeGuest {
   constructor() {
     const connect = connectNodeAdapter({ routes: (router) => this.#addRoutes(router) });
     this.#server = createServer((request, response) => {
+      this.onRequest?.(request.headers);
       if (this.accessToken !== undefined && request.headers[accessTokenHeader] !== this.accessToken) {
         return void response.writeHead(401).end('{"code":401,"message":"access token"}');
       }

@@ -59,12 +59,17 @@ export class FakeHost implements HostDependency {
   metricPoints: MessageInitShape<typeof MetricPointSchema>[] = [
     { timeUnixSec: 1n, cpuPercent: 12.5, memoryBytes: 100n, memoryCacheBytes: 50n, diskBytes: 200n },
   ];
+  readonly service: ServiceImpl<typeof HostAgentService>;
+  /** What it can hold: by default more than any test that is not about that asks for */
+  size = { cpuCount: 2, memoryLimitMib: 1_048_576, sandboxCountMax: 64, diskTotalBytes: 1n << 40n, diskFreeBytes: 1n << 39n };
   /** Whether every call fails as when the host cannot be reached. */
   isUnreachable = false;
   /** Called when a listing was made and before it is answered. */
   afterListing: (() => Promise<void>) | undefined;
   readonly #watchers = new Set<(event: WatchSandboxesResponse["event"] | "cut") => void>();
   readonly #aborted = new Set<string>();
+  /** What creates in flight wait for */
+  readonly #creating = new Map<string, Promise<void>>();
 
   constructor(id: string, guestPort: () => number) {
     this.id = id;
@@ -75,8 +80,9 @@ export class FakeHost implements HostDependency {
       add: (spec, state) => this.add(spec, state),
     });
     this.imports = new FakeImports(this.images.templates);
+    this.service = this.#service();
     this.transport = createRouterTransport((router) => {
-      router.service(HostAgentService, this.#service());
+      router.service(HostAgentService, this.service);
     });
     this.tunnels = {
       connect: async (sandboxId, port) => {
@@ -123,6 +129,16 @@ export class FakeHost implements HostDependency {
     });
     this.sandboxes.set(spec.sandboxId, sandbox);
     return sandbox;
+  }
+
+  /** Does what a host agent does that is killed and starts again: what it was at is undone. */
+  crash(): void {
+    for (const [id, { state }] of this.sandboxes) {
+      if (state === SandboxState.CREATING)
+        this.change(id, SandboxState.FAILED, { failureReason: "the host agent ended while it was being created" });
+      else if (state === SandboxState.PAUSING || state === SandboxState.SNAPSHOTTING) this.change(id, SandboxState.RUNNING);
+      else if (state === SandboxState.RESUMING) this.change(id, SandboxState.PAUSED);
+    }
   }
 
   /** Ends a sandbox without anybody being told. */
@@ -205,8 +221,7 @@ export class FakeHost implements HostDependency {
           vmm: "fake",
           memoryMib: 4096,
           memoryFreeMib: 2048,
-          cpuCount: 2,
-          sandboxCountMax: 64,
+          ...this.size,
           sandboxCount: this.sandboxes.size,
           templates: [...this.images.templates.values()],
         };
@@ -228,13 +243,25 @@ export class FakeHost implements HostDependency {
         ) {
           throw hostError("template_size_fixed", `"${template.name}" has ${template.vcpus} vCPU and ${template.memoryMib} MiB`);
         }
+        const present = this.sandboxes.get(spec.sandboxId);
+        if (present !== undefined) {
+          if (present.state === SandboxState.CREATING) await this.#creating.get(spec.sandboxId);
+          const { state } = present;
+          if (state === SandboxState.RUNNING) return { sandbox: structuredClone(present) };
+          throw hostError("sandbox_exists", `a sandbox with this id exists and is ${SandboxState[state]}`);
+        }
         if (template.defaults !== undefined) spec.defaults ??= template.defaults;
         spec.vcpus ||= template.vcpus || vcpusDefault;
         spec.memoryMib ||= template.memoryMib || memoryMibDefault;
         const sandbox = this.add(spec, SandboxState.CREATING);
         this.tell({ case: "sandbox", value: structuredClone(sandbox) });
-        await this.createGate;
+        const gate = this.createGate;
+        if (gate !== undefined) this.#creating.set(spec.sandboxId, gate);
+        await gate;
+        this.#creating.delete(spec.sandboxId);
         if (this.#aborted.has(spec.sandboxId)) throw hostError("create_aborted", "deleted while it was being created");
+        if (this.sandboxes.get(spec.sandboxId)?.state === SandboxState.FAILED)
+          throw new ConnectError("the host agent ended", Code.Unavailable);
         const startPath = template.hasMemory ? "restore" : "boot";
         return { sandbox: structuredClone(this.change(spec.sandboxId, SandboxState.RUNNING, { startPath })) };
       },

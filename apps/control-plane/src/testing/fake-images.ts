@@ -184,6 +184,8 @@ export class FakeImages {
             const failure = { sandboxId: child.sandboxId, ...failing };
             return { outcome: { case: "failure" as const, value: failure } };
           }
+          const present = machine.sandboxes.get(child.sandboxId);
+          if (present !== undefined) return { outcome: { case: "sandbox" as const, value: structuredClone(present) } };
           machine.add({ ...spec, sandboxId: child.sandboxId, accessToken: child.accessToken }, SandboxState.CREATING);
           const sandbox = machine.change(child.sandboxId, SandboxState.RUNNING, { startPath: "restore" });
           return { outcome: { case: "sandbox" as const, value: structuredClone(sandbox) } };

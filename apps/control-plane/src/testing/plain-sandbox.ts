@@ -1,3 +1,5 @@
+import { defaultTeamId } from "@roost/contract";
+
 import type { NewSandbox } from "../db/sandboxes.ts";
 
 /** What a record has that nobody asked anything special for. */
@@ -8,6 +10,8 @@ export const plainSandbox = {
   isSecure: true,
   network: {},
   trafficToken: null,
+  teamId: defaultTeamId,
   templateBuildId: null,
+  templateSnapshotId: null,
   forBuildId: null,
 } as const satisfies Partial<NewSandbox>;

@@ -71,7 +71,7 @@ export class ProxyLab implements AsyncDisposable {
         await new Promise((resolve) => setTimeout(resolve, 5));
         return [...this.rows.values()].filter((row) => row.is_secure).map((row) => ({ id: row.id, accessToken: row.access_token }));
       },
-      wake: async (id) => {
+      wake: async ({ id }) => {
         this.wakes += 1;
         await this.wake(id);
       },

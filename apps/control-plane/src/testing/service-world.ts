@@ -8,7 +8,10 @@ import { HostLink } from "../hosts/host-link.ts";
 import { Hosts } from "../hosts/hosts.ts";
 import type { CreateOptions } from "../sandboxes/creates.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
+import { BuiltTemplates } from "../templates/built-templates.ts";
+import { TemplateLookup } from "../templates/template-lookup.ts";
 import { FakeHost } from "./fake-host.ts";
+import { firstTeam, own } from "./first-team.ts";
 
 /** The sandbox services over a database, with a fake host that is being watched; no HTTP. */
 export class ServiceWorld implements AsyncDisposable {
@@ -32,6 +35,15 @@ export class ServiceWorld implements AsyncDisposable {
   }
 
   #services(database: Database, now: () => Date): Sandboxes {
+    const { hosts } = this;
+    const templates = new BuiltTemplates({
+      db: database.db,
+      hosts,
+      log: silentLogger,
+      onRemoval: () => undefined,
+      onCancel: () => undefined,
+    });
+    const lookup = new TemplateLookup({ db: database.db, hosts, templates });
     return new Sandboxes({
       database,
       hosts: this.hosts,
@@ -39,13 +51,15 @@ export class ServiceWorld implements AsyncDisposable {
       onEnded: (id) => this.ended.push(id),
       onResumed: (row) => this.resumed.push(row.id),
       onEvent: async (event) => void this.told.push(event),
+      resolveTemplate: (teamId, name) => lookup.resolve(teamId, name),
       now,
     });
   }
 
   /** On an emptied database. */
   static async start(database: Database, now: () => Date = () => new Date()): Promise<ServiceWorld> {
-    await database.db.deleteFrom("sandbox").execute();
+    for (const table of ["sandbox", "snapshot", "built_template", "template_removal"] as const)
+      await database.db.deleteFrom(table).execute();
     const world = new ServiceWorld(database, now);
     world.#watching = world.link.run(world.#abort.signal, {
       observed: (sandbox) => world.sandboxes.observe(sandbox),
@@ -58,7 +72,7 @@ export class ServiceWorld implements AsyncDisposable {
   }
 
   async create(input: CreateSandboxInput = {}, options?: CreateOptions): Promise<SandboxRow> {
-    return this.sandboxes.create(createSandboxBodySchema.parse(input), new AbortController().signal, options);
+    return this.sandboxes.create(firstTeam, createSandboxBodySchema.parse(input), new AbortController().signal, options);
   }
 
   /** A sandbox whose time is up `sec` after it starts; deleted then, unless `options` say otherwise. */
@@ -70,7 +84,7 @@ export class ServiceWorld implements AsyncDisposable {
 
   async isState(id: string, state: string): Promise<void> {
     await poll({ what: `state ${state}`, timeoutMs: 30_000, intervalMs: 2 }, async () =>
-      (await this.sandboxes.get(id)).state === state ? true : undefined,
+      (await this.sandboxes.get(own(id))).state === state ? true : undefined,
     );
   }
 

@@ -9,6 +9,8 @@ import { createControlPlane, type ControlPlane } from "../control-plane.ts";
 import type { Database } from "../db/database.ts";
 import type { HttpDeadlines } from "../http/server.ts";
 import { controlPlaneOptions, type ControlPlaneOptions } from "../options.ts";
+import type { Mailer } from "../mail/mailer.ts";
+import { cheapPasswords } from "./accounts-lab.ts";
 import { FakeGuest } from "./fake-guest.ts";
 import { FakeHost } from "./fake-host.ts";
 import { openTestDatabase } from "./test-database.ts";
@@ -19,6 +21,7 @@ export interface WorldOptions {
   readonly deadlines?: HttpDeadlines;
   /** Port of a guest agent that answers in place of the fake one. */
   readonly guestPort?: number;
+  readonly mailer?: Mailer;
 }
 
 /** A control plane that listens on loopback, with a database in memory, a fake host and a fake guest. */
@@ -41,7 +44,13 @@ export class World implements AsyncDisposable {
     this.#cleanup = cleanup;
   }
 
-  static async start({ options = {}, log = silentLogger, deadlines = {}, guestPort: otherGuestPort }: WorldOptions = {}): Promise<World> {
+  static async start({
+    options = {},
+    log = silentLogger,
+    deadlines = {},
+    guestPort: otherGuestPort,
+    mailer,
+  }: WorldOptions = {}): Promise<World> {
     const cleanup = new Cleanup();
     const guest = new FakeGuest();
     const guestPort = await guest.listen();
@@ -52,10 +61,10 @@ export class World implements AsyncDisposable {
     const dir = await mkdtemp(join(tmpdir(), "roost-world-"));
     cleanup.defer("remove the state folder", () => rm(dir, { recursive: true, force: true }));
     const all = { ...controlPlaneOptions.read({}), port: 0, drainTimeoutSec: 1, dir, ...options };
-    const controlPlane = await createControlPlane(all, { hosts: [host], database, log, deadlines });
+    const controlPlane = await createControlPlane(all, { hosts: [host], database, log, deadlines, mailer, passwordCost: cheapPasswords });
     cleanup.defer("close the control plane", () => controlPlane.close());
     const { url } = await controlPlane.listen();
-    const { key } = await controlPlane.apiKeys.create("test");
+    const { key } = await controlPlane.apiKeys.createForPlatform("test");
     await poll({ what: "the watch of the host", timeoutMs: 30_000, intervalMs: 5 }, async () =>
       (await fetch(`${url}/health`)).ok ? true : undefined,
     );

@@ -1,6 +1,7 @@
 import { PlatformError } from "@roost/contract";
 import type { FastifyInstance } from "fastify";
 
+import { ownedBy } from "../../db/owned-id.ts";
 import { decodePosition, encodePosition } from "../../page-position.ts";
 import { placeOf } from "../../templates/builds.ts";
 import { isBuildId } from "../../templates/names.ts";
@@ -9,14 +10,18 @@ import { addRoute } from "../route.ts";
 import type { Services } from "../services.ts";
 
 /** Builds of templates, and their logs. */
-export function addBuildRoutes(app: FastifyInstance, { templates, builds }: Services): void {
-  addRoute(app, "createBuild", 202, async ({ body }) => {
-    const { template, build } = await builds.request({ ...body, memoryMib: body.memory_mb });
-    return viewBuild(await builds.start(build.id, body.recipe, body.credentials), template.name);
-  });
-  addRoute(app, "listBuilds", 200, async ({ query }) => {
-    const template = query.template === undefined ? undefined : await templates.find(query.template);
+export function addBuildRoutes(app: FastifyInstance, { templates, builds, sandboxes }: Services): void {
+  addRoute(app, "createBuild", 202, async ({ caller, body, operation }) =>
+    sandboxes.operations.around("build.create", operation, { subject: { kind: "template", id: body.name } }, async () => {
+      const { template, build } = await builds.request({ ...body, teamId: caller.teamId, memoryMib: body.memory_mb });
+      return viewBuild(await builds.start(build, body.recipe, body.credentials), template.name);
+    }),
+  );
+  addRoute(app, "listBuilds", 200, async ({ caller, query }) => {
+    const { teamId } = caller;
+    const template = query.template === undefined ? undefined : await templates.find(teamId, query.template);
     const rows = await builds.list({
+      teamId,
       ...(template === undefined ? {} : { templateId: template.id }),
       ...(query.state === undefined ? {} : { state: query.state }),
       ...(query.cursor === undefined ? {} : { after: cursorFrom(query.cursor) }),
@@ -31,18 +36,22 @@ export function addBuildRoutes(app: FastifyInstance, { templates, builds }: Serv
     };
   });
   const nameOf = async (templateId: string) => (await templates.namesOf([templateId])).get(templateId) ?? "";
-  addRoute(app, "getBuild", 200, async ({ params }) => {
-    const row = await builds.get(params.build);
+  addRoute(app, "getBuild", 200, async ({ caller, params }) => {
+    const row = await builds.get(ownedBy(caller.teamId, params.build));
     return viewBuild(row, await nameOf(row.template_id));
   });
-  addRoute(app, "cancelBuild", 200, async ({ params }) => {
-    const row = await builds.cancel(params.build);
+  addRoute(app, "cancelBuild", 200, async ({ caller, params }) => {
+    const row = await builds.cancel(ownedBy(caller.teamId, params.build));
     return viewBuild(row, await nameOf(row.template_id));
   });
-  addRoute(app, "getBuildLogs", 200, async ({ params, query }) => {
-    await builds.get(params.build);
+  addRoute(app, "getBuildLogs", 200, async ({ caller, params, query }) => {
     const { offset, level, direction, limit } = query;
-    const lines = await builds.logs(params.build, { offset, level, backward: direction === "backward", limit: limit + 1 });
+    const lines = await builds.logs(ownedBy(caller.teamId, params.build), {
+      offset,
+      level,
+      backward: direction === "backward",
+      limit: limit + 1,
+    });
     return { lines: lines.slice(0, limit).map(viewLogLine), next_offset: lines.length > limit ? offset + limit : null };
   });
 }

@@ -45,7 +45,7 @@ const contentSecurityPolicy =
 /** `/docs`: the reference, from `/openapi.json`, to read and to try. */
 export function addDocsRoutes(app: FastifyInstance): void {
   const folder = dirname(createRequire(import.meta.url).resolve("swagger-ui-dist/package.json"));
-  const config = { isOpen: true, operationId: "docs" };
+  const config = { access: "open", operationId: "docs" } as const;
   app.get("/docs", { config }, async (_request, reply) =>
     reply.type("text/html; charset=utf-8").header("content-security-policy", contentSecurityPolicy).send(page),
   );

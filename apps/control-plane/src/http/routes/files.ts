@@ -6,15 +6,17 @@ import type { FastifyInstance, FastifyReply } from "fastify";
 
 import { readFile, writeFile } from "../../guest/file-transfer.ts";
 import { listFiles, makeFolder, moveFile, removeFile, statFile } from "../../guest/files.ts";
+import type { Caller } from "../../accounts/caller.ts";
+import { ownedBy } from "../../db/owned-id.ts";
 import { addRoute } from "../route.ts";
 import type { Services } from "../services.ts";
 import { TransferMeter } from "../transfer-meter.ts";
 
 export function addFileRoutes(app: FastifyInstance, { sandboxes, guests, metrics }: Services): void {
-  const guestOf = async (id: string) => guests.of(await sandboxes.getUsable(id));
+  const guestOf = async (caller: Caller, id: string) => guests.of(await sandboxes.getUsable(ownedBy(caller.teamId, id)));
 
-  addRoute(app, "readFile", 200, async ({ params, query, signal, request, reply }) => {
-    const answer = await readFile(await guestOf(params.id), {
+  addRoute(app, "readFile", 200, async ({ caller, params, query, signal, request, reply }) => {
+    const answer = await readFile(await guestOf(caller, params.id), {
       ...query,
       user: query.user,
       signal,
@@ -29,27 +31,27 @@ export function addFileRoutes(app: FastifyInstance, { sandboxes, guests, metrics
     return reply.send(answer.pipe(meter));
   });
 
-  addRoute(app, "listFiles", 200, async ({ params, body, signal }) => ({
-    entries: await listFiles(await guestOf(params.id), body.path, body.depth, { user: body.user, signal }),
+  addRoute(app, "listFiles", 200, async ({ caller, params, body, signal }) => ({
+    entries: await listFiles(await guestOf(caller, params.id), body.path, body.depth, { user: body.user, signal }),
   }));
-  addRoute(app, "statFile", 200, async ({ params, body, signal }) => ({
-    entry: await statFile(await guestOf(params.id), body.path, { user: body.user, signal }),
+  addRoute(app, "statFile", 200, async ({ caller, params, body, signal }) => ({
+    entry: await statFile(await guestOf(caller, params.id), body.path, { user: body.user, signal }),
   }));
-  addRoute(app, "makeFolder", 201, async ({ params, body, signal }) => ({
-    entry: await makeFolder(await guestOf(params.id), body.path, { user: body.user, signal }),
+  addRoute(app, "makeFolder", 201, async ({ caller, params, body, signal }) => ({
+    entry: await makeFolder(await guestOf(caller, params.id), body.path, { user: body.user, signal }),
   }));
-  addRoute(app, "moveFile", 200, async ({ params, body, signal }) => ({
-    entry: await moveFile(await guestOf(params.id), body.source, body.destination, { user: body.user, signal }),
+  addRoute(app, "moveFile", 200, async ({ caller, params, body, signal }) => ({
+    entry: await moveFile(await guestOf(caller, params.id), body.source, body.destination, { user: body.user, signal }),
   }));
-  addRoute(app, "removeFile", 204, async ({ params, body, signal }) => {
-    await removeFile(await guestOf(params.id), body.path, { user: body.user, signal });
+  addRoute(app, "removeFile", 204, async ({ caller, params, body, signal }) => {
+    await removeFile(await guestOf(caller, params.id), body.path, { user: body.user, signal });
   });
 
   // Its own scope: here a body of any type is left on the wire, to be read as fast as the guest takes it.
   void app.register(async (uploads) => {
     uploads.removeAllContentTypeParsers();
     uploads.addContentTypeParser("*", (_request, _payload, done) => done(null));
-    addRoute(uploads, "writeFile", 200, async ({ params, query, signal, request }) => {
+    addRoute(uploads, "writeFile", 200, async ({ caller, params, query, signal, request }) => {
       const encoding = request.headers["content-encoding"];
       if (encoding !== undefined && encoding !== "identity") {
         throw new PlatformError("media_type_unsupported", "send the file's bytes as they are, without content-encoding");
@@ -59,7 +61,7 @@ export function addFileRoutes(app: FastifyInstance, { sandboxes, guests, metrics
       if (contentLength !== undefined && contentLength > fileBytesMax) {
         throw new PlatformError("request_too_large", `a file may have at most ${formatBytes(fileBytesMax)}`);
       }
-      const guest = await guestOf(params.id);
+      const guest = await guestOf(caller, params.id);
       const meter = new TransferMeter((bytes) => metrics.countFileBytes("up", bytes));
       request.raw.on("error", (error) => meter.destroy(error));
       try {

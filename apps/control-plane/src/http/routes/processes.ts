@@ -3,23 +3,25 @@ import type { FastifyInstance } from "fastify";
 import { execBackground, execForeground } from "../../guest/exec.ts";
 import { listProcesses, signalProcess } from "../../guest/process-control.ts";
 import { parseSelector } from "../../guest/process-selector.ts";
+import type { Caller } from "../../accounts/caller.ts";
+import { ownedBy } from "../../db/owned-id.ts";
 import { addRoute } from "../route.ts";
 import type { Services } from "../services.ts";
 
 export function addProcessRoutes(app: FastifyInstance, { sandboxes, guests, log }: Services): void {
-  const guestOf = async (id: string) => guests.of(await sandboxes.getUsable(id));
+  const guestOf = async (caller: Caller, id: string) => guests.of(await sandboxes.getUsable(ownedBy(caller.teamId, id)));
 
-  addRoute(app, "exec", 200, async ({ params, body, signal, reply }) => {
-    const guest = await guestOf(params.id);
+  addRoute(app, "exec", 200, async ({ caller, params, body, signal, reply }) => {
+    const guest = await guestOf(caller, params.id);
     const execLog = log.child({ sandboxId: params.id, requestId: reply.request.id });
     if (!body.background) return execForeground(guest, body, signal, execLog);
     void reply.code(202);
     return execBackground(guest, body, execLog);
   });
-  addRoute(app, "listProcesses", 200, async ({ params, signal }) => ({
-    processes: await listProcesses(await guestOf(params.id), signal),
+  addRoute(app, "listProcesses", 200, async ({ caller, params, signal }) => ({
+    processes: await listProcesses(await guestOf(caller, params.id), signal),
   }));
-  addRoute(app, "signalProcess", 204, async ({ params, query }) => {
-    await signalProcess(await guestOf(params.id), parseSelector(params.selector), query.signal);
+  addRoute(app, "signalProcess", 204, async ({ caller, params, query }) => {
+    await signalProcess(await guestOf(caller, params.id), parseSelector(params.selector), query.signal);
   });
 }

@@ -1,39 +1,45 @@
 import type { ForkResult } from "@roost/contract";
 import type { FastifyInstance } from "fastify";
 
-import type { ForkedChild } from "../../sandboxes/creates.ts";
-import { viewGeneration, viewSandbox } from "../../sandboxes/sandbox-view.ts";
+import { ownedBy } from "../../db/owned-id.ts";
+import { viewGeneration } from "../../sandboxes/sandbox-view.ts";
 import { addRoute } from "../route.ts";
 import type { Services } from "../services.ts";
 
 /** Saving sandboxes, and starting from what was saved. */
-export function addSnapshotRoutes(app: FastifyInstance, { sandboxes, snapshots, events }: Services): void {
+export function addSnapshotRoutes(app: FastifyInstance, { sandboxes, snapshots }: Services): void {
   const { lifecycle } = sandboxes;
-  addRoute(app, "pauseSandbox", 200, async ({ params, body }) => viewSandbox(await lifecycle.pause(params.id, body)));
-  addRoute(app, "resumeSandbox", 200, async ({ params, body }) =>
-    viewSandbox(await lifecycle.resume(params.id, { memory: body.memory, timeoutSec: body.timeout_sec })),
+  addRoute(app, "pauseSandbox", 200, async ({ caller, params, body, operation }) =>
+    sandboxes.view(await lifecycle.pause(ownedBy(caller.teamId, params.id), body, operation)),
   );
-  addRoute(app, "checkpointSandbox", 201, async ({ params }) => {
-    const { row, generation } = await lifecycle.checkpoint(params.id);
-    return { sandbox: viewSandbox(row), generation: viewGeneration(generation) };
+  addRoute(app, "resumeSandbox", 200, async ({ caller, params, body, operation }) =>
+    sandboxes.view(
+      await lifecycle.resume(ownedBy(caller.teamId, params.id), { memory: body.memory, timeoutSec: body.timeout_sec }, operation),
+    ),
+  );
+  addRoute(app, "checkpointSandbox", 201, async ({ caller, params, operation }) => {
+    const { row, generation } = await lifecycle.checkpoint(ownedBy(caller.teamId, params.id), operation);
+    return { sandbox: sandboxes.view(row), generation: viewGeneration(generation) };
   });
-  addRoute(app, "rollbackSandbox", 200, async ({ params, body }) => viewSandbox(await lifecycle.rollback(params.id, body.generation)));
-  addRoute(app, "listGenerations", 200, async ({ params }) => ({
+  addRoute(app, "rollbackSandbox", 200, async ({ caller, params, body, operation }) =>
+    sandboxes.view(await lifecycle.rollback(ownedBy(caller.teamId, params.id), body.generation, operation)),
+  );
+  addRoute(app, "listGenerations", 200, async ({ caller, params }) => ({
     sandbox_id: params.id,
-    generations: (await lifecycle.generations(params.id)).map(viewGeneration),
+    generations: (await lifecycle.generations(ownedBy(caller.teamId, params.id))).map(viewGeneration),
   }));
-  addRoute(app, "forkSandbox", 201, async ({ params, body, signal }) => ({
-    results: (await sandboxes.fork(params.id, body, signal)).map(viewChild),
+  addRoute(app, "forkSandbox", 201, async ({ caller, params, body, signal, operation }) => ({
+    results: (await sandboxes.fork(ownedBy(caller.teamId, params.id), body, signal, undefined, operation)).map((child): ForkResult =>
+      "row" in child ? { sandbox: sandboxes.view(child.row) } : child.error.toBody(),
+    ),
   }));
 
-  addRoute(app, "createSnapshot", 201, async ({ body }) => snapshots.create(body));
-  addRoute(app, "listSnapshots", 200, async () => ({ snapshots: await snapshots.list() }));
-  addRoute(app, "getSnapshot", 200, async ({ params }) => snapshots.get(params.name));
-  addRoute(app, "deleteSnapshot", 204, async ({ params }) => snapshots.delete(params.name));
-
-  addRoute(app, "listEvents", 200, async ({ query }) => events.list(query));
-}
-
-function viewChild(child: ForkedChild): ForkResult {
-  return "row" in child ? { sandbox: viewSandbox(child.row) } : child.error.toBody();
+  addRoute(app, "createSnapshot", 201, async ({ caller, body, operation }) =>
+    sandboxes.operations.around("snapshot.create", operation, { subject: { kind: "sandbox", id: body.sandbox_id } }, async () =>
+      snapshots.create(caller, body),
+    ),
+  );
+  addRoute(app, "listSnapshots", 200, async ({ caller }) => ({ snapshots: await snapshots.list(caller.teamId) }));
+  addRoute(app, "getSnapshot", 200, async ({ caller, params }) => snapshots.get(caller.teamId, params.name));
+  addRoute(app, "deleteSnapshot", 204, async ({ caller, params }) => snapshots.delete(caller, params.name));
 }

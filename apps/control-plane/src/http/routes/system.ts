@@ -20,25 +20,24 @@ export const systemRoutes = [
 
 export function addSystemRoutes(app: FastifyInstance, services: Services): void {
   // No body, as E2B has it: a healthy platform has nothing to tell that /v1/hosts and /openapi.json do not tell those who may know
-  app.get("/health", { config: { isOpen: true, operationId: "health" } }, async (_request, reply) => {
-    if (services.isDraining()) throw new PlatformError("shutting_down", "the platform is shutting down");
+  app.get("/health", { config: { access: "open", operationId: "health" } }, async (_request, reply) => {
     await withDeadline("the database's answer", pingTimeoutMs, services.ping()).catch((error: unknown) => {
       throw new PlatformError("internal", "the database does not answer", { cause: error });
     });
-    const { links } = services.hosts;
+    const links = services.hosts.all();
     if (!links.some((link) => link.isWatching))
       throw new PlatformError("host_unreachable", `none of ${links.length} hosts can be reached`, { retryAfterSec: 5 });
     return reply.code(204).send();
   });
 
-  app.get("/metrics", { config: { operationId: "metrics" } }, async (_request, reply) =>
+  app.get("/metrics", { config: { access: "admin", operationId: "metrics" } }, async (_request, reply) =>
     reply.type(services.metrics.contentType).send(await services.metrics.text()),
   );
 
   const openApi = JSON.stringify(buildOpenApi());
-  app.get("/openapi.json", { config: { isOpen: true, operationId: "openapi" } }, async (_request, reply) =>
+  app.get("/openapi.json", { config: { access: "open", operationId: "openapi" } }, async (_request, reply) =>
     reply.type("application/json").send(openApi),
   );
 
-  app.get("/", { config: { isOpen: true, operationId: "root" } }, async (_request, reply) => reply.redirect("/docs"));
+  app.get("/", { config: { access: "open", operationId: "root" } }, async (_request, reply) => reply.redirect("/docs"));
 }

@@ -1,44 +1,63 @@
-import { isHostTemplateName, type TemplateDetail } from "@roost/contract";
+import { isHostTemplateName, type Template, type TemplateDetail } from "@roost/contract";
 import type { FastifyInstance } from "fastify";
 
 import type { HostTemplate } from "../../hosts/observed.ts";
 import type { BuiltTemplate } from "../../templates/built-templates.ts";
-import { hostTemplateOf, parseNewName, templateNotFound } from "../../templates/names.ts";
-import { viewBuiltTemplate, viewBuiltTemplateDetail, viewHostTemplate, viewHostTemplateDetail } from "../../templates/template-view.ts";
+import { hostTemplateOf, templateNotFound } from "../../templates/names.ts";
+import {
+  viewBuiltTemplate,
+  viewBuiltTemplateDetail,
+  viewHostTemplate,
+  viewHostTemplateDetail,
+  viewSnapshotTemplate,
+  viewSnapshotTemplateDetail,
+} from "../../templates/template-view.ts";
 import { putArchive, uploadLength } from "../archive-upload.ts";
 import { addRoute } from "../route.ts";
 import type { Services } from "../services.ts";
 
-/** What sandboxes start from: base templates and snapshots, which hosts have, and what builds made. */
-export function addTemplateRoutes(app: FastifyInstance, { templates, buildFiles, listHostTemplates, metrics }: Services): void {
+/** What a team's sandboxes start from: base templates, which hosts have, the team's snapshots, what it built, and what others let it use. */
+export function addTemplateRoutes(
+  app: FastifyInstance,
+  { templates, lookup, snapshots, buildFiles, listHostTemplates, metrics }: Services,
+): void {
   /** Hosts are asked again where what they said last is older than a build. */
   const upToDate = async (onHosts: readonly HostTemplate[], built: readonly BuiltTemplate[]) =>
     built.every((template) => template.build === undefined || onHostOf(template, onHosts) !== undefined) ? onHosts : listHostTemplates(0);
-  const detailOf = async (name: string): Promise<TemplateDetail> => {
-    if (isHostTemplateName(name)) throw templateNotFound(name);
+  const detailOf = async (teamId: string, text: string): Promise<TemplateDetail> => {
     const onHosts = await listHostTemplates();
-    const own = onHosts.find((template) => template.name === name);
-    if (own !== undefined) return viewHostTemplateDetail(own);
-    const built = await templates.get(name);
+    const own = await lookup.ownName(teamId, text);
+    if (own !== undefined) {
+      if (isHostTemplateName(own)) throw templateNotFound(text);
+      const base = onHosts.find((template) => isBase(template) && template.name === own);
+      if (base !== undefined) return viewHostTemplateDetail(base);
+      const snapshot = await snapshots.find(teamId, own);
+      if (snapshot !== undefined) return viewSnapshotTemplateDetail(snapshot, named(onHosts, snapshot.host_template));
+    }
+    const built = await templates.get(teamId, text);
     return viewBuiltTemplateDetail(built, onHostOf(built, await upToDate(onHosts, [built])));
   };
 
-  addRoute(app, "listTemplates", 200, async () => {
-    const all = await templates.list();
-    const onHosts = await upToDate(await listHostTemplates(), all);
-    const own = onHosts.filter((template) => !isHostTemplateName(template.name)).map(viewHostTemplate);
-    const built = all.map((template) => viewBuiltTemplate(template, onHostOf(template, onHosts)));
-    return { templates: [...own, ...built].sort((a, b) => (a.name < b.name ? -1 : 1)) };
+  addRoute(app, "listTemplates", 200, async ({ caller }) => {
+    const [built, own] = [await templates.list(caller.teamId), await snapshots.rows(caller.teamId)];
+    const onHosts = await upToDate(await listHostTemplates(), built);
+    const all: Template[] = [
+      ...onHosts.filter(isBase).map(viewHostTemplate),
+      ...own.map(viewSnapshotTemplate),
+      ...built.map((template) => viewBuiltTemplate(template, onHostOf(template, onHosts))),
+    ];
+    return { templates: all.sort((a, b) => (a.name < b.name ? -1 : 1)) };
   });
-  addRoute(app, "getTemplate", 200, async ({ params }) => detailOf(params.name));
-  addRoute(app, "deleteTemplate", 204, async ({ params }) => templates.delete(params.name));
-  addRoute(app, "setTemplateTag", 200, async ({ params, body }) => {
-    const { row } = await templates.tag(params.name, [params.tag], body.build_id);
-    return detailOf(row.name);
+  addRoute(app, "getTemplate", 200, async ({ caller, params }) => detailOf(caller.teamId, params.name));
+  addRoute(app, "deleteTemplate", 204, async ({ caller, params }) => templates.delete(caller.teamId, params.name));
+  addRoute(app, "setTemplateTag", 200, async ({ caller, params, body }) => {
+    const { row } = await templates.tag(caller.teamId, params.name, [params.tag], body.build_id);
+    return detailOf(caller.teamId, row.name);
   });
-  addRoute(app, "removeTemplateTag", 204, async ({ params }) => templates.untag(params.name, [params.tag]));
-  addRoute(app, "findTemplateFiles", 200, async ({ params, query }) => {
-    const template = await templates.findByName(parseNewName(query.name).name);
+  addRoute(app, "removeTemplateTag", 204, async ({ caller, params }) => templates.untag(caller.teamId, params.name, [params.tag]));
+  addRoute(app, "findTemplateFiles", 200, async ({ caller, params, query }) => {
+    const { name } = await templates.parseNewName(caller.teamId, query.name);
+    const template = await templates.findOwn(caller.teamId, name);
     return { is_present: template !== undefined && (await buildFiles.has(template.id, params.hash)) };
   });
 
@@ -46,9 +65,10 @@ export function addTemplateRoutes(app: FastifyInstance, { templates, buildFiles,
   void app.register(async (uploads) => {
     uploads.removeAllContentTypeParsers();
     uploads.addContentTypeParser("*", (_request, _payload, done) => done(null));
-    addRoute(uploads, "putTemplateFiles", 204, async ({ params, query, request, signal }) => {
+    addRoute(uploads, "putTemplateFiles", 204, async ({ caller, params, query, request, signal }) => {
       const length = uploadLength(request.raw);
-      const template = await templates.ensure(parseNewName(query.name).name);
+      const { name } = await templates.parseNewName(caller.teamId, query.name);
+      const template = await templates.ensure(caller.teamId, name);
       await putArchive(buildFiles, { templateId: template.id, hash: params.hash, length, request: request.raw, signal }, (bytes) =>
         metrics.countFileBytes("up", bytes),
       );
@@ -56,9 +76,15 @@ export function addTemplateRoutes(app: FastifyInstance, { templates, buildFiles,
   });
 }
 
+function isBase(template: HostTemplate): boolean {
+  return template.kind === "base" && !isHostTemplateName(template.name);
+}
+
+function named(onHosts: readonly HostTemplate[], name: string): HostTemplate | undefined {
+  return onHosts.find((template) => template.name === name);
+}
+
 /** What hosts have of the build that a template's name means. */
 function onHostOf({ build }: BuiltTemplate, onHosts: readonly HostTemplate[]): HostTemplate | undefined {
-  if (build === undefined) return undefined;
-  const name = hostTemplateOf(build.id);
-  return onHosts.find((template) => template.name === name);
+  return build === undefined ? undefined : named(onHosts, build.host_template ?? hostTemplateOf(build.id));
 }

@@ -1,5 +1,6 @@
 import type { BuildStreamServerMessage } from "@roost/contract";
 
+import type { OwnedId } from "../../db/owned-id.ts";
 import type { BuildRow } from "../../templates/build-store.ts";
 import type { Builds } from "../../templates/builds.ts";
 import type { BuiltTemplates } from "../../templates/built-templates.ts";
@@ -9,7 +10,7 @@ import { closeCodes, type JsonSocket } from "./json-socket.ts";
 export interface FollowedBuild {
   readonly builds: Pick<Builds, "follow" | "get">;
   readonly templates: Pick<BuiltTemplates, "namesOf">;
-  readonly id: string;
+  readonly build: OwnedId;
   /** Number of the first line */
   readonly offset: number;
 }
@@ -25,10 +26,10 @@ export async function serveFollowBuild(socket: JsonSocket<never, BuildStreamServ
 }
 
 async function forward(socket: JsonSocket<never, BuildStreamServerMessage>, followed: FollowedBuild, signal: AbortSignal): Promise<void> {
-  const { builds, templates, id, offset } = followed;
+  const { builds, templates, build: owned, offset } = followed;
   let build: BuildRow | undefined;
   let name = "";
-  for await (const news of builds.follow(id, offset, signal)) {
+  for await (const news of builds.follow(owned, offset, signal)) {
     if ("build" in news) {
       if (build === undefined) name = (await templates.namesOf([news.build.template_id])).get(news.build.template_id) ?? "";
       build = news.build;

@@ -4,7 +4,7 @@ import type { Duplex } from "node:stream";
 import {
   buildIdSchema,
   execStreamClientSchema,
-  operations,
+  endpoints,
   PlatformError,
   processSelectorSchema,
   ptyClientSchema,
@@ -12,15 +12,22 @@ import {
   webSocketMessageBytesMax,
 } from "@roost/contract";
 import { poll, second } from "@roost/kit";
+import { inSpan } from "@roost/kit/tracing";
 import { WebSocketServer, type WebSocket } from "ws";
 import { z } from "zod";
 
-import { authenticate } from "../authentication.ts";
+import { ownedBy } from "../../db/owned-id.ts";
+import { authorize } from "../authorization.ts";
+import { watchCaller } from "../caller-watch.ts";
+import type { Caller } from "../../accounts/caller.ts";
+import type { AuditEntry } from "../../audit/audit.ts";
+import { auditRuleOf, entryOf } from "../audit-hook.ts";
 import { toPlatformError } from "../errors.ts";
 import { checkOrigin } from "../origin.ts";
-import { matchWebSocket, type WebSocketOperationId } from "../path-table.ts";
+import { matchWebSocket, type WebSocketEndpointId } from "../path-table.ts";
 import { answerRaw } from "../raw-answer.ts";
 import { requestIdHeader, requestIdOf } from "../request-id.ts";
+import { headerOf } from "../tracing-hook.ts";
 import type { Services } from "../services.ts";
 import { parse } from "../validation.ts";
 import { serveAttach } from "./attach.ts";
@@ -41,7 +48,9 @@ const buildParamsSchema = z.object({ build: buildIdSchema });
 const noQuery = z.strictObject({});
 
 interface Accepted {
-  readonly id: WebSocketOperationId;
+  readonly id: WebSocketEndpointId;
+  /** Throws when the caller may not, or not any more */
+  readonly admit: () => Promise<unknown>;
   /** Called once the socket is open: a paused sandbox may have to be resumed first, which takes longer than clients wait for an upgrade */
   readonly serve: (socket: never) => Promise<void>;
 }
@@ -70,10 +79,17 @@ export class Upgrades {
     const requestId = requestIdOf(request.headers[requestIdHeader]);
     const log = this.#services.log.child({ requestId });
     stream.on("error", (error) => log.debug({ err: error }, "a connection failed during its upgrade"));
-    this.#accept(request).then(
-      ({ id, serve }) => {
+    this.#accept(request, requestId).then(
+      (accepted) => {
         if (stream.destroyed) return;
-        this.#server.handleUpgrade(request, stream, head, (socket) => void this.#serve(id, socket, serve));
+        const from = headerOf(request.headers);
+        const options = { kind: "server", attributes: { "roost.endpoint": accepted.id, "roost.request_id": requestId }, from } as const;
+        this.#server.handleUpgrade(
+          request,
+          stream,
+          head,
+          (socket) => void inSpan(`WS ${endpoints[accepted.id].path}`, options, async () => this.#serve(accepted, socket)),
+        );
       },
       (error: unknown) => {
         const failure = toPlatformError(error);
@@ -94,8 +110,8 @@ export class Upgrades {
     for (const socket of this.#server.clients) socket.terminate();
   }
 
-  async #accept(request: IncomingMessage): Promise<Accepted> {
-    const { sandboxes, guests, apiKeys, builds, templates, log } = this.#services;
+  async #accept(request: IncomingMessage, requestId: string): Promise<Accepted> {
+    const { sandboxes, guests, authentication, builds, templates, log } = this.#services;
     const url = new URL(request.url ?? "/", "http://localhost");
     const match = matchWebSocket(url.pathname);
     if (match === undefined) throw new PlatformError("route_not_found", "there is no WebSocket at this path");
@@ -104,49 +120,86 @@ export class Upgrades {
       throw new PlatformError("request_invalid", "only upgrades to `websocket` are known");
     }
     checkOrigin(request.headers, this.#allowedOrigins);
-    await authenticate(apiKeys, request.headers);
+    const { id } = match;
+    const admit = async () => {
+      const caller = await authentication.identify(request, requestId);
+      authorize(caller, endpoints[id].access);
+      return caller;
+    };
+    const caller = await admit();
     if (this.#server.clients.size >= socketsMax)
       throw new PlatformError("rate_limited", "too many WebSockets are open", { retryAfterSec: 10 });
-    const { id } = match;
     if (id === "followBuild") {
       const { build } = parse(buildParamsSchema, match.params, "the path");
-      const { offset } = parse(operations.followBuild.query, queryOf(url), "the query");
-      await builds.get(build);
-      return { id, serve: async (socket) => serveFollowBuild(socket, { builds, templates, id: build, offset }) };
+      const { offset } = parse(endpoints.followBuild.query, queryOf(url), "the query");
+      const owned = await builds.get(ownedBy(caller.teamId, build));
+      return { id, admit, serve: async (socket) => serveFollowBuild(socket, { builds, templates, build: owned, offset }) };
     }
     const params = parse(paramsSchema, match.params, "the path");
     const query = parse(querySchemaOf(id), queryOf(url), "the query") as Record<string, string>;
-    const row = await sandboxes.get(params.id);
+    const row = await sandboxes.get(ownedBy(caller.teamId, params.id));
     return {
       id,
+      admit,
       serve: async (socket) => {
-        const guest = guests.of(await sandboxes.getUsable(row.id));
-        await serve(id, socket, { guest, params: match.params, query, log: log.child({ sandboxId: row.id, operation: id }) });
+        const guest = guests.of(await this.#audited(id, caller, row.id, async () => sandboxes.getUsable(row)));
+        await serve(id, socket, {
+          guest,
+          params: match.params,
+          query,
+          log: log.child({ sandboxId: row.id, teamId: caller.teamId, endpoint: id }),
+        });
       },
     };
   }
 
-  async #serve(id: WebSocketOperationId, socket: WebSocket, serveSession: Accepted["serve"]): Promise<void> {
-    this.#services.metrics.socketOpened(id);
-    socket.once("close", () => this.#services.metrics.socketClosed(id));
-    const isPty = id === "pty";
+  /** Notes that somebody begins to use a guest, or could not, where that is to be audited. */
+  async #audited<Result>(id: WebSocketEndpointId, caller: Caller, sandboxId: string, begin: () => Promise<Result>): Promise<Result> {
+    const { bookkeeping, auditCommands } = this.#services;
+    const rule = auditRuleOf(id, auditCommands);
+    if (rule === undefined) return begin();
+    const note = (outcome: Pick<AuditEntry, "status" | "detail">) =>
+      bookkeeping.auditQueue.add(caller, entryOf(rule, caller, sandboxId, outcome));
+    try {
+      const result = await begin();
+      note({ status: "success" });
+      return result;
+    } catch (error) {
+      note({ status: "failure", detail: { error: toPlatformError(error).code } });
+      throw error;
+    }
+  }
+
+  async #serve({ id, admit, serve: serveSession }: Accepted, socket: WebSocket): Promise<void> {
+    const { metrics, log } = this.#services;
+    metrics.socketOpened(id);
+    socket.once("close", () => metrics.socketClosed(id));
     const json = new JsonSocket<never, never>(socket, messageSchemas[id] as z.ZodType<never> | undefined);
+    const tell = async (failure: PlatformError) => {
+      const message = { type: "error", code: failure.code, data: failure.message, ...(id === "pty" ? { fatal: true } : {}) };
+      await json.send(message as never);
+    };
+    const end = (failure: PlatformError) => json.close(closeCodeOf(failure), failure.code);
+    watchCaller(async () => void (await admit()), log, json.closed).catch((error: unknown) => {
+      const failure = toPlatformError(error);
+      void tell(failure); // whether it reads that or not
+      end(failure);
+    });
     try {
       await serveSession(json as never);
     } catch (error) {
       const failure = toPlatformError(error);
-      if (failure.code === "internal") this.#services.log.error({ err: error, operation: id }, "a WebSocket session failed");
-      const message = { type: "error", code: failure.code, data: failure.message, ...(isPty ? { fatal: true } : {}) };
-      await json.send(message as never);
-      json.close(closeCodeOf(failure), failure.code);
+      if (failure.code === "internal") log.error({ err: error, endpoint: id }, "a WebSocket session failed");
+      await tell(failure);
+      end(failure);
     }
   }
 }
 
 /** What clients may send, where they may send anything. */
-const messageSchemas: Partial<Record<WebSocketOperationId, z.ZodType>> = { execStream: execStreamClientSchema, pty: ptyClientSchema };
+const messageSchemas: Partial<Record<WebSocketEndpointId, z.ZodType>> = { execStream: execStreamClientSchema, pty: ptyClientSchema };
 
-function serve(id: Exclude<WebSocketOperationId, "followBuild">, socket: never, context: SessionContext): Promise<void> {
+function serve(id: Exclude<WebSocketEndpointId, "followBuild">, socket: never, context: SessionContext): Promise<void> {
   switch (id) {
     case "execStream":
       return serveExecStream(socket, context);
@@ -159,9 +212,9 @@ function serve(id: Exclude<WebSocketOperationId, "followBuild">, socket: never, 
   }
 }
 
-function querySchemaOf(id: WebSocketOperationId): z.ZodObject {
-  const operation = operations[id];
-  return "query" in operation ? operation.query : noQuery;
+function querySchemaOf(id: WebSocketEndpointId): z.ZodObject {
+  const endpoint = endpoints[id];
+  return "query" in endpoint ? endpoint.query : noQuery;
 }
 
 function queryOf(url: URL): Record<string, string | string[]> {

@@ -1,0 +1,120 @@
+import { createSandboxBodySchema, defaultTeamId, newSandboxId, vmOverheadMib } from "@roost/contract";
+import { Cleanup, silentLogger } from "@roost/kit";
+
+import { openDatabase, type Database } from "../db/database.ts";
+import { insertSandboxes } from "../db/sandboxes.ts";
+import { HostLink } from "../hosts/host-link.ts";
+import { Hosts } from "../hosts/hosts.ts";
+import { Reconciler } from "../sandboxes/reconciler.ts";
+import { Sandboxes } from "../sandboxes/sandboxes.ts";
+import { FakeHost } from "./fake-host.ts";
+import { plainSandbox } from "./plain-sandbox.ts";
+import { startPostgres } from "./postgres.ts";
+import { emptyDatabase } from "./test-database.ts";
+
+/** Rows that are inserted at once: PostgreSQL takes 65,535 parameters */
+const chunk = 500;
+
+/** A control plane's services with many sandboxes in its records and on hosts without a host. For benchmarks. */
+export class LoadLab implements AsyncDisposable {
+  readonly database: Database;
+  readonly hosts: readonly FakeHost[];
+  readonly sandboxes: Sandboxes;
+  readonly ids: string[] = [];
+  readonly #links: readonly HostLink[];
+  readonly #cleanup: Cleanup;
+
+  private constructor(database: Database, hosts: readonly FakeHost[], cleanup: Cleanup) {
+    this.database = database;
+    this.hosts = hosts;
+    this.#cleanup = cleanup;
+    this.#links = hosts.map((host) => new HostLink(host, silentLogger));
+    this.sandboxes = new Sandboxes({ database, hosts: new Hosts(this.#links), log: silentLogger, onEnded: () => undefined });
+  }
+
+  static async start(kind: "PGlite" | "PostgreSQL", hostCount: number): Promise<LoadLab> {
+    const cleanup = new Cleanup();
+    const location = kind === "PGlite" ? ({ kind: "memory", dump: await emptyDatabase() } as const) : await serverLocation(cleanup);
+    const database = await openDatabase(location, silentLogger);
+    cleanup.defer("close the database", () => database.close());
+    const hosts = Array.from({ length: hostCount }, (_, index) => {
+      const host = new FakeHost(`host-${index}`, () => 1);
+      host.size = { ...host.size, cpuCount: 10_000, sandboxCountMax: 100_000, memoryLimitMib: 100_000 * (512 + vmOverheadMib) };
+      return host;
+    });
+    return new LoadLab(database, hosts, cleanup);
+  }
+
+  /** So many that run, spread over the hosts. */
+  async fill(count: number): Promise<void> {
+    for (let start = 0; start < count; start += chunk) {
+      const added = Array.from({ length: Math.min(chunk, count - start) }, (_, index) => {
+        const host = this.hosts[(start + index) % this.hosts.length];
+        const id = newSandboxId();
+        host?.add({ sandboxId: id });
+        return {
+          ...plainSandbox,
+          id,
+          hostId: host?.id ?? "",
+          template: "base",
+          vcpus: 1,
+          memoryMib: 512,
+          diskSizeMib: 1024,
+          timeoutSec: 0,
+          checkpointIntervalSec: 0,
+          accessToken: "token",
+          metadata: {},
+          autoResume: false,
+          timeCreated: new Date(),
+        };
+      });
+      await insertSandboxes(this.database.db, added);
+      this.ids.push(...added.map(({ id }) => id));
+    }
+    await this.database.db.updateTable("sandbox").set({ state: "running", generation: 1, time_started: new Date() }).execute();
+  }
+
+  async get(index: number): Promise<void> {
+    await this.sandboxes.get({ id: this.ids[index % this.ids.length] ?? "", team_id: defaultTeamId });
+  }
+
+  /** A page of 100, after so many pages. */
+  async list(pagesBefore: number): Promise<void> {
+    let cursor: string | null = null;
+    for (let page = 0; page <= pagesBefore; page += 1) {
+      const query = { limit: 100, ...(cursor === null ? {} : { cursor }) };
+      ({ nextCursor: cursor } = await this.sandboxes.list(defaultTeamId, query));
+      if (cursor === null) return;
+    }
+  }
+
+  async create(): Promise<void> {
+    await this.sandboxes.create(defaultTeamId, createSandboxBodySchema.parse({ memory_mb: 512 }), new AbortController().signal);
+  }
+
+  /** One round of the reconciler of each host. */
+  async reconcile(): Promise<void> {
+    await Promise.all(
+      this.#links.map(async (host) =>
+        new Reconciler({
+          db: this.database.db,
+          host,
+          isExclusive: this.database.isExclusive,
+          onEnded: () => undefined,
+          log: silentLogger,
+        }).reconcile(),
+      ),
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#cleanup.run();
+  }
+}
+
+async function serverLocation(cleanup: Cleanup) {
+  const postgres = await startPostgres();
+  cleanup.defer("end PostgreSQL", async () => postgres[Symbol.asyncDispose]());
+  const url = await postgres.createDatabase();
+  return { kind: "server", url } as const;
+}
