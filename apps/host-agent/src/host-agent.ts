@@ -1,12 +1,14 @@
 import { randomUUID } from "node:crypto";
 import { readFile, rm } from "node:fs/promises";
+import { loadavg } from "node:os";
 import { join } from "node:path";
 
 import type { ServiceImpl } from "@connectrpc/connect";
-import { memoryMibDefault, PlatformError, sandboxHasVm, vcpusDefault, type GuestTunnels } from "@roost/contract";
+import { memoryMibDefault, PlatformError, sandboxHasVm, vcpusDefault, vmOverheadMib, type GuestTunnels } from "@roost/contract";
 import type { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { assert, Cleanup, MiB, must, second, writeFileDurably, type Logger } from "@roost/kit";
 
+import { totalBytes } from "./disk/free-space.ts";
 import { HeldImages } from "./images/held-images.ts";
 import { ImageCatalog } from "./images/image-catalog.ts";
 import { runImportUpkeep } from "./import/import-upkeep.ts";
@@ -22,8 +24,10 @@ import type { Network } from "./network/network.ts";
 import { findResolvers } from "./network/resolvers.ts";
 import { imagesFolder, machineSize, type HostAgentOptions } from "./options.ts";
 import { WarmPool } from "./pool/warm-pool.ts";
+import { reportFrom, type HostReport } from "./registration/host-report.ts";
 import { createHostAgentService, describeTemplates } from "./rpc/host-agent-service.ts";
-import { availableMemoryMib, Capacity, checkAvailableMemory, vmOverheadMib } from "./sandbox/capacity.ts";
+import { tracedService } from "./rpc/traced-service.ts";
+import { availableMemoryMib, Capacity, checkAvailableMemory } from "./sandbox/capacity.ts";
 import { timesOf, type SandboxContext, type SandboxTimes } from "./sandbox/context.ts";
 import { createDisks, type Disks } from "./sandbox/disks.ts";
 import { HostEvents } from "./sandbox/host-events.ts";
@@ -72,6 +76,8 @@ export interface HostAgent {
   readonly tunnels: GuestTunnels;
   /** Takes over what an earlier host agent left, removes what nobody owns, then accepts work. */
   start(): Promise<void>;
+  /** What it is, how much of it is in use, and how it is: for its control plane. */
+  report(): Promise<HostReport>;
   /** Takes no new sandboxes; those that are there go on. */
   drain(): Promise<void>;
   /** Ends the host agent; its sandboxes run on and are adopted by the next, unless they should stop too. Idempotent. */
@@ -247,40 +253,39 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
     if (failures > 0) throw new Error(`${failures} sandboxes could not be ended; the log says why`);
   }
 
-  const service = createHostAgentService({
-    running,
-    watchers,
-    events,
-    logs,
-    log,
-    describeHost: async () => {
-      const choice = must(accelerator, "a started host agent knows its accelerator");
-      const set = await images.images();
-      return {
-        hostId,
-        agentVersion: hostAgentVersion,
-        vmm: driver.name,
-        vmmVersion: await driver.version(),
-        accelerator: choice.accelerator,
-        acceleratorReason: choice.reason,
-        kernelVersion: set.kernel.version,
-        cpuCount: machine.cpuCount,
-        memoryMib: machine.memoryMib,
-        memoryFreeMib: capacity.memoryFreeMib,
-        diskFreeBytes: BigInt(Math.trunc(await disks.freeBytes())),
-        sandboxCount: running()
-          .manager.list()
-          .filter((sandbox) => sandboxHasVm(sandbox.state)).length,
-        sandboxCountMax: capacity.limits.sandboxCountMax,
-        templates: await describeTemplates(running().templates, running().importer),
-      };
-    },
-  });
+  const describeHost = async () => {
+    const choice = must(accelerator, "a started host agent knows its accelerator");
+    const set = await images.images();
+    return {
+      hostId,
+      agentVersion: hostAgentVersion,
+      vmm: driver.name,
+      vmmVersion: await driver.version(),
+      accelerator: choice.accelerator,
+      acceleratorReason: choice.reason,
+      kernelVersion: set.kernel.version,
+      cpuCount: machine.cpuCount,
+      memoryMib: machine.memoryMib,
+      memoryFreeMib: capacity.memoryFreeMib,
+      memoryLimitMib: capacity.limits.memoryMib,
+      diskFreeBytes: BigInt(Math.trunc(await disks.freeBytes())),
+      sandboxCount: running()
+        .manager.list()
+        .filter((sandbox) => sandboxHasVm(sandbox.state)).length,
+      sandboxCountMax: capacity.limits.sandboxCountMax,
+      templates: await describeTemplates(running().templates, running().importer),
+      diskTotalBytes: BigInt(Math.trunc(await totalBytes(instance.stateDir))),
+      arch: process.arch,
+      cpuLoad: loadavg()[0] ?? 0,
+    };
+  };
+  const service = tracedService(createHostAgentService({ running, watchers, events, logs, log, describeHost }));
 
   return cleanup.handOver<HostAgent>({
     service,
     tunnels: { connect: async (sandboxId, port, signal) => running().manager.get(sandboxId).connect(port, signal) },
     start,
+    report: async () => reportFrom(await describeHost(), instance.stateDir),
     drain: async () => parts?.manager.drain(),
     close: (how) => (closing ??= close(how)),
   });

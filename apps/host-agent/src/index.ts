@@ -1,5 +1,11 @@
 export { createHostAgent, hostAgentVersion, type HostAgent, type HostAgentDeps } from "./host-agent.ts";
 export { InstanceLockedError } from "./instance-lock.ts";
 export { instanceOf, openInstance, type Instance } from "./instance.ts";
-export { hostAgentOptions, imagesFolder, type HostAgentOptions } from "./options.ts";
+export { hostAgentOptions, imagesFolder, membershipOptions, type HostAgentOptions, type MembershipOptions } from "./options.ts";
 export { findResolvers } from "./network/resolvers.ts";
+export { WrongControlPlaneError } from "./registration/control-plane-port.ts";
+export { identityPath, readIdentity, writeIdentity, type HostIdentity } from "./registration/host-identity.ts";
+export type { HostReport } from "./registration/host-report.ts";
+export { Membership, type MembershipStatus } from "./registration/membership.ts";
+export { checkToken, digestOf, register } from "./registration/register.ts";
+export { HostAgentServer, type TlsIdentity } from "./rpc/host-agent-server.ts";

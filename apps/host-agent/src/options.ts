@@ -1,6 +1,7 @@
 import { availableParallelism, totalmem } from "node:os";
 import { join } from "node:path";
 
+import { hostAddressSchema } from "@roost/contract";
 import { defineOptions, MiB, type OptionValues } from "@roost/kit";
 import { z } from "zod";
 
@@ -147,6 +148,33 @@ export const hostAgentOptions = defineOptions("ROOST_", {
 });
 
 export type HostAgentOptions = OptionValues<typeof hostAgentOptions.table>;
+
+/** Settings of a host agent that is a process of its own: how it joins its control plane. */
+export const membershipOptions = defineOptions("ROOST_", {
+  register: {
+    schema: z.string().optional(),
+    desc: "Registration token, as `roost host add` prints it; used up once the host is registered, and not needed after that",
+    secret: true,
+  },
+  controlPlane: {
+    schema: z
+      .url({ protocol: /^https$/, error: "written as https://roost.example.org:7071" })
+      .refine((url) => new URL(url).origin === url.replace(/\/$/, ""), "must have no path")
+      .transform((url) => new URL(url).origin)
+      .optional(),
+    desc: "The control plane's host port; default: where this host registered",
+  },
+  address: {
+    schema: hostAddressSchema.optional(),
+    desc: "Where the control plane reaches this host agent, as host:port; default: as it was when it registered",
+  },
+  listen: {
+    schema: hostAddressSchema.optional(),
+    desc: "Where this host agent listens, as host:port, if that is not ROOST_ADDRESS: behind address translation",
+  },
+});
+
+export type MembershipOptions = OptionValues<typeof membershipOptions.table>;
 
 /** Folder of `images.json`. */
 export const imagesFolder = (options: Pick<HostAgentOptions, "cacheDir">) => join(options.cacheDir, "images");

@@ -15,6 +15,12 @@ export async function freeBytes(folder: string): Promise<number> {
   return status.bavail * status.bsize;
 }
 
+/** Size of the file system of `folder`, in `bytes`. */
+export async function totalBytes(folder: string): Promise<number> {
+  const status = await statfs(folder);
+  return status.blocks * status.bsize;
+}
+
 /** Throws `host_disk_full` when writing `neededBytes` to the file system of `folder` would eat into the reserve. */
 export async function checkFreeSpace(
   folder: string,

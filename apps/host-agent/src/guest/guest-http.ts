@@ -1,6 +1,8 @@
 import { request, type IncomingHttpHeaders } from "node:http";
 import type { Socket } from "node:net";
 
+import { traceHeaders } from "@roost/kit/tracing";
+
 /** Longest answer read from a guest in `bytes` unless the request expects more; most are a few hundred. */
 const answerBytesMaxDefault = 64 * 1024;
 /** Longest answer headers in `bytes` */
@@ -40,6 +42,7 @@ export async function askGuest(socket: Socket, asked: GuestRequest): Promise<Gue
         host: "guest",
         headers: {
           connection: "close",
+          ...traceHeaders(),
           ...(asked.body === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(asked.body) }),
           ...asked.headers,
         },

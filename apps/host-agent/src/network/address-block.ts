@@ -1,10 +1,11 @@
-import { readdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { CommandError, run, writeFileDurably, type Logger } from "@roost/kit";
 import { z } from "zod";
 
 import { lockNamePrefix, vethPrefix, type Instance } from "../instance.ts";
+import { listInterfaces } from "./interface-names.ts";
 
 /**
  * The addresses of an installation's slots: one /21 out of a range that all installations on the machine share.
@@ -117,7 +118,7 @@ async function claimFree(instance: Instance, blocks: readonly AddressBlock[]): P
 /** A block whose installation was removed without being ended: no host agent of it runs, and it has no slots. */
 async function claimAbandoned(instance: Instance, blocks: readonly AddressBlock[], log: Logger): Promise<AddressBlock | undefined> {
   const sockets = await readFile("/proc/net/unix", "latin1");
-  const links = await readdir("/sys/class/net");
+  const links = await listInterfaces();
   for (const { cidr, tag } of await listClaims()) {
     const block = blocks.find((candidate) => candidate.cidr === cidr);
     if (block === undefined) continue;

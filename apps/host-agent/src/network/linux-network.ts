@@ -7,6 +7,7 @@ import { assert, must, run, type Logger } from "@roost/kit";
 import { hostTableName, namespaceFolder, namespaceName, namespacePrefix, vethName, vethPrefix, type Instance } from "../instance.ts";
 import { claimAddressBlock, releaseAddressBlock, slotAddresses, slotsPerBlock, type AddressBlock } from "./address-block.ts";
 import { dialTcp } from "./dial.ts";
+import { listInterfaces } from "./interface-names.ts";
 import { findLocalNetworks } from "./local-networks.ts";
 import { guestMacAddress, tapName, type DialOptions, type Network, type Slot, type SlotInUse, type UidRange } from "./network.ts";
 import { hostRuleset, removeTable } from "./policy.ts";
@@ -116,7 +117,7 @@ export class LinuxNetwork implements Network {
   async #sweep(inUse: readonly number[]): Promise<void> {
     const slots = new Set([
       ...numbersAfter(await readdir(namespaceFolder).catch(() => []), namespacePrefix(this.#instance)), // absent: no namespace was ever made
-      ...numbersAfter(await readdir("/sys/class/net"), vethPrefix(this.#instance)),
+      ...numbersAfter(await listInterfaces(), vethPrefix(this.#instance)),
     ]);
     for (const index of inUse) slots.delete(index);
     for (const index of slots) await this.#remove(index);

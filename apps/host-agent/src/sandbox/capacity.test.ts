@@ -1,7 +1,8 @@
+import { vmOverheadMib } from "@roost/contract";
 import { SeededRandom } from "@roost/testing";
 import { expect, test, vi } from "vitest";
 
-import { Capacity, vmOverheadMib } from "./capacity.ts";
+import { Capacity } from "./capacity.ts";
 
 test("a refusal names the numbers and when to try again, and reserves nothing", () => {
   const capacity = new Capacity({ sandboxCountMax: 2, memoryMib: 1_000 });

@@ -1,13 +1,7 @@
 import { readFile } from "node:fs/promises";
 
-import { PlatformError } from "@roost/contract";
+import { PlatformError, vmOverheadMib } from "@roost/contract";
 import { assert } from "@roost/kit";
-
-/**
- * What a VM needs beside its guest's memory in `MiB`: the VMM's own code, heap, translation buffer and page tables.
- * Measured at 86 MiB for an idle guest under TCG.
- */
-export const vmOverheadMib = 96;
 
 /** `Retry-After` of a full host in `s`: sandboxes end all the time */
 const retryAfterSec = 10;

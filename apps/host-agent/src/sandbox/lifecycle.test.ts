@@ -196,6 +196,26 @@ test("a template from a running and from a paused sandbox; its sizes are fixed; 
   expect((await host.client.listTemplates({})).templates.map(({ name }) => name)).toEqual(["base"]);
 });
 
+test("a snapshot that the control plane names is told by it, and goes although sandboxes of it are there", async () => {
+  await using host = await FakeHost.start();
+  const sandboxId = await running(host);
+  const name = `snapshot-${"0a".repeat(16)}`;
+  const { template } = await host.client.createTemplate({ sandboxId, name });
+  expect(template).toMatchObject({ name, kind: "snapshot" });
+  for (const other of [`build-${"0a".repeat(16)}`, `step-${"0".repeat(40)}`]) {
+    expect(await failureOf(host.client.createTemplate({ sandboxId, name: other }))).toMatchObject({ code: "request_invalid" });
+  }
+  const spec = aSpec({ template: name, templateName: "team/mine", vcpus: 0, memoryMib: 0 });
+  expect((await host.client.createSandbox({ spec })).sandbox).toMatchObject({ startPath: "restore" });
+  await host.client.deleteTemplate({ name });
+  expect(await failureOf(host.client.getTemplate({ name }))).toMatchObject({ code: "snapshot_not_found" });
+  await host.client.pauseSandbox({ sandboxId: spec.sandboxId });
+  const resumed = await host.client.resumeSandbox({ sandboxId: spec.sandboxId });
+  expect(resumed.sandbox).toMatchObject({ state: SandboxState.RUNNING, startPath: "restore" });
+  const { entries } = await host.client.getLogs({ sandboxId, limit: 100 });
+  expect(entries.map(({ message }) => message)).toContain("a snapshot was made of it");
+});
+
 test("a snapshot gives way to a newer one of its name; what started from the old one keeps what it has", async () => {
   await using host = await FakeHost.start();
   const templates = async () => (await readdir(join(host.folder, "state", "templates"))).sort();

@@ -272,7 +272,8 @@ export class SandboxManager {
       },
     });
     if (made === undefined) throw new PlatformError("snapshot_failed", "the snapshot could not be made");
-    if (kind === "snapshot") this.#context.logs.note(sandboxId, "sandbox.snapshotted", `snapshot '${name}' was made of it`);
+    const shown = isHostTemplateName(name) ? "a snapshot" : `snapshot '${name}'`;
+    if (kind === "snapshot") this.#context.logs.note(sandboxId, "sandbox.snapshotted", `${shown} was made of it`);
     return made;
   }
 

@@ -11,7 +11,7 @@ import {
   sandboxIdSchema,
   sandboxStates,
   templateDefaultsSchema,
-  templateNameLengthMax,
+  templateReferenceLengthMax,
   templateNameSchema,
   timeoutSecMax,
   vcpusMax,
@@ -31,7 +31,7 @@ export const sandboxSpecSchema = z.object({
   sandboxId: sandboxIdSchema,
   template: templateNameSchema,
   /** What users call it; empty: the same */
-  templateName: z.string().max(templateNameLengthMax).default(""),
+  templateName: z.string().max(templateReferenceLengthMax).default(""),
   /** 0, in what is asked: as the template says */
   vcpus: z.int().min(0).max(vcpusMax),
   /** In `MiB`; 0, in what is asked: as the template says */

@@ -272,8 +272,9 @@ export class Templates {
     if (template === undefined) throw existsError(record.name); // somebody else was quicker
     if (present !== undefined) this.onReplaced(record.name);
     const message = `template '${record.name}' was made of ${record.sourceSandboxId}`;
-    if (record.kind === "snapshot") this.#parts.context.events.emit("template.created", { template: record.name, message });
-    else this.#parts.log.info({ template: record.name }, message);
+    // Of what has a name of the hosts' the control plane tells, by the name that users know
+    if (isHostTemplateName(record.name)) this.#parts.log.info({ template: record.name }, message);
+    else this.#parts.context.events.emit("template.created", { template: record.name, message });
     if (record.kind === "step") await steps.add(template);
     else this.#upkeep.tidy(template);
     this.onReady(record.name);
@@ -415,7 +416,7 @@ async function describe({ images }: Template): Promise<TemplateDescription> {
 }
 
 function isNameFor(kind: TemplateKind, name: string): boolean {
-  return kind === "snapshot" ? !isHostTemplateName(name) : hostTemplateNames[kind].test(name);
+  return hostTemplateNames[kind].test(name) || (kind === "snapshot" && !isHostTemplateName(name));
 }
 
 /** Images of the cache that a generation depends on. */
