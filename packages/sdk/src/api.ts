@@ -1,16 +1,16 @@
 import type { IncomingMessage } from "node:http";
 import type { Readable } from "node:stream";
 
-import type { OperationId } from "@roost/contract";
+import type { EndpointId } from "@roost/contract";
 import type { z } from "zod";
 
 import { addressOf, type Connection, type RequestOptions } from "./connection.ts";
 import { RoostError } from "./errors.ts";
 import { readJson, send } from "./http.ts";
 import { MessageSocket } from "./message-socket.ts";
-import { operationOf, pathOf, type AnswerOf, type BodyOf } from "./operation-types.ts";
+import { endpointOf, pathOf, type AnswerOf, type BodyOf } from "./endpoint-types.ts";
 
-export interface CallInput<Id extends OperationId> {
+export interface CallInput<Id extends EndpointId> {
   /** Values of the path's parameters. */
   readonly path?: Readonly<Record<string, string>>;
   readonly query?: Readonly<Record<string, string | readonly string[] | undefined>>;
@@ -24,7 +24,7 @@ export interface RawInput {
   readonly headers?: Readonly<Record<string, string>>;
 }
 
-/** Calls operations of the contract's table: paths, answers and messages are checked against it. */
+/** Calls endpoints of the contract's table: paths, answers and messages are checked against it. */
 export class Api {
   readonly connection: Connection;
 
@@ -33,23 +33,23 @@ export class Api {
   }
 
   /** JSON in, JSON out. */
-  async call<Id extends OperationId>(id: Id, input: CallInput<Id>, options: RequestOptions = {}): Promise<AnswerOf<Id>> {
-    const operation = operationOf(id);
+  async call<Id extends EndpointId>(id: Id, input: CallInput<Id>, options: RequestOptions = {}): Promise<AnswerOf<Id>> {
+    const endpoint = endpointOf(id);
     const url = addressOf(this.connection, pathOf(id, input.path ?? {}), input.query ?? {});
     const body = input.body === undefined ? undefined : JSON.stringify(input.body);
-    const answer = await send(this.connection, { method: operation.method, url, body }, options);
+    const answer = await send(this.connection, { method: endpoint.method, url, body }, options);
     return (await checkAnswer(id, answer)) as AnswerOf<Id>;
   }
 
   /** Bytes in or out: the caller reads the answer's body. */
-  async raw(id: OperationId, input: RawInput, options: RequestOptions = {}): Promise<IncomingMessage> {
+  async raw(id: EndpointId, input: RawInput, options: RequestOptions = {}): Promise<IncomingMessage> {
     const url = addressOf(this.connection, pathOf(id, input.path ?? {}), input.query ?? {});
     const { headers, body } = input;
-    return send(this.connection, { method: operationOf(id).method, url, body, ...(headers === undefined ? {} : { headers }) }, options);
+    return send(this.connection, { method: endpointOf(id).method, url, body, ...(headers === undefined ? {} : { headers }) }, options);
   }
 
   async socket<Message>(
-    id: OperationId,
+    id: EndpointId,
     schema: z.ZodType<Message>,
     input: RawInput,
     options: RequestOptions,
@@ -60,9 +60,9 @@ export class Api {
 }
 
 /** The answer's JSON if it is what the table promises for its status; undefined for an empty one. */
-export async function checkAnswer(id: OperationId, answer: IncomingMessage): Promise<unknown> {
+export async function checkAnswer(id: EndpointId, answer: IncomingMessage): Promise<unknown> {
   const status = answer.statusCode ?? 0;
-  const expected = operationOf(id).answers[status];
+  const expected = endpointOf(id).answers[status];
   if (expected === undefined) {
     answer.resume();
     throw new RoostError("answer_invalid", `the server answered ${id} with the unexpected status ${status}`, { status });

@@ -1,4 +1,4 @@
-import { operations } from "@roost/contract";
+import { endpoints } from "@roost/contract";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
 import { RoostClient } from "./client.ts";
@@ -75,30 +75,30 @@ test("errors carry code, status, request id and when to try again", async () => 
 test("an error of a newer server keeps its code; a gateway's page becomes answer_invalid", async () => {
   api.handlers.http.listHosts = ({ response }) =>
     void response.writeHead(418).end(JSON.stringify({ error: { code: "from_the_future", message: "?" } }));
-  expect(await failureOf(roost.hosts())).toMatchObject({ code: "from_the_future", status: 418, retryable: false });
+  expect(await failureOf(roost.hosts.list())).toMatchObject({ code: "from_the_future", status: 418, retryable: false });
   api.handlers.http.listHosts = ({ response }) => void response.writeHead(503).end("<html>bad gateway</html>");
-  expect(await failureOf(roost.hosts())).toMatchObject({ code: "answer_invalid", status: 503 });
+  expect(await failureOf(roost.hosts.list())).toMatchObject({ code: "answer_invalid", status: 503 });
 });
 
 test("an answer that is not what the contract says is refused", async () => {
   api.handlers.http.listHosts = () => ({ hosts: [{ id: 7 }] });
-  const failure = await failureOf(roost.hosts());
+  const failure = await failureOf(roost.hosts.list());
   expect(failure.code).toBe("answer_invalid");
   expect(failure.message).toContain("hosts.0.id");
   api.handlers.http.listHosts = ({ response }) => void response.writeHead(200).end("{");
-  expect((await failureOf(roost.hosts())).code).toBe("answer_invalid");
+  expect((await failureOf(roost.hosts.list())).code).toBe("answer_invalid");
 });
 
 test("no server, a silent server, a wrong key, a wrong url", async () => {
   const nobody = new RoostClient({ url: "http://127.0.0.1:1", apiKey: api.apiKey });
-  expect(await failureOf(nobody.hosts())).toMatchObject({ code: "connection_failed", retryable: true });
+  expect(await failureOf(nobody.hosts.list())).toMatchObject({ code: "connection_failed", retryable: true });
   expect(await failureOf(nobody.sandbox("iabc").execStream("true"))).toMatchObject({ code: "connection_failed" });
 
   api.handlers.http.listHosts = () => new Promise(() => undefined);
-  expect(await failureOf(roost.hosts({ timeoutMs: 50 }))).toMatchObject({ code: "client_timeout" });
+  expect(await failureOf(roost.hosts.list({ timeoutMs: 50 }))).toMatchObject({ code: "client_timeout" });
 
   const stranger = new RoostClient({ url: api.url, apiKey: `roost_${"0".repeat(40)}` });
-  expect(await failureOf(stranger.hosts())).toMatchObject({ code: "api_key_invalid", status: 401 });
+  expect(await failureOf(stranger.hosts.list())).toMatchObject({ code: "api_key_invalid", status: 401 });
   expect(await failureOf(stranger.sandbox("iabc").execStream("true"))).toMatchObject({ code: "api_key_invalid", status: 401 });
   expect(() => new RoostClient({ url: "ftp://host", apiKey: api.apiKey })).toThrow("must be http:// or https://");
   expect(() => new RoostClient({ url: api.url, apiKey: "secret" })).toThrow("API key is not valid");
@@ -110,17 +110,17 @@ test("an abort ends a request with the signal's reason", async () => {
   const creating = roost.sandboxes.create({}, { signal: abort.signal });
   abort.abort(new Error("changed my mind"));
   await expect(creating).rejects.toThrow("changed my mind");
-  await expect(roost.hosts({ signal: abort.signal })).rejects.toThrow("changed my mind");
+  await expect(roost.hosts.list({ signal: abort.signal })).rejects.toThrow("changed my mind");
 });
 
 test("a connection that breaks before the answer is connection_lost", async () => {
   api.handlers.http.listHosts = ({ request }) => void request.socket.destroy();
-  expect(await failureOf(roost.hosts())).toMatchObject({ code: "connection_lost", retryable: true });
+  expect(await failureOf(roost.hosts.list())).toMatchObject({ code: "connection_lost", retryable: true });
 });
 
-test("every operation of the contract is in the fake", () => {
+test("every endpoint of the contract is in the fake", () => {
   const reachable = new Set([...Object.keys(api.handlers.http), ...Object.keys(api.handlers.socket), "watchFiles"]);
-  expect(Object.keys(operations).filter((id) => !reachable.has(id))).toEqual([]);
+  expect(Object.keys(endpoints).filter((id) => !reachable.has(id))).toEqual([]);
 });
 
 test("the fake refuses what the contract refuses", async () => {

@@ -1,22 +1,32 @@
 import type {
   Checkpoint,
   CreateSandboxInput,
-  Event,
-  EventList,
   ForkResult,
   Generation,
-  Host,
   MetricsRange,
   Metrics,
   Sandbox,
   SandboxList,
   SandboxState,
+  Stats,
+  StatsRange,
+  Usage,
+  UsageGroup,
 } from "@roost/contract";
 
+import { Account } from "./account.ts";
+import { Administration } from "./administration.ts";
+import { ApiKeys } from "./api-keys.ts";
+import { Operations } from "./operations.ts";
 import { Api } from "./api.ts";
+import { AuditLog } from "./audit.ts";
+import { Channels } from "./channels.ts";
 import { createConnection, createTimeoutMsDefault, type RequestOptions, type RoostClientOptions } from "./connection.ts";
+import { Events } from "./events.ts";
+import { Hosts } from "./hosts.ts";
 import { SandboxHandle, type ForkOptions, type PauseOptions, type ResumeOptions } from "./sandbox-handle.ts";
 import { Snapshots } from "./snapshots.ts";
+import { Teams } from "./teams.ts";
 import { Builds } from "./templates/builds.ts";
 import { Templates } from "./templates/templates.ts";
 
@@ -30,11 +40,12 @@ export interface ListOptions extends RequestOptions {
   readonly limit?: number | undefined;
 }
 
-export interface EventOptions extends RequestOptions {
-  /** Only those of one sandbox. */
-  readonly sandboxId?: string | undefined;
-  /** Events per page. */
-  readonly limit?: number | undefined;
+export interface UsageOptions extends RequestOptions {
+  /** A day or an instant; default: 30 days before `to` */
+  readonly from?: string | undefined;
+  /** Default: now */
+  readonly to?: string | undefined;
+  readonly group?: UsageGroup | undefined;
 }
 
 /**
@@ -49,6 +60,15 @@ export class RoostClient {
   readonly snapshots: Snapshots;
   readonly templates: Templates;
   readonly builds: Builds;
+  readonly events: Events;
+  readonly channels: Channels;
+  readonly keys: ApiKeys;
+  readonly operations: Operations;
+  readonly account: Account;
+  readonly teams: Teams;
+  readonly admin: Administration;
+  readonly hosts: Hosts;
+  readonly audit: AuditLog;
   readonly url: string;
   readonly #api: Api;
 
@@ -59,6 +79,15 @@ export class RoostClient {
     this.sandboxes = new Sandboxes(this.#api);
     this.snapshots = new Snapshots(this.#api);
     this.builds = new Builds(this.#api);
+    this.events = new Events(this.#api);
+    this.channels = new Channels(this.#api);
+    this.keys = new ApiKeys(this.#api);
+    this.operations = new Operations(this.#api);
+    this.account = new Account(this.#api);
+    this.teams = new Teams(this.#api);
+    this.admin = new Administration(this.#api);
+    this.hosts = new Hosts(this.#api);
+    this.audit = new AuditLog(this.#api);
     this.templates = new Templates(this.#api, this.builds);
   }
 
@@ -66,23 +95,14 @@ export class RoostClient {
     return new SandboxHandle(this.#api, id);
   }
 
-  /** What happened, newest first; further pages are fetched as they are reached. */
-  async *events(options: EventOptions = {}): AsyncGenerator<Event, void, void> {
-    let cursor: string | undefined;
-    do {
-      const page = await this.eventsPage(options, cursor);
-      yield* page.events;
-      cursor = page.next_cursor ?? undefined;
-    } while (cursor !== undefined);
+  /** What the team's sandboxes used; exact, from when each ran. Needs the scope `usage:read`. */
+  async usage(options: UsageOptions = {}): Promise<Usage> {
+    return this.#api.call("getUsage", { query: { from: options.from, to: options.to, group: options.group } }, options);
   }
 
-  async eventsPage(options: EventOptions = {}, cursor?: string): Promise<EventList> {
-    const query = { sandbox_id: options.sandboxId, limit: options.limit === undefined ? undefined : String(options.limit), cursor };
-    return this.#api.call("listEvents", { query }, options);
-  }
-
-  async hosts(options: RequestOptions = {}): Promise<Host[]> {
-    return (await this.#api.call("listHosts", {}, options)).hosts;
+  /** How many sandboxes run, and with what: now, at most, and over time. */
+  async stats(range?: StatsRange, options: RequestOptions = {}): Promise<Stats> {
+    return this.#api.call("getStats", { query: { range } }, options);
   }
 }
 

@@ -1,4 +1,4 @@
-import { apiKeyPattern } from "@roost/contract";
+import { apiKeyPattern, sessionTokenPattern } from "@roost/contract";
 
 import { RoostError } from "./errors.ts";
 
@@ -10,7 +10,12 @@ export const createTimeoutMsDefault = 300_000;
 export interface RoostClientOptions {
   /** Where the platform listens, such as `http://127.0.0.1:7070`. */
   readonly url: string;
-  readonly apiKey: string;
+  /** Either this, for programs, */
+  readonly apiKey?: string | undefined;
+  /** or this, for somebody who signed in. */
+  readonly sessionToken?: string | undefined;
+  /** Team that a session acts for here; default: its own. */
+  readonly teamId?: string | undefined;
   /** Deadline of ordinary requests in `ms`. */
   readonly timeoutMs?: number | undefined;
   /** Sent as `User-Agent`. */
@@ -29,6 +34,8 @@ export interface RequestOptions {
   readonly signal?: AbortSignal | undefined;
   /** Deadline of the answer in `ms`; a streaming body is not counted. */
   readonly timeoutMs?: number | undefined;
+  /** Names the request, where it makes or changes something: sent again with the same key it does nothing twice. 1 to 255 characters, a UUID for example. */
+  readonly idempotencyKey?: string | undefined;
 }
 
 /** Options of a call that saves or starts a sandbox, with as much time as a create has. */
@@ -37,15 +44,31 @@ export function savingTimeoutMs(options: RequestOptions): RequestOptions {
 }
 
 export function createConnection(options: RoostClientOptions): Connection {
-  const url = parseUrl(options.url);
-  if (!apiKeyPattern.test(options.apiKey)) {
-    throw new RoostError("client_misconfigured", "the API key is not valid: it looks like `roost_` and hexadecimal digits");
-  }
+  return openConnection(options, credentialsOf(options));
+}
+
+/** For what needs no credentials. */
+export function openConnection(
+  options: Pick<RoostClientOptions, "url" | "timeoutMs" | "userAgent">,
+  credentials: Readonly<Record<string, string>> = {},
+): Connection {
   return {
-    url,
-    headers: { "x-api-key": options.apiKey, "user-agent": options.userAgent ?? "roost-sdk" },
+    url: parseUrl(options.url),
+    headers: { ...credentials, "user-agent": options.userAgent ?? "roost-sdk" },
     timeoutMs: options.timeoutMs ?? requestTimeoutMsDefault,
   };
+}
+
+function credentialsOf({ apiKey, sessionToken, teamId }: RoostClientOptions): Record<string, string> {
+  if (apiKey !== undefined) {
+    if (apiKeyPattern.test(apiKey)) return { "x-api-key": apiKey };
+    throw new RoostError("client_misconfigured", "the API key is not valid: it looks like `roost_` and hexadecimal digits");
+  }
+  if (sessionToken === undefined) throw new RoostError("client_misconfigured", "apiKey or sessionToken is needed");
+  if (!sessionTokenPattern.test(sessionToken)) {
+    throw new RoostError("client_misconfigured", "the session's token is not valid: it looks like `session_` and hexadecimal digits");
+  }
+  return { authorization: `Bearer ${sessionToken}`, ...(teamId === undefined ? {} : { "x-team-id": teamId }) };
 }
 
 function parseUrl(text: string): URL {

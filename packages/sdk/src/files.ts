@@ -1,6 +1,6 @@
 import { Readable } from "node:stream";
 
-import { operations, type FileEntry } from "@roost/contract";
+import { endpoints, type FileEntry } from "@roost/contract";
 
 import { checkAnswer, type Api } from "./api.ts";
 import type { RequestOptions } from "./connection.ts";
@@ -70,7 +70,7 @@ export class Files {
     const headers = { "content-type": "application/octet-stream", ...(size === undefined ? {} : { "content-length": String(size) }) };
     const input = { path: { id: this.#id }, query: { path, user: options.user }, body, headers };
     const answer = await this.#api.raw("writeFile", input, options);
-    const checked = operations.writeFile.answers[200].parse(await checkAnswer("writeFile", answer));
+    const checked = endpoints.writeFile.answers[200].parse(await checkAnswer("writeFile", answer));
     return checked.entry;
   }
 
@@ -115,7 +115,7 @@ export class Files {
   async watch(path: string, options: FileOptions & { readonly recursive?: boolean | undefined } = {}): Promise<FileWatch> {
     const query = { path, user: options.user, recursive: options.recursive === true ? "true" : undefined };
     const input = { path: { id: this.#id }, query };
-    return FileWatch.started(await this.#api.socket("watchFiles", operations.watchFiles.webSocket.server, input, options));
+    return FileWatch.started(await this.#api.socket("watchFiles", endpoints.watchFiles.webSocket.server, input, options));
   }
 }
 

@@ -2,7 +2,7 @@ import { Agent as HttpAgent, request as httpRequest, type ClientRequest, type In
 import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
 import { PassThrough, Readable, pipeline } from "node:stream";
 
-import { errorBodySchema } from "@roost/contract";
+import { errorBodySchema, idempotencyKeyHeader } from "@roost/contract";
 
 import type { Connection, RequestOptions } from "./connection.ts";
 import { RoostError } from "./errors.ts";
@@ -41,8 +41,9 @@ export async function send(connection: Connection, request: HttpRequest, options
     throw await errorOf(answer);
   } catch (error) {
     if (body instanceof Readable) body.destroy();
-    // The server may close an idle connection at the moment we use it; a request without effects is simply sent again.
-    const isSafe = request.method === "GET" && error instanceof StaleSocketError;
+    // The server may close an idle connection at the moment we use it; a request that may be sent twice is simply sent again.
+    const mayBeRepeated = request.method === "GET" || (options.idempotencyKey !== undefined && typeof request.body !== "object");
+    const isSafe = mayBeRepeated && error instanceof StaleSocketError;
     if (isSafe) return send(connection, request, options);
     throw error instanceof StaleSocketError ? error.cause : error;
   }
@@ -63,6 +64,7 @@ async function sendOnce(connection: Connection, request: HttpRequest, options: R
     headers: {
       ...connection.headers,
       ...(typeof body === "string" ? { "content-type": "application/json", "content-length": Buffer.byteLength(body) } : {}),
+      ...(options.idempotencyKey === undefined ? {} : { [idempotencyKeyHeader]: options.idempotencyKey }),
       ...request.headers,
     },
   });

@@ -1,4 +1,4 @@
-import { operations, type Process } from "@roost/contract";
+import { endpoints, type Process } from "@roost/contract";
 
 import type { Api } from "./api.ts";
 import type { RequestOptions } from "./connection.ts";
@@ -26,6 +26,6 @@ export class Processes {
   /** Output of a running process from now on. Closing the stream leaves the process alone. */
   async attach(selector: number | string, options: RequestOptions = {}): Promise<ExecStream> {
     const input = { path: { id: this.#id, selector: String(selector) }, query: { encoding: "base64" } };
-    return ExecStream.started(await this.#api.socket("attachProcess", operations.attachProcess.webSocket.server, input, options));
+    return ExecStream.started(await this.#api.socket("attachProcess", endpoints.attachProcess.webSocket.server, input, options));
   }
 }

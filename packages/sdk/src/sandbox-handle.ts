@@ -2,7 +2,7 @@ import {
   execResultSchema,
   execStartedSchema,
   execTimeoutSecDefault,
-  operations,
+  endpoints,
   type ExecInput,
   type ExecResult,
   type ExecStarted,
@@ -140,7 +140,7 @@ export class SandboxHandle {
   async execStream(cmd: string, options: ExecStreamOptions = {}): Promise<ExecStream> {
     const { signal, timeoutMs, ...rest } = options;
     const input = { path: { id: this.id } };
-    const socket = await this.#api.socket("execStream", operations.execStream.webSocket.server, input, { signal, timeoutMs });
+    const socket = await this.#api.socket("execStream", endpoints.execStream.webSocket.server, input, { signal, timeoutMs });
     return begin(socket, { type: "start", cmd, ...rest, encoding: "base64" }, ExecStream.started);
   }
 
@@ -156,7 +156,7 @@ export class SandboxHandle {
   }
 
   async #ptySocket(options: RequestOptions) {
-    return this.#api.socket("pty", operations.pty.webSocket.server, { path: { id: this.id } }, options);
+    return this.#api.socket("pty", endpoints.pty.webSocket.server, { path: { id: this.id } }, options);
   }
 }
 

@@ -80,8 +80,8 @@ test("events come newest first, page after page", async () => {
     api.sandboxes.saving.happen("sandbox.checkpointed", index % 2 === 0 ? "ieven" : "iodd", String(index));
   }
   const messages: string[] = [];
-  for await (const event of roost.events({ limit: 2 })) messages.push(event.message);
+  for await (const event of roost.events.list({ limit: 2 })) messages.push(event.message);
   expect(messages).toEqual(["4", "3", "2", "1", "0"]);
   expect(api.seen.filter((line) => line.startsWith("GET /v1/events"))).toHaveLength(3);
-  expect((await roost.eventsPage({ sandboxId: "iodd" })).events.map(({ message }) => message)).toEqual(["3", "1"]);
+  expect((await roost.events.listPage({ sandboxId: "iodd" })).events.map(({ message }) => message)).toEqual(["3", "1"]);
 });

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { operations, type Build, type BuildList, type BuildLogLevel, type BuildLogLine, type BuildState } from "@roost/contract";
+import { endpoints, type Build, type BuildList, type BuildLogLevel, type BuildLogLine, type BuildState } from "@roost/contract";
 
 import type { Api } from "../api.ts";
 import { savingTimeoutMs, type RequestOptions } from "../connection.ts";
@@ -119,7 +119,7 @@ export class Builds {
   }
 
   async *#events(id: string, offset: number, options: RequestOptions): AsyncGenerator<BuildEvent, void, void> {
-    const schema = operations.followBuild.webSocket.server;
+    const schema = endpoints.followBuild.webSocket.server;
     const socket = await this.#api.socket("followBuild", schema, { path: { build: id }, query: { offset: String(offset) } }, options);
     try {
       for (let message = await socket.next(); message !== undefined; message = await socket.next()) {

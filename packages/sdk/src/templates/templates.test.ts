@@ -133,7 +133,7 @@ test.each<[BuildSource, string]>([
   [{ dockerfile: "FROM a\n\nCOPY nothing /x", context: tmpdir() }, 'Dockerfile:3: COPY: there is no "nothing" in the context folder'],
   [{ dockerfile: "FROM a b://c" }, 'Dockerfile:1: FROM: "a b://c" is not understood'],
   [{ dockerfile: "FROM http://a/b" }, "Dockerfile:1: FROM: must be an image reference"],
-  [{ dockerfile: "FROM a AS x\nFROM template://a/b" }, "Dockerfile:2: FROM: a template name starts with"],
+  [{ dockerfile: "FROM a AS x\nFROM template://a/b/c" }, "Dockerfile:2: FROM: a template name starts with"],
   [{ dockerfile: `FROM a\nRUN ${"x".repeat(70_000)}` }, "Dockerfile:2: RUN: Too big"],
   [{ dockerfile: `FROM a AS b\nUSER ${"u".repeat(40)}\nFROM b` }, "Dockerfile:2: USER: Too big"],
   [{ recipe: "{", file: "recipe.json" }, "recipe.json: it is not JSON"],

@@ -2,34 +2,37 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 
-import { errorCatalogue, newApiKey, operations, type OperationId } from "@roost/contract";
+import { errorCatalogue, newApiKey, newToken, endpoints, type EndpointId } from "@roost/contract";
 import { WebSocketServer } from "ws";
 
-import { operationOf } from "../operation-types.ts";
+import { endpointOf } from "../endpoint-types.ts";
 import { FakeError, type FakeHandlers } from "./fake-call.ts";
+import { LocalAccounts } from "./local-accounts.ts";
 import { localHandlers, LocalSandboxes } from "./local-sandboxes.ts";
 
 export { FakeError } from "./fake-call.ts";
 
 interface Route {
-  readonly id: OperationId;
+  readonly id: EndpointId;
   readonly method: string;
   readonly pattern: RegExp;
 }
 
-const routes: Route[] = (Object.keys(operations) as OperationId[]).map((id) => ({
+const routes: Route[] = (Object.keys(endpoints) as EndpointId[]).map((id) => ({
   id,
-  method: operations[id].method,
-  pattern: new RegExp(`^${operations[id].path.replaceAll(/\{(\w+)\}/g, "(?<$1>[^/]+)")}$`),
+  method: endpoints[id].method,
+  pattern: new RegExp(`^${endpoints[id].path.replaceAll(/\{(\w+)\}/g, "(?<$1>[^/]+)")}$`),
 }));
 
 /**
  * The native API in this process, for tests: routes, checks of what is sent and the shape of errors come from the
- * contract's table; its sandboxes are folders and ordinary local processes. Single operations can be replaced.
+ * contract's table; its sandboxes are folders and ordinary local processes. Single endpoints can be replaced.
  */
 export class FakeApi implements AsyncDisposable {
   readonly apiKey = newApiKey();
+  readonly sessionToken = `session_${newToken()}`;
   readonly sandboxes = new LocalSandboxes();
+  readonly accounts = new LocalAccounts(this.sessionToken);
   /** Every request, as `METHOD /path?query`. */
   readonly seen: string[] = [];
   readonly handlers: FakeHandlers = localHandlers(this.sandboxes);
@@ -37,6 +40,7 @@ export class FakeApi implements AsyncDisposable {
   readonly #sockets = new WebSocketServer({ noServer: true, maxPayload: 1024 * 1024 });
 
   private constructor() {
+    Object.assign(this.handlers.http, this.accounts.handlers());
     this.#server = createServer((request, response) => {
       this.#answer(request, response).catch((error: unknown) => sendError(response, error));
     });
@@ -68,25 +72,27 @@ export class FakeApi implements AsyncDisposable {
   #match(request: IncomingMessage) {
     const url = new URL(request.url ?? "/", "http://fake");
     this.seen.push(`${request.method} ${url.pathname}${url.search}`);
-    if (request.headers["x-api-key"] !== this.apiKey) throw new FakeError("api_key_invalid", "the API key is not known");
+    const isKnown = request.headers["x-api-key"] === this.apiKey || request.headers.authorization === `Bearer ${this.sessionToken}`;
     for (const route of routes) {
       const match = route.method === request.method ? route.pattern.exec(url.pathname) : null;
       if (match === null) continue;
+      if (!isKnown && endpointOf(route.id).access !== "open") throw new FakeError("api_key_invalid", "the API key is not known");
       const parameters = Object.fromEntries(Object.entries(match.groups ?? {}).map(([name, value]) => [name, decodeURIComponent(value)]));
       const query = Object.fromEntries([...new Set(url.searchParams.keys())].map((key) => [key, oneOrMany(url.searchParams.getAll(key))]));
-      const checked = operationOf(route.id).query?.safeParse(query);
+      const checked = endpointOf(route.id).query?.safeParse(query);
       if (checked?.success === false) throw new FakeError("request_invalid", checked.error.message);
       return { id: route.id, parameters, query: url.searchParams };
     }
+    if (!isKnown) throw new FakeError("api_key_invalid", "the API key is not known");
     throw new FakeError("route_not_found", `nothing at ${url.pathname}`);
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { id, parameters, query } = this.#match(request);
-    const operation = operationOf(id);
+    const endpoint = endpointOf(id);
     let body: unknown;
-    if (operation.body !== undefined && operation.body !== "stream") {
-      const parsed = operation.body.safeParse(JSON.parse((await readAll(request)) || "{}"));
+    if (endpoint.body !== undefined && endpoint.body !== "stream") {
+      const parsed = endpoint.body.safeParse(JSON.parse((await readAll(request)) || "{}"));
       if (!parsed.success) throw new FakeError("request_invalid", parsed.error.message);
       body = parsed.data;
     }
@@ -95,8 +101,8 @@ export class FakeApi implements AsyncDisposable {
     const answer = await handler({ parameters, query, request, response, body });
     if (response.writableEnded || response.headersSent) return;
     const isBackground = id === "exec" && (body as { background?: boolean }).background === true;
-    const status = isBackground ? 202 : Number(Object.keys(operation.answers)[0]);
-    if (operation.answers[status] === "empty") {
+    const status = isBackground ? 202 : Number(Object.keys(endpoint.answers)[0]);
+    if (endpoint.answers[status] === "empty") {
       response.writeHead(status).end();
       return;
     }

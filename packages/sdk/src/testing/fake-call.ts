@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 
-import type { ErrorCode, OperationId } from "@roost/contract";
+import type { ErrorCode, EndpointId } from "@roost/contract";
 import type { RawData, WebSocket } from "ws";
 
 /** What an HTTP handler of the fake gets. */
@@ -9,7 +9,7 @@ export interface FakeCall {
   readonly query: URLSearchParams;
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
-  /** The JSON body, checked and completed by the operation's schema; undefined when it takes none. */
+  /** The JSON body, checked and completed by the endpoint's schema; undefined when it takes none. */
   readonly body: unknown;
 }
 
@@ -30,8 +30,8 @@ export class FakeError extends Error {
 
 export interface FakeHandlers {
   /** Returns the JSON to answer with, or undefined when it answered itself. */
-  http: Partial<Record<OperationId, (call: FakeCall) => unknown>>;
-  socket: Partial<Record<OperationId, (call: FakeSocketCall) => void>>;
+  http: Partial<Record<EndpointId, (call: FakeCall) => unknown>>;
+  socket: Partial<Record<EndpointId, (call: FakeSocketCall) => void>>;
 }
 
 /** A client's message as JSON, however ws delivered it. */

@@ -8,6 +8,10 @@ import { newSandboxId, type CreateSandboxBody, type FileEntry, type Sandbox, typ
 
 import { FakeError, type FakeCall, type FakeHandlers } from "./fake-call.ts";
 import { LocalBuilds } from "./local-builds.ts";
+import { LocalChannels } from "./local-channels.ts";
+import { LocalBooks } from "./local-books.ts";
+import { LocalHosts } from "./local-hosts.ts";
+import { LocalKeys } from "./local-keys.ts";
 import { LocalProcesses } from "./local-processes.ts";
 import { LocalSaving, type SavableSandbox } from "./local-saving.ts";
 
@@ -23,6 +27,10 @@ export class LocalSandboxes {
   readonly #all = new Map<string, LocalSandbox>();
   readonly saving = new LocalSaving<LocalSandbox>(this);
   readonly builds = new LocalBuilds();
+  readonly keys = new LocalKeys();
+  readonly hosts = new LocalHosts();
+  readonly books = new LocalBooks();
+  readonly channels = new LocalChannels();
 
   async create(body: Partial<CreateSandboxBody> = {}): Promise<LocalSandbox> {
     const id = newSandboxId();
@@ -51,6 +59,7 @@ export class LocalSandboxes {
       expiry_action: "delete",
       notice: null,
       failure_reason: null,
+      host_state: "ready",
       vm_exit: null,
       versions: { kernel: "6.1.0-test" },
     };
@@ -144,10 +153,18 @@ export function localHandlers(sandboxes: LocalSandboxes): FakeHandlers {
       removeFile: (call) => rm(bodyPath(call), { recursive: true, force: true }),
       ...sandboxes.saving.handlers(),
       ...sandboxes.builds.handlers().http,
+      ...sandboxes.keys.handlers(),
+      ...sandboxes.hosts.handlers(),
+      ...sandboxes.books.handlers(),
+      ...sandboxes.channels.handlers(),
+      // Nothing here takes so long that it would have to be asked after
+      listOperations: () => ({ operations: [] }),
+      getOperation: ({ parameters }) => {
+        throw new FakeError("operation_not_found", `there is no operation ${parameters["operation"]}`);
+      },
       listTemplates: () => ({
         templates: [baseTemplate, ...[...sandboxes.saving.snapshots.values()].map(templateOf), ...sandboxes.builds.templates()],
       }),
-      listHosts: () => ({ hosts: [] }),
     },
     socket: {
       ...sandboxes.builds.handlers().socket,

@@ -33,21 +33,27 @@ export class LocalSaving<Kept extends SavableSandbox> {
   /** Children of the next fork that fail, by position */
   readonly failingChildren = new Map<number, FakeError>();
   readonly #sandboxes: SavableSandboxes<Kept>;
+  readonly #followers = new Set<(event: Event) => void>();
 
   constructor(sandboxes: SavableSandboxes<Kept>) {
     this.#sandboxes = sandboxes;
   }
 
   happen(kind: EventKind, sandboxId: string | null, message: string): void {
-    this.events.unshift({
+    const event: Event = {
       id: randomUUID(),
+      position: this.events.length + 1,
       time: new Date().toISOString(),
       kind,
+      subject: { kind: sandboxId === null ? "host" : "sandbox", id: sandboxId ?? "local" },
+      actor: { kind: "host", id: "local", name: "local" },
       sandbox_id: sandboxId,
       template: null,
       message,
       detail: {},
-    });
+    };
+    this.events.unshift(event);
+    for (const follow of this.#followers) follow(event);
   }
 
   /** A sandbox whose guest can be talked to; resumed where it may be. */
@@ -173,6 +179,20 @@ export class LocalSaving<Kept extends SavableSandbox> {
         if (users.length > 0)
           throw new FakeError("snapshot_in_use", `snapshot "${name}" is used by ${users.map(({ id }) => id).join(", ")}`);
         this.snapshots.delete(name);
+      },
+      followEvents: async ({ query, response }) => {
+        const sandboxId = query.get("sandbox_id");
+        const position = Number(query.get("after") ?? this.events.length);
+        response.writeHead(200, { "content-type": "text/event-stream" });
+        response.write(`id: ${position}\nevent: position\ndata: {"position":${position}}\n\n`);
+        const tell = (event: Event) => {
+          if (sandboxId !== null && event.sandbox_id !== sandboxId) return;
+          response.write(`id: ${event.position}\ndata: ${JSON.stringify(event)}\n\n`);
+        };
+        for (const event of this.events.toReversed()) if ((event.position ?? 0) > position) tell(event);
+        this.#followers.add(tell);
+        await new Promise((resolve) => response.once("close", resolve));
+        this.#followers.delete(tell);
       },
       listEvents: (call) => {
         const sandboxId = call.query.get("sandbox_id");
