@@ -8,11 +8,12 @@ import { build } from "esbuild";
 
 const folder = fileURLToPath(new URL(".", import.meta.url));
 /**
- * The servers themselves, but not their option tables (`@roost/host-agent/options`): those are small, and help needs them.
+ * The servers themselves, but not their option tables (`@roost/host-agent/options`): those are small, and help needs them. And what makes them
+ * traced: a copy of it in the bundle would be another one than theirs.
  * @param {import("esbuild").PluginBuild} build
  */
 function leaveServersOut(build) {
-  build.onResolve({ filter: /^@roost\/(control-plane|host-agent)$/ }, ({ path }) => ({ path, external: true }));
+  build.onResolve({ filter: /^@roost\/(control-plane|host-agent|kit\/telemetry)$/ }, ({ path }) => ({ path, external: true }));
 }
 
 // tests bundle into a folder of their own

@@ -76,7 +76,15 @@ function isRoostError(error: unknown): error is RoostError {
 }
 
 /** Errors of our own processes (by name: several bundles may each hold the class) and of the operating system. */
-const operatingNames = new Set(["PlatformError", "CommandError", "DeadlineError", "InstanceLockedError", "MigrationError"]);
+const operatingNames = new Set([
+  "PlatformError",
+  "CommandError",
+  "DeadlineError",
+  "InstanceLockedError",
+  "WrongControlPlaneError",
+  "ControlPlaneAwayError",
+  "MigrationError",
+]);
 
 function isOperating(error: unknown): boolean {
   return error instanceof Error && (operatingNames.has(error.name) || typeof (error as NodeJS.ErrnoException).syscall === "string");
@@ -89,8 +97,15 @@ function codeOf(error: unknown): string {
 
 const hints: Readonly<Record<string, string>> = {
   connection_failed: "is the platform running? `roost status` tells, `roost up --detach` starts it",
-  api_key_invalid: "set ROOST_API_KEY to a key of this platform, or unset it to use the local one",
+  api_key_invalid: "`roost login` signs you in; or set ROOST_API_KEY to a key of this platform, or unset it to use the local one",
+  scope_missing: "`roost key create` makes a key with other scopes, if yours has keys:write",
+  login_failed: "`roost account reset-password` replaces a forgotten one",
+  signup_closed: "with an invitation: `roost account signup --invitation TOKEN`",
+  team_not_found: "`roost team ls` lists your teams",
+  session_required: "`roost login` signs you in",
+  api_key_not_found: "`roost key ls` lists the keys",
   capacity_exhausted: "end sandboxes you no longer need (`roost ls`, `roost kill ID`) or ask for less memory",
+  quota_exceeded: "end or pause sandboxes (`roost ls`), or ask an admin to raise the team's quota",
   template_not_found: "`roost template ls` lists the templates",
   template_in_use: "`roost ls --template NAME` lists the sandboxes of it",
   template_exists: "`roost template ls` lists the names that are taken",

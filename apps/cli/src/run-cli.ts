@@ -9,6 +9,9 @@ import { printable } from "./output/printable.ts";
 import { liftOptions } from "./program/lift-options.ts";
 import { createProgram } from "./program/program.ts";
 
+/** Commands whose settings are flags: others need not load the servers' tables. */
+const platformCommands: ReadonlySet<string> = new Set(["up", "control-plane", "host-agent"]);
+
 /** Runs one command line and answers its exit code. Errors are told on standard error, never thrown. */
 export async function runCli(argv: readonly string[], io: Io, force: (exitCode: number) => void): Promise<number> {
   let exitCode: number = exitCodes.ok;
@@ -24,8 +27,8 @@ export async function runCli(argv: readonly string[], io: Io, force: (exitCode: 
     }
   };
   try {
-    const platformTables = argv[0] === "up" ? (await import("./platform/tables.ts")).platformTables : [];
-    const program = createProgram({ io, run, platformTables });
+    const settings = platformCommands.has(argv[0] ?? "") ? ((await import("./platform/tables.ts")).tablesOf[argv[0] ?? ""] ?? []) : [];
+    const program = createProgram({ io, run, settings });
     if (argv.length === 0) program.outputHelp();
     else await program.parseAsync(liftOptions(program, argv), { from: "user" });
   } catch (error) {

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { readFile } from "node:fs/promises";
 
+import { teamIdPattern } from "@roost/contract";
 import { defineOptions, type OptionValues } from "@roost/kit";
 import { z } from "zod";
 
@@ -9,7 +10,11 @@ import { CliError } from "./failure.ts";
 /** Settings of the client half of `roost`; the platform's own are in its option tables. */
 export const clientOptions = defineOptions("ROOST_", {
   url: { schema: z.url({ protocol: /^https?$/, error: "must look like http://127.0.0.1:7070" }).optional(), desc: "Platform to talk to" },
-  apiKey: { schema: z.string().optional(), desc: "API key of that platform", secret: true },
+  apiKey: { schema: z.string().optional(), desc: "API key of that platform; default: whoever signed in with `roost login`", secret: true },
+  team: {
+    schema: z.string().regex(teamIdPattern, "must be the id of a team, as `roost team ls` shows it").optional(),
+    desc: "Team to act for, where somebody signed in; default: the one that `roost team switch` chose",
+  },
   dir: {
     schema: z.string().startsWith("/", "must be an absolute path").default("/var/lib/roost"),
     desc: "State folder of the local platform",

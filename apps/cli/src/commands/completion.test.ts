@@ -75,6 +75,13 @@ test("bash: names of templates and ids of builds", async () => {
   expect(await completionsOf("roost template builds --state rea")).toEqual(["ready"]);
 });
 
+test("bash: names of keys, and scopes", async () => {
+  expect(await completionsOf("roost key ")).toEqual(["create", "ls", "rm"]);
+  await cli.run(["key", "create", "ci"]);
+  expect(await completionsOf("roost key rm ")).toEqual(["ci"]);
+  expect(await completionsOf("roost key create x --scopes host")).toEqual(["hosts:read", "hosts:write"]);
+});
+
 test("what stands on the line is never run", async () => {
   await completionsOf("roost exec $(touch pwned) `touch pwned` ; touch pwned; ");
   await expect(promisify(execFile)("ls", [join(cli.folder, "pwned")])).rejects.toThrow("No such file");

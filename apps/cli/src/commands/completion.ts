@@ -1,5 +1,5 @@
 import { RootCommand, script } from "@bomb.sh/tab";
-import { sandboxStates } from "@roost/contract";
+import { sandboxStates, scopeNames } from "@roost/contract";
 import type { RoostClient } from "@roost/sdk";
 import type { Command, Option } from "commander";
 
@@ -22,6 +22,8 @@ interface Offers {
   readonly snapshots: readonly string[];
   readonly templates: readonly string[];
   readonly builds: readonly string[];
+  readonly keys: readonly string[];
+  readonly channels: readonly string[];
 }
 
 /** Answers a completion script: candidates for the last of `words`, one a line, then a directive for the script. */
@@ -56,6 +58,8 @@ async function findOffers(context: CommandContext, command: Command | undefined,
     templates:
       isOption || first === "template" ? await namesOf(context, async (client) => client.templates.list({ timeoutMs: askTimeoutMs })) : [],
     builds: first === "build" || before === "--build" ? await buildIds(context) : [],
+    keys: first === "key" ? await namesOf(context, async (client) => client.keys.list({ timeoutMs: askTimeoutMs })) : [],
+    channels: first === "channel" ? await namesOf(context, async (client) => client.channels.list({ timeoutMs: askTimeoutMs })) : [],
   };
 }
 
@@ -77,11 +81,17 @@ function addCommands(root: RootCommand, parent: Command, prefix: string, offers:
   }
 }
 
-function offersOf(command: Command, argument: string, { sandboxIds, snapshots, templates, builds }: Offers): readonly string[] {
+function offersOf(
+  command: Command,
+  argument: string,
+  { sandboxIds, snapshots, templates, builds, keys, channels }: Offers,
+): readonly string[] {
   if (argument === "id") return sandboxIds;
   if (argument === "name") return snapshots;
   if (argument === "template") return templates;
   if (argument === "build") return builds;
+  if (argument === "key") return keys;
+  if (argument === "channel") return channels;
   if (argument === "target") return [...sandboxIds, ...snapshots];
   return command.name() === "cp" ? sandboxIds.map((id) => `${id}:`) : [];
 }
@@ -91,7 +101,7 @@ function addOption(node: ReturnType<RootCommand["command"]>, option: Option, { t
   if (name === undefined || option.hidden) return;
   const alias = option.short?.replace(/^-/, "");
   const isTemplate = name === "template" || name === "from-template" || name === "name";
-  const choices = isTemplate ? templates : name === "build" ? builds : (option.argChoices ?? []);
+  const choices = isTemplate ? templates : name === "build" ? builds : name === "scopes" ? scopeNames : (option.argChoices ?? []);
   if (!option.required && !option.optional) node.option(name, option.description, alias);
   else node.option(name, option.description, (offer) => choices.forEach((choice) => offer(choice, "")), alias);
 }

@@ -21,6 +21,7 @@ function formatSandbox(context: CommandContext, sandbox: Sandbox): string {
   return formatFields(context.colors, [
     ["id", sandbox.id],
     ["state", formatState(sandbox.state, context.colors)],
+    ["host", sandbox.host_state === "unreachable" ? context.colors.red("unreachable; the state is what was true before") : undefined],
     ["failure", sandbox.failure_reason === null ? undefined : printable(sandbox.failure_reason)],
     ["notice", sandbox.notice === null ? undefined : printable(sandbox.notice)],
     ["ended by", sandbox.stop_reason ?? undefined],

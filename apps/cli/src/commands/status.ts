@@ -1,5 +1,5 @@
 import type { Host } from "@roost/contract";
-import { formatBytes } from "@roost/kit";
+import { formatBytes, MiB } from "@roost/kit";
 import { RoostError } from "@roost/sdk";
 
 import type { CommandContext } from "../context.ts";
@@ -7,6 +7,7 @@ import { CliError, exitCodes } from "../failure.ts";
 import { formatDuration, formatMemory } from "../output/format.ts";
 import { formatFields } from "../output/table.ts";
 import { printable } from "../output/printable.ts";
+import { hostAgentStatus } from "./host-agent-status.ts";
 import { findRunning } from "../platform/endpoint.ts";
 import { apiKeyPath, findAccess } from "../settings.ts";
 
@@ -17,6 +18,8 @@ export async function status(context: CommandContext): Promise<number> {
   const isLocal = context.settings.url === undefined;
   const running = isLocal ? await findRunning(context.settings.dir) : undefined;
   if (isLocal && running === undefined) {
+    const ofHostAgent = await hostAgentStatus(context);
+    if (ofHostAgent !== undefined) return ofHostAgent;
     if (context.isJson) await context.printJson({ running: false, healthy: false });
     else await context.print(`no platform runs in ${context.settings.dir}; start one with \`roost up --detach\``);
     return exitCodes.error;
@@ -25,8 +28,8 @@ export async function status(context: CommandContext): Promise<number> {
   const health = await askHealth(url, context.signal);
   const client = await context.client();
   const [hosts, templates] = await Promise.all([
-    client.hosts({ signal: context.signal }),
-    client.templates.list({ signal: context.signal }),
+    unlessForbidden(client.hosts.list({ signal: context.signal })),
+    unlessForbidden(client.templates.list({ signal: context.signal })),
   ]);
   if (context.isJson) {
     await context.printJson({
@@ -54,12 +57,21 @@ export async function status(context: CommandContext): Promise<number> {
   return health.isHealthy ? exitCodes.ok : exitCodes.error;
 }
 
-function hostFields(host: Host): [string, string][] {
+/** Not everybody may see all that the platform is; what they may is shown. */
+async function unlessForbidden<Item>(asked: Promise<Item[]>): Promise<Item[]> {
+  return asked.catch((error: unknown) => {
+    if (error instanceof RoostError && error.status === 403) return [];
+    throw error;
+  });
+}
+
+function hostFields({ id, description, load }: Host): [string, string][] {
+  if (description === null || load === null) return [["host", `${id}: has not said what it is yet`]];
   return [
-    ["host", `${host.id}: ${host.cpu_count} CPUs, ${formatMemory(host.memory_mb)}, kernel ${host.kernel_version}`],
-    ["vmm", `${host.vmm} ${host.vmm_version}, accelerator ${host.accelerator}: ${host.accelerator_reason}`],
-    ["sandboxes", `${host.sandbox_count} of at most ${host.sandbox_count_max}`],
-    ["free", `${formatMemory(host.memory_free_mb)} of memory for sandboxes, ${formatBytes(host.disk_free_bytes)} of disk`],
+    ["host", `${id}: ${description.cpu_count} CPUs, ${formatMemory(description.memory_mb)}, kernel ${description.kernel_version}`],
+    ["vmm", `${description.vmm} ${description.vmm_version}, accelerator ${description.accelerator}: ${description.accelerator_reason}`],
+    ["sandboxes", `${load.sandbox_count} of at most ${description.sandbox_count_max}`],
+    ["free", `${formatMemory(load.memory_free_mb)} of memory for sandboxes, ${formatBytes(load.disk_free_mb * MiB)} of disk`],
   ];
 }
 

@@ -1,22 +1,22 @@
 import { mkdir } from "node:fs/promises";
 
-import { createLogger, type AnyOptions } from "@roost/kit";
+import type { AnyOptions } from "@roost/kit";
 import { controlPlaneOptions } from "@roost/control-plane/options";
 import { hostAgentOptions } from "@roost/host-agent/options";
 
 import type { CommandContext, CommonOptions } from "../context.ts";
-import { CliError, exitCodes, UsageError } from "../failure.ts";
+import { CliError, exitCodes } from "../failure.ts";
 import { withProgress } from "../output/progress.ts";
-import { printable } from "../output/printable.ts";
-import { requiredChecks, type Check } from "../platform/checks.ts";
-import { ConsoleLog } from "../platform/console-log.ts";
+import { requiredChecks } from "../platform/checks.ts";
 import { logPath, startDetached } from "../platform/detach.ts";
 import { e2bEnvironment, formatExports, formatExportsWithoutKey } from "../platform/e2b-environment.ts";
 import { findRunning, stateFolderMode } from "../platform/endpoint.ts";
+import { openLog } from "../platform/open-log.ts";
+import { fateOf } from "../platform/sandbox-fate.ts";
+import { refuseToStart } from "../platform/refuse-to-start.ts";
+import { openTelemetry } from "../platform/open-telemetry.ts";
 import { PlatformLock } from "../platform/platform-lock.ts";
-import type { SandboxFate } from "../platform/end-request.ts";
-import { refuseUnknownNames, upOptions, type UpOptions } from "../platform/platform-options.ts";
-import { RotatingLog } from "../platform/rotating-log.ts";
+import { fateOptions, logOptions, refuseUnknownNames } from "../platform/platform-options.ts";
 import { serve } from "../platform/serve.ts";
 import { apiKeyPath, clientOptions, readApiKey } from "../settings.ts";
 
@@ -30,7 +30,8 @@ export async function up(context: CommandContext, flags: UpFlags, tables: readon
   const settings = {
     controlPlane: controlPlaneOptions.read(environment, flags),
     hostAgent: hostAgentOptions.read(environment, flags),
-    up: upOptions.read(environment, flags),
+    log: logOptions.read(environment, flags),
+    fate: fateOptions.read(environment, flags),
   };
   const { dir, address, port } = settings.controlPlane;
   const running = await findRunning(dir);
@@ -54,38 +55,27 @@ async function serveHere(
   settings: {
     readonly controlPlane: ReturnType<typeof controlPlaneOptions.read>;
     readonly hostAgent: ReturnType<typeof hostAgentOptions.read>;
-    readonly up: ReturnType<typeof upOptions.read>;
+    readonly log: ReturnType<typeof logOptions.read>;
+    readonly fate: ReturnType<typeof fateOptions.read>;
   },
 ): Promise<number> {
   const { dir } = settings.controlPlane;
   await mkdir(dir, { recursive: true, mode: stateFolderMode });
   await using lock = await PlatformLock.take(dir);
   if (lock === undefined) throw alreadyRunning(dir, undefined);
-  const log = createLogger({ level: settings.up.logLevel, ...destinationOf(context, settings.up.logFile) });
-  // Node then ends the process as it would anyway; sandboxes go on and the next start adopts them
-  process.on("uncaughtExceptionMonitor", (error, origin) => log.error({ err: error, origin }, "the platform ends by a bug"));
+  const log = openLog(context, settings.log);
+  await using _telemetry = await openTelemetry(context, "roost", log);
   const { startPlatform } = await import("../platform/compose.ts");
   try {
     const platform = await startPlatform(settings, log);
-    const isDetached = settings.up.logFile !== undefined;
+    const isDetached = settings.log.logFile !== undefined;
     if (!isDetached) await context.note(await startedText(dir, platform.url, context.io.stderr.isTTY === true));
-    const options = { dir, sandboxes: fateOf(settings.up), ignoresHangup: isDetached };
+    const options = { dir, sandboxes: fateOf(settings.fate), ignoresHangup: isDetached };
     return await serve(context, platform, options, log);
   } catch (error) {
     log.error({ err: error }, "the platform failed");
     throw error;
   }
-}
-
-function fateOf({ stopSandboxes, pauseSandboxes }: UpOptions): SandboxFate {
-  if (stopSandboxes && pauseSandboxes) throw new UsageError("--stop-sandboxes and --pause-sandboxes exclude each other");
-  return stopSandboxes ? "stop" : pauseSandboxes ? "pause" : "leave";
-}
-
-function destinationOf(context: CommandContext, logFile: string | undefined) {
-  if (logFile !== undefined) return { destination: new RotatingLog(logFile) };
-  const isForPeople = context.io.stdout.isTTY === true && !context.isJson;
-  return isForPeople ? { destination: new ConsoleLog(context.io.stdout, context.colors) } : {};
 }
 
 async function startedText(dir: string, url: string, isTerminal: boolean): Promise<string> {
@@ -122,15 +112,6 @@ function alreadyRunning(dir: string, pid: number | undefined): CliError {
   return new CliError(`a platform already runs in ${dir}${pid === undefined ? "" : ` (pid ${pid})`}`, {
     hint: "`roost status` shows it, `roost down` ends it; ROOST_DIR chooses another folder",
   });
-}
-
-/** Nothing is made before all of this holds. */
-function refuseToStart(checks: readonly Check[]): void {
-  const failed = checks.filter((check) => check.status === "fail");
-  const [first] = failed;
-  if (first === undefined) return;
-  const lines = failed.map((check) => `${check.name}: ${printable(check.detail)}${check.fix === undefined ? "" : `\n    → ${check.fix}`}`);
-  throw new CliError(`this machine is not ready:\n  ${lines.join("\n  ")}`, { hint: "`roost doctor` checks everything" });
 }
 
 /** The settings that were given as flags, as flags again; those from the environment are inherited. */

@@ -30,8 +30,18 @@ export interface Listen {
   readonly port: number;
 }
 
+interface Folders {
+  readonly dir: string;
+  readonly cacheDir: string;
+}
+
 /** What must hold before a platform can start here. The order is that in which problems are best solved. */
-export async function requiredChecks(folders: { readonly dir: string; readonly cacheDir: string }, listen: Listen): Promise<Check[]> {
+export async function requiredChecks(folders: Folders, listen: Listen): Promise<Check[]> {
+  return [...(await machineChecks(folders)), await checkPort(listen)];
+}
+
+/** What a machine must have to hold sandboxes. */
+export async function machineChecks(folders: Folders): Promise<Check[]> {
   return Promise.all([
     checkSystem(),
     checkRoot(),
@@ -41,7 +51,6 @@ export async function requiredChecks(folders: { readonly dir: string; readonly c
     checkTool("ip", ["-V"], "sandboxes' networks are made with it"),
     checkImages(folders.cacheDir),
     checkDiskSpace("state folder", folders.dir),
-    checkPort(listen),
   ]);
 }
 
@@ -120,14 +129,14 @@ async function nearestFolder(folder: string): Promise<string> {
   return isThere || folder === "/" ? folder : nearestFolder(dirname(folder));
 }
 
-export async function checkPort({ host, port }: Listen): Promise<Check> {
+export async function checkPort({ host, port }: Listen, setting = "ROOST_PORT"): Promise<Check> {
   const name = "port";
   const problem = await tryListen(host, port);
   if (problem === undefined) return { name, status: "ok", detail: port === 0 ? "any free one" : `${host}:${port} is free` };
   if (problem.code === "EADDRINUSE") {
     const owner = await findPortOwner(port);
     const detail = `${port} is taken${owner === undefined ? "" : ` by ${owner}`}`;
-    return { name, status: "fail", detail, fix: `choose another: roost up --port ${port + 1} (or ROOST_PORT)` };
+    return { name, status: "fail", detail, fix: `choose another: ${flagOf(setting)} ${port + 1} (or ${setting})` };
   }
   return {
     name,
@@ -135,6 +144,10 @@ export async function checkPort({ host, port }: Listen): Promise<Check> {
     detail: `cannot listen on ${host}:${port}: ${problem.message}`,
     fix: "choose another with --host and --port",
   };
+}
+
+function flagOf(setting: string): string {
+  return `--${setting.slice("ROOST_".length).toLowerCase().replaceAll("_", "-")}`;
 }
 
 async function tryListen(host: string, port: number): Promise<NodeJS.ErrnoException | undefined> {

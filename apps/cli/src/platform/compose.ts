@@ -1,28 +1,19 @@
-import { readFile } from "node:fs/promises";
-
 import { createClient, createRouterTransport } from "@connectrpc/connect";
 import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { createControlPlane, databaseLocation, openDatabase, type ApiKeys, type ControlPlaneOptions } from "@roost/control-plane";
+import { createControlPlane, databaseLocation, openDatabase, type ControlPlaneOptions } from "@roost/control-plane";
 import { createHostAgent, type HostAgentOptions } from "@roost/host-agent";
 import { Cleanup, type Logger } from "@roost/kit";
 
-import { apiKeyPath } from "../settings.ts";
-import { writeApiKey } from "./endpoint.ts";
-import type { PauseReport } from "./pause-report.ts";
+import { ensureApiKey } from "./local-api-key.ts";
 import { pauseSandboxes } from "./pause-sandboxes.ts";
+import type { Served } from "./serve.ts";
 
 /** Id of the one host of an embedded platform. */
 const localHostId = "local";
 
 /** Control plane and host agent in this process. */
-export interface Platform {
+export interface Platform extends Served {
   readonly url: string;
-  /** Takes no new work, finishes what runs. */
-  drain(): Promise<void>;
-  /** Pauses all sandboxes; those that cannot be paused go on. */
-  pauseSandboxes(onProgress: (report: PauseReport) => Promise<void>): Promise<PauseReport>;
-  /** Ends both; sandboxes go on unless they should end, too. */
-  close(options: { readonly stopSandboxes: boolean }): Promise<void>;
 }
 
 /**
@@ -73,16 +64,4 @@ export async function startPlatform(
     await owned.run().catch((failure: unknown) => log.warn({ err: failure }, "a failed start was not undone completely"));
     throw error;
   }
-}
-
-/** The first start makes the key that commands on this machine use; later ones make it again only when it is no good. */
-async function ensureApiKey(dir: string, apiKeys: ApiKeys): Promise<void> {
-  const present = await readFile(apiKeyPath(dir), "utf8").catch(() => undefined);
-  const isGood =
-    present !== undefined &&
-    (await apiKeys.check(present.trim()).then(
-      () => true,
-      () => false,
-    ));
-  if (!isGood) await writeApiKey(dir, (await apiKeys.create("this machine")).key);
 }

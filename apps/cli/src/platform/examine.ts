@@ -39,10 +39,14 @@ async function checkRunning(context: CommandContext, { endpoint }: RunningPlatfo
     const health: Check = answer.ok
       ? { name: "platform", status: "ok", detail: `healthy, ${detail}` }
       : { name: "platform", status: "fail", detail: `not healthy, ${detail}: ${(await answer.text()).slice(0, 300)}`, fix };
-    const hosts = await (await context.client()).hosts({ signal: context.signal });
+    const hosts = await (await context.client()).hosts.list({ signal: context.signal });
     return [
       health,
-      ...hosts.map((host): Check => ({ name: "accelerator", status: "ok", detail: `${host.accelerator}: ${host.accelerator_reason}` })),
+      ...hosts.flatMap(({ description }): Check[] =>
+        description === null
+          ? []
+          : [{ name: "accelerator", status: "ok", detail: `${description.accelerator}: ${description.accelerator_reason}` }],
+      ),
     ];
   } catch (error) {
     return [{ name: "platform", status: "fail", detail: `pid ${endpoint.pid} does not answer: ${describeFailure(error).message}`, fix }];

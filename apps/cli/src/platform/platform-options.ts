@@ -1,13 +1,18 @@
 import { defineOptions, Options, OptionError, type AnyOptions, type OptionValues } from "@roost/kit";
 import { z } from "zod";
 
-/** Settings of `roost up` itself; those of control plane and host agent are in their own tables. */
-export const upOptions = defineOptions("ROOST_", {
+/** Settings of the processes themselves; those of control plane and host agent are in their own tables. */
+export const logOptions = defineOptions("ROOST_", {
   logLevel: { schema: z.enum(["debug", "info", "warn", "error"]).default("info"), desc: "Least important level that is logged" },
   logFile: {
     schema: z.string().startsWith("/").optional(),
     desc: "Write the log there as JSON lines, rotated, instead of to standard output",
   },
+});
+export type LogOptions = OptionValues<typeof logOptions.table>;
+
+/** Settings of the processes that hold sandboxes. */
+export const fateOptions = defineOptions("ROOST_", {
   stopSandboxes: {
     schema: z.union([z.boolean(), z.stringbool()]).default(false),
     desc: "End the sandboxes that run when the platform ends; otherwise they go on and are found again by the next one",
@@ -17,7 +22,7 @@ export const upOptions = defineOptions("ROOST_", {
     desc: "Pause the sandboxes when the platform ends, so that they are found again also after a restart of the machine",
   },
 });
-export type UpOptions = OptionValues<typeof upOptions.table>;
+export type FateOptions = OptionValues<typeof fateOptions.table>;
 
 /** An unknown name is a typing error that would otherwise silently do nothing. */
 export function refuseUnknownNames(environment: Readonly<Record<string, string | undefined>>, tables: readonly AnyOptions[]): void {

@@ -22,7 +22,7 @@ import { ConsoleLog } from "./console-log.ts";
 import { sandboxFates, takeEndRequest, type SandboxFate } from "./end-request.ts";
 import { readPauseReport, type PauseReport } from "./pause-report.ts";
 import { findRunning, writeApiKey, writeEndpoint } from "./endpoint.ts";
-import { nearest, refuseUnknownNames, upOptions } from "./platform-options.ts";
+import { nearest, refuseUnknownNames, logOptions } from "./platform-options.ts";
 import { PlatformLock } from "./platform-lock.ts";
 import { findPortOwner } from "./port-owner.ts";
 import { RotatingLog } from "./rotating-log.ts";
@@ -36,11 +36,11 @@ afterEach(() => rm(folder, { recursive: true, force: true }));
 
 describe("settings", () => {
   test("an unknown name is refused with the nearest known one", () => {
-    expect(() => refuseUnknownNames({ ROOST_LOG_LEVLE: "debug", PATH: "/" }, [upOptions])).toThrow(
+    expect(() => refuseUnknownNames({ ROOST_LOG_LEVLE: "debug", PATH: "/" }, [logOptions])).toThrow(
       "ROOST_LOG_LEVLE is not a setting; did you mean ROOST_LOG_LEVEL?",
     );
-    expect(() => refuseUnknownNames({ ROOST_ZZZZZZZZ: "1" }, [upOptions])).toThrow(/is not a setting$/);
-    expect(() => refuseUnknownNames({ ROOST_LOG_LEVEL: "debug" }, [upOptions])).not.toThrow();
+    expect(() => refuseUnknownNames({ ROOST_ZZZZZZZZ: "1" }, [logOptions])).toThrow(/is not a setting$/);
+    expect(() => refuseUnknownNames({ ROOST_LOG_LEVEL: "debug" }, [logOptions])).not.toThrow();
     expect(nearest("ROOST_PROT", ["ROOST_PORT", "ROOST_DIR"])).toBe("ROOST_PORT");
   });
 
@@ -236,6 +236,21 @@ describe("serving", () => {
     signals.emit("SIGINT");
     expect(await serving).toBe(1);
     expect(await readEndpoint(folder)).toBeUndefined();
+  });
+
+  test("a signal that comes while it starts ends it in order, once it has", async () => {
+    const signals = new EventEmitter();
+    const calls: string[] = [];
+    const platform = {
+      url: "http://127.0.0.1:1",
+      drain: async () => void calls.push("drain"),
+      pauseSandboxes: nothingPaused,
+      close: async () => void calls.push("close"),
+    };
+    const context = contextWith(signals);
+    signals.emit("SIGTERM");
+    expect(await serve(context, platform, options(), silentLogger)).toBe(0);
+    expect(calls).toEqual(["drain", "close"]);
   });
 
   test("what `roost down` wants of the sandboxes reaches the process it was meant for, once", async () => {

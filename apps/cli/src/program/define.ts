@@ -7,8 +7,8 @@ import type { Io } from "../io.ts";
 /** What definitions of commands share: how to run one, and what the program was started with. */
 export interface ProgramEnvironment {
   readonly io: Io;
-  /** Settings that `up` takes as flags; empty for all other commands, which need not load the servers. */
-  readonly platformTables: readonly AnyOptions[];
+  /** Settings that the command takes as flags; empty unless it is a process of a platform. */
+  readonly settings: readonly AnyOptions[];
   /** Runs a command's work and keeps its exit code. */
   run(options: CommonOptions, work: (context: CommandContext) => Promise<number>): Promise<void>;
 }

@@ -8,7 +8,7 @@ const group = "Platform:";
 /** `exportShells`, repeated: help does not load what commands do. */
 export const exportShellNames = ["sh", "fish"] as const;
 
-export function definePlatformCommands(program: Command, { run, platformTables }: ProgramEnvironment): void {
+export function definePlatformCommands(program: Command, { run, settings }: ProgramEnvironment): void {
   withLocalOptions(
     withSettings(
       program
@@ -16,9 +16,40 @@ export function definePlatformCommands(program: Command, { run, platformTables }
         .helpGroup(group)
         .description("start the platform on this machine (needs root)")
         .option("-d, --detach", "start it in the background and come back when it answers"),
-      platformTables,
+      settings,
     ).addHelpText("after", examples("roost up", "roost up --detach", "roost up --port 8080", "ROOST_DIR=/srv/roost roost up")),
-  ).action(async (options) => run(options, async (context) => (await import("../commands/up.ts")).up(context, options, platformTables)));
+  ).action(async (options) => run(options, async (context) => (await import("../commands/up.ts")).up(context, options, settings)));
+
+  withLocalOptions(
+    withSettings(
+      program
+        .command("control-plane")
+        .helpGroup(group)
+        .description("serve the API and the records of a platform whose hosts are other machines, with PostgreSQL"),
+      settings,
+    ).addHelpText("after", examples("ROOST_DATABASE_URL=postgres://roost@db/roost ROOST_SECRET_KEY=… roost control-plane")),
+  ).action(async (options) =>
+    run(options, async (context) => (await import("../commands/control-plane.ts")).controlPlane(context, options, settings)),
+  );
+
+  withLocalOptions(
+    withSettings(
+      program
+        .command("host-agent")
+        .helpGroup(group)
+        .description("run sandboxes on this machine for a control plane (needs root); --register makes it one of its hosts")
+        .option("--register <token>", "token that `roost host add` printed; needed once (ROOST_REGISTER)"),
+      settings,
+    ).addHelpText(
+      "after",
+      examples(
+        "roost host-agent --register $TOKEN --control-plane https://roost.example.org:7071 --address 10.0.0.7:7072",
+        "roost host-agent",
+      ),
+    ),
+  ).action(async (options) =>
+    run(options, async (context) => (await import("../commands/host-agent.ts")).hostAgent(context, options, settings)),
+  );
 
   withLocalOptions(
     program

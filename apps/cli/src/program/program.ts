@@ -1,11 +1,17 @@
 import { Command } from "commander";
 
 import { version } from "../version.ts";
+import { defineAccountCommands } from "./account-commands.ts";
+import { defineAuditCommands } from "./audit-commands.ts";
+import { defineChannelCommands } from "./channel-commands.ts";
 import type { ProgramEnvironment } from "./define.ts";
 import { defineGuestCommands } from "./guest-commands.ts";
+import { defineHostCommands } from "./host-commands.ts";
+import { defineKeyCommands } from "./key-commands.ts";
 import { definePlatformCommands } from "./platform-commands.ts";
 import { defineSandboxCommands } from "./sandbox-commands.ts";
 import { defineSavingCommands } from "./saving-commands.ts";
+import { defineTeamCommands } from "./team-commands.ts";
 import { defineTemplateCommands } from "./template-commands.ts";
 
 /** The whole command line. What commands do is loaded when one runs, so that help and completion are quick. */
@@ -42,6 +48,12 @@ Exit codes: 0 fine · 1 error · 2 wrong usage · 130 interrupted; exec, run and
   defineSavingCommands(program, environment);
   defineTemplateCommands(program, environment);
   defineGuestCommands(program, environment);
+  defineAccountCommands(program, environment);
+  defineTeamCommands(program, environment);
+  defineKeyCommands(program, environment);
+  defineHostCommands(program, environment);
+  defineChannelCommands(program, environment);
+  defineAuditCommands(program, environment);
   definePlatformCommands(program, environment);
   return program;
 }

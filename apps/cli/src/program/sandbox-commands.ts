@@ -5,7 +5,7 @@ import { examples, withCommonOptions, type ProgramEnvironment } from "./define.t
 
 const group = "Sandboxes:";
 /** As the contract has them (a test compares): the contract itself would double the time that help takes. */
-export const metricsRangeNames = ["5m", "10m", "1h", "2h", "6h", "12h", "24h"];
+export const metricsRangeNames = ["5m", "10m", "1h", "2h", "6h", "12h", "24h", "7d", "30d"];
 export const sandboxStateNames = ["creating", "running", "pausing", "paused", "resuming", "snapshotting", "stopping", "stopped", "failed"];
 
 /** What a new sandbox is like; shared by `create` and `run`. */

@@ -55,10 +55,15 @@ export function defineSavingCommands(program: Command, environment: ProgramEnvir
     program
       .command("events")
       .helpGroup(group)
-      .description("what happened, newest first: pauses, lost VMs, new images")
+      .description("what happened, newest first: pauses, lost VMs, new images; or what happens")
       .argument("[id]", "only of this sandbox")
       .option("-n, --limit <count>", "how many", parseInteger, 50)
-      .addHelpText("after", examples("roost events", "roost events i3x --json | jq '.[0].message'")),
+      .option("-f, --follow", "print what happens from now on, as it happens; as JSON one event per line")
+      .option("--after <position>", "with --follow: first what came after this position of an event", parseInteger)
+      .addHelpText(
+        "after",
+        examples("roost events", "roost events i3x --json | jq '.[0].message'", "roost events --follow --json | jq -r .kind"),
+      ),
   ).action(async (id: string | undefined, options) =>
     run(options, async (context) => (await import("../commands/events.ts")).events(context, id, options)),
   );
