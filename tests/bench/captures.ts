@@ -21,7 +21,7 @@ export interface CaptureFacts {
 export async function capturesOf(client: RoostClient, sandboxId: string, kind: EventKind, count: number): Promise<CaptureFacts[]> {
   return poll({ what: `${count} events ${kind} of ${sandboxId}`, timeoutMs: eventTimeoutMs, intervalMs: 20 }, async () => {
     const found: CaptureFacts[] = [];
-    for await (const event of client.events({ sandboxId })) {
+    for await (const event of client.events.list({ sandboxId })) {
       if (event.kind === kind) found.unshift(factsOf(event.detail));
     }
     return found.length >= count ? found : undefined;

@@ -13,9 +13,9 @@ const busyShareMax = 0.05;
 /** What is measured on. */
 export async function describeMachine(): Promise<string> {
   return withPlatform({}, async (platform) => {
-    const [host] = await platform.client.hosts();
+    const [host] = await platform.client.hosts.list();
     const hardware = `${cpus().length} cores (${cpus()[0]?.model}), ${Math.round(totalmem() / GiB)} GiB`;
-    return `${hardware}; ${host?.vmm_version}, accelerator ${host?.accelerator}, guest kernel ${host?.kernel_version}`;
+    return `${hardware}; ${host?.description?.vmm_version}, accelerator ${host?.description?.accelerator}, guest kernel ${host?.description?.kernel_version}`;
   });
 }
 

@@ -13,6 +13,7 @@ import { Bench, interrupt, type Group } from "./bench.ts";
 import { buildGroup } from "./build.ts";
 import { checkpointGroup } from "./checkpoint.ts";
 import { coldBootGroup } from "./cold-boot.ts";
+import { controlPlaneGroup } from "./control-plane.ts";
 import { crunGroup } from "./crun.ts";
 import { densityGroup } from "./density.ts";
 import { e2bGroup } from "./e2b.ts";
@@ -42,6 +43,7 @@ const groups: readonly Group[] = [
   idleGroup,
   pausedDiskGroup,
   buildGroup,
+  controlPlaneGroup,
   densityGroup,
 ];
 

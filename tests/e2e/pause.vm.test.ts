@@ -91,7 +91,7 @@ describe("pause and resume", () => {
     const answers = await Promise.all(Array.from({ length: 8 }, (_, index) => waking.exec("echo", { args: [String(index)] })));
     expect(answers.map(({ stdout }) => stdout.trim())).toEqual(["0", "1", "2", "3", "4", "5", "6", "7"]);
     const kinds: string[] = [];
-    for await (const { kind } of platform().client.events({ sandboxId: waking.id })) kinds.push(kind);
+    for await (const { kind } of platform().client.events.list({ sandboxId: waking.id })) kinds.push(kind);
     expect(kinds.filter((kind) => kind === "sandbox.auto_resumed")).toHaveLength(1);
     await waking.delete();
   });
