@@ -15,7 +15,14 @@ import { TestEventSource } from "../testing/event-source.ts";
 import { World } from "../testing/world.ts";
 
 let world: World;
-beforeAll(async () => (world = await World.start()), 60_000);
+beforeAll(async () => {
+  world = await World.start();
+  // What the world's own beginning left to be told is no news to those who follow from now on
+  await poll({ what: "the publishing of all events", timeoutMs: 30_000 }, async () => {
+    const waiting = await world.database.db.selectFrom("event").select("id").where("position", "is", null).execute();
+    return waiting.length === 0 ? true : undefined;
+  });
+}, 60_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
 const { actor } = systemCaller("default");
