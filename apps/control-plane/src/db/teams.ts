@@ -16,6 +16,12 @@ export async function findTeamBySlug(db: Db, slug: string): Promise<TeamRow | un
   return db.selectFrom("team").selectAll().where("slug", "=", slug).where("time_deleted", "is", null).executeTakeFirst();
 }
 
+/** Whether a namespace means a team's own: it is that team's, or no team's. Code that was written for another installation names its team there, and is to run as it is. */
+export async function isOwnNamespace(db: Db, teamId: string, namespace: string): Promise<boolean> {
+  const team = await findTeamBySlug(db, namespace.toLowerCase());
+  return team === undefined || team.id === teamId;
+}
+
 export interface NewTeam {
   readonly id: string;
   readonly name: string;

@@ -78,11 +78,11 @@ test("a name means the build with the default tag, by name, id, tag and build", 
   const second = await build("one:v2");
   const { row } = await templates.get(firstTeam, "one");
   const resolved = (of: BuildRow, name: string) => ({ hostTemplate: hostTemplateOf(of.id), buildId: of.id, templateId: row.id, name });
-  for (const text of ["one", "ONE", "default/one", "one:default", row.id])
+  for (const text of ["one", "ONE", "default/one", "nobodys/one", "one:default", row.id])
     expect(await templates.resolve(firstTeam, text), text).toEqual(resolved(first, "one"));
   expect(await templates.resolve(firstTeam, "one:v2")).toEqual(resolved(second, "one:v2"));
   expect(await templates.resolve(firstTeam, `one:${second.id}`)).toMatchObject({ buildId: second.id });
-  for (const text of ["base", "two", "team/one", ":v1", "one:", hostTemplateOf(first.id), "t00000000000000000000"]) {
+  for (const text of ["base", "two", "team/two", ":v1", "one:", hostTemplateOf(first.id), "t00000000000000000000"]) {
     expect(await templates.resolve(firstTeam, text), text).toBeUndefined();
   }
 });

@@ -22,7 +22,7 @@ import {
 import { listNewestBuilds, type NewestBuild } from "../db/builds.ts";
 import type { Db } from "../db/database.ts";
 import { ownedBy } from "../db/owned-id.ts";
-import { findTeam } from "../db/teams.ts";
+import { findTeam, isOwnNamespace } from "../db/teams.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import { findBuild, requestCancel, type BuildRow } from "./build-store.ts";
 import {
@@ -175,7 +175,9 @@ export class BuiltTemplates {
 
   /** A name for a new template or build of the team's, with its tag if there is one. Throws `request_invalid`. */
   async parseNewName(teamId: string, text: string): Promise<TemplateReference> {
-    return parseNewName(text, await this.#slugOf(teamId));
+    const namespace = parseReference(text)?.namespace;
+    const isOwn = namespace !== undefined && (await isOwnNamespace(this.#deps.db, teamId, namespace));
+    return parseNewName(text, isOwn ? namespace : await this.#slugOf(teamId));
   }
 
   /** The team's template of that name, made when there is none. `template_exists` when something else is called that. */
@@ -262,7 +264,7 @@ export class BuiltTemplates {
   async #findOwn(teamId: string, text: string): Promise<FoundTemplate | undefined> {
     const reference = parseReference(text);
     if (reference === undefined) return undefined;
-    if (reference.namespace !== undefined && reference.namespace !== (await this.#slugOf(teamId))) return undefined;
+    if (reference.namespace !== undefined && !(await isOwnNamespace(this.#deps.db, teamId, reference.namespace))) return undefined;
     const row = await findBuiltTemplate(this.#deps.db, teamId, reference.name);
     return row && { row, reference, name: row.name };
   }

@@ -2,7 +2,7 @@ import { isHostTemplateName } from "@roost/contract";
 
 import type { Db } from "../db/database.ts";
 import { findSnapshot } from "../db/snapshots.ts";
-import { findTeam } from "../db/teams.ts";
+import { isOwnNamespace } from "../db/teams.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import type { ResolvedTemplate } from "../sandboxes/creates.ts";
 import type { BuiltTemplates } from "./built-templates.ts";
@@ -24,7 +24,7 @@ export class TemplateLookup {
 
   /**
    * A snapshot of the team's, a template that it built, or one that another team lets everybody use (`slug/name`). A base template is everybody's and
-   * has no namespace, but a team that says its own means it, too. Undefined: nothing of that name is there for it.
+   * has no namespace, but a team that says its own means it, too. A namespace that is no team's is left out. Undefined: nothing of that name is there for it.
    */
   async resolve(teamId: string, text: string): Promise<ResolvedTemplate | undefined> {
     const own = await this.ownName(teamId, text);
@@ -40,11 +40,9 @@ export class TemplateLookup {
     return built && { hostTemplate: built.hostTemplate, buildId: built.buildId, snapshotId: null, name: built.name };
   }
 
-  /** A name without the team's own namespace; undefined when it is of another one. */
+  /** A name without the team's own namespace; undefined when it is another team's. */
   async ownName(teamId: string, text: string): Promise<string | undefined> {
     const { namespace, name } = splitNamespace(text);
-    if (namespace === undefined) return name;
-    const team = await findTeam(this.#deps.db, teamId);
-    return team?.slug === namespace.toLowerCase() ? name : undefined;
+    return namespace === undefined || (await isOwnNamespace(this.#deps.db, teamId, namespace)) ? name : undefined;
   }
 }
