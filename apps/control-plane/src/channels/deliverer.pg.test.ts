@@ -1,30 +1,25 @@
-import { minute, silentLogger } from "@roost/kit";
+import { minute } from "@roost/kit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
-import { openDatabase, type Database } from "../db/database.ts";
+import type { Database } from "../db/database.ts";
 import { ChannelWorld } from "../testing/channel-world.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres.ts";
+import { openTwoControlPlanes, type TwoControlPlanes } from "../testing/two-control-planes.ts";
 
 const why = whyNoPostgres();
 const sandboxes = 6;
 const eventsOfEach = 8;
 
 describe.skipIf(why !== undefined)(`deliveries on PostgreSQL${why === undefined ? "" : ` (${why})`}`, () => {
-  let postgres: TestPostgres;
+  let both: TwoControlPlanes;
   let one: Database;
   let two: Database;
   let world: ChannelWorld;
   beforeAll(async () => {
-    postgres = await startPostgres();
-    const url = await postgres.createDatabase();
-    one = await openDatabase({ kind: "server", url }, silentLogger);
-    two = await openDatabase({ kind: "server", url }, silentLogger);
+    both = await openTwoControlPlanes();
+    ({ one, two } = both);
   }, 60_000);
-  afterAll(async () => {
-    await one?.close();
-    await two?.close();
-    await postgres?.[Symbol.asyncDispose]();
-  });
+  afterAll(async () => both?.[Symbol.asyncDispose]());
   beforeEach(async () => (world = await ChannelWorld.start(one)));
   afterEach(async () => world[Symbol.asyncDispose]());
 

@@ -30,15 +30,19 @@ export interface PublicTemplateRow extends BuiltTemplateRow {
   readonly slug: string;
 }
 
-/** By namespace and name or id, or by id alone. */
-export async function findPublicTemplate(db: Db, slug: string | undefined, reference: string): Promise<PublicTemplateRow | undefined> {
+function publicTemplates(db: Db) {
   return db
     .selectFrom("built_template")
     .innerJoin("team", "team.id", "built_template.team_id")
     .selectAll("built_template")
     .select("team.slug")
     .where("built_template.is_public", "=", true)
-    .where("team.time_deleted", "is", null)
+    .where("team.time_deleted", "is", null);
+}
+
+/** By namespace and name or id, or by id alone. */
+export async function findPublicTemplate(db: Db, slug: string | undefined, reference: string): Promise<PublicTemplateRow | undefined> {
+  return publicTemplates(db)
     .where((row) =>
       slug === undefined
         ? row("built_template.id", "=", reference)
@@ -52,14 +56,8 @@ export async function findPublicTemplate(db: Db, slug: string | undefined, refer
 
 /** At most `limit` of what other teams let everybody use, by namespace and name. */
 export async function listPublicTemplates(db: Db, teamId: string, limit: number): Promise<PublicTemplateRow[]> {
-  return db
-    .selectFrom("built_template")
-    .innerJoin("team", "team.id", "built_template.team_id")
-    .selectAll("built_template")
-    .select("team.slug")
-    .where("built_template.is_public", "=", true)
+  return publicTemplates(db)
     .where("built_template.team_id", "<>", teamId)
-    .where("team.time_deleted", "is", null)
     .orderBy("team.slug")
     .orderBy("built_template.name")
     .limit(limit)

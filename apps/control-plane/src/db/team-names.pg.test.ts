@@ -10,9 +10,10 @@ import { BuiltTemplates } from "../templates/built-templates.ts";
 import { hostTemplateOfSnapshot, newTemplateId } from "../templates/names.ts";
 import { FakeHost } from "../testing/fake-host.ts";
 import { firstTeam } from "../testing/first-team.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres.ts";
+import { openTwoControlPlanes, type TwoControlPlanes } from "../testing/two-control-planes.ts";
 import { ensureBuiltTemplate, listRemovals } from "./built-templates.ts";
-import { openDatabase, type Database } from "./database.ts";
+import type { Database } from "./database.ts";
 import { finishSnapshot, insertSnapshot } from "./snapshots.ts";
 
 /** What PGlite cannot show: control planes that give the same name at once, or count the same builds. */
@@ -20,19 +21,14 @@ import { finishSnapshot, insertSnapshot } from "./snapshots.ts";
 const why = whyNoPostgres();
 
 describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (skipped: ${why})`}`, () => {
-  let postgres: TestPostgres;
+  let both: TwoControlPlanes;
   let one: Database;
   let two: Database;
   beforeAll(async () => {
-    postgres = await startPostgres();
-    const url = await postgres.createDatabase();
-    one = await openDatabase({ kind: "server", url }, silentLogger);
-    two = await openDatabase({ kind: "server", url }, silentLogger);
+    both = await openTwoControlPlanes();
+    ({ one, two } = both);
   }, 60_000);
-  afterAll(async () => {
-    await Promise.all([one.close(), two.close()]);
-    await postgres[Symbol.asyncDispose]();
-  });
+  afterAll(async () => both?.[Symbol.asyncDispose]());
   beforeEach(async () => {
     for (const table of ["snapshot", "built_template", "template_removal"] as const) await one.db.deleteFrom(table).execute();
   });

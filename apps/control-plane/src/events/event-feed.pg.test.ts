@@ -3,9 +3,10 @@ import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
 import { systemCaller } from "../accounts/caller.ts";
-import { openDatabase, type Database, type Db } from "../db/database.ts";
+import type { Database, Db } from "../db/database.ts";
 import { publishEvents } from "../db/event-stream.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres.ts";
+import { openTwoControlPlanes, type TwoControlPlanes } from "../testing/two-control-planes.ts";
 import { EventFeed } from "./event-feed.ts";
 import { emit } from "./outbox.ts";
 
@@ -14,21 +15,15 @@ const audience = { teamId: "default", isAdmin: false };
 const { actor } = systemCaller("default");
 
 describe.skipIf(why !== undefined)(`events on PostgreSQL${why === undefined ? "" : ` (${why})`}`, () => {
-  let postgres: TestPostgres;
+  let both: TwoControlPlanes;
   /** Two control planes on one database */
   let one: Database;
   let two: Database;
   beforeAll(async () => {
-    postgres = await startPostgres();
-    const url = await postgres.createDatabase();
-    one = await openDatabase({ kind: "server", url }, silentLogger);
-    two = await openDatabase({ kind: "server", url }, silentLogger);
+    both = await openTwoControlPlanes();
+    ({ one, two } = both);
   }, 60_000);
-  afterAll(async () => {
-    await one?.close();
-    await two?.close();
-    await postgres?.[Symbol.asyncDispose]();
-  });
+  afterAll(async () => both?.[Symbol.asyncDispose]());
   beforeEach(async () => void (await one.db.deleteFrom("event").execute()));
 
   const tell = async (db: Db, sandboxId: string, message: string) =>

@@ -1,13 +1,13 @@
 import { randomUUID } from "node:crypto";
 
-import { silentLogger } from "@roost/kit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { deleteBuiltTemplate } from "../db/built-templates.ts";
 import { lockBuild } from "../db/builds.ts";
-import { openDatabase, type Database } from "../db/database.ts";
+import type { Database } from "../db/database.ts";
 import { firstTeam } from "../testing/first-team.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres.ts";
+import { openTwoControlPlanes, type TwoControlPlanes } from "../testing/two-control-planes.ts";
 import { appendBuildLog, claimBuild, finishBuild } from "./build-store.ts";
 import { hostTemplateOf, newTemplateId } from "./names.ts";
 
@@ -16,19 +16,14 @@ import { hostTemplateOf, newTemplateId } from "./names.ts";
 const why = whyNoPostgres();
 
 describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (skipped: ${why})`}`, () => {
-  let postgres: TestPostgres;
+  let both: TwoControlPlanes;
   let one: Database;
   let two: Database;
   beforeAll(async () => {
-    postgres = await startPostgres();
-    const url = await postgres.createDatabase();
-    one = await openDatabase({ kind: "server", url }, silentLogger);
-    two = await openDatabase({ kind: "server", url }, silentLogger);
+    both = await openTwoControlPlanes();
+    ({ one, two } = both);
   });
-  afterAll(async () => {
-    await Promise.all([one.close(), two.close()]);
-    await postgres[Symbol.asyncDispose]();
-  });
+  afterAll(async () => both?.[Symbol.asyncDispose]());
 
   const now = new Date("2026-02-03T04:05:06.789Z");
   const claimEnds = new Date(now.getTime() + 60_000);

@@ -4,11 +4,12 @@ import { mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { Cleanup, poll, run, silentLogger } from "@roost/kit";
-import { build } from "esbuild";
+import { Cleanup, poll, run } from "@roost/kit";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
-import { Importer, type ImportSource } from "./importer.ts";
+import { bundleChild } from "../testing/bundle-child.ts";
+import type { ImportSource } from "./importer.ts";
+import { openImporter } from "./testing/open-importer.ts";
 import { gzipLayer, plainLayer, rawTar, writeLayout, zstdLayer } from "./testing/oci.ts";
 import { push, startRegistry } from "./testing/registry-server.ts";
 
@@ -29,18 +30,7 @@ beforeAll(async () => {
   afterwards.defer("remove the files", () => rm(scratch, { recursive: true, force: true }));
   const registry = await startRegistry(join(scratch, "registry"));
   afterwards.defer("end the registry", () => registry.close());
-  child = join(scratch, "import-child.mjs");
-  await build({
-    entryPoints: [join(import.meta.dirname, "testing/import-child.ts")],
-    outfile: child,
-    bundle: true,
-    platform: "node",
-    target: "node20",
-    format: "esm",
-    conditions: ["@roost/source"],
-    banner: { js: `import { createRequire } from "node:module"; const require = createRequire(import.meta.url);` },
-    logLevel: "error",
-  });
+  child = await bundleChild(join(import.meta.dirname, "testing/import-child.ts"), join(scratch, "import-child.mjs"));
   /** Cannot be compressed, and is the same each time */
   const noise = (bytes: number) => createCipheriv("aes-128-ctr", Buffer.alloc(16), Buffer.alloc(16)).update(Buffer.alloc(bytes));
   const layers = [
@@ -60,19 +50,7 @@ beforeEach(async () => {
   stateDir = await mkdtemp(join(scratch, "state-"));
 });
 
-function importer(): Importer {
-  return new Importer({
-    stateDir,
-    uid,
-    cacheMib: 1_024,
-    importMaxMib: 512,
-    importedMib: 1_024,
-    registries: null,
-    insecureRegistries: new Set(),
-    checkRoom: async () => undefined,
-    log: silentLogger,
-  });
-}
+const importer = async () => openImporter(stateDir, { uid });
 
 /** Imports in a process that kills itself at a report, or is killed after `ms`. How many reports there were; undefined: it was killed. */
 async function importKilled(index: number, ms = 0): Promise<number | undefined> {
@@ -96,8 +74,7 @@ async function untilNothingRuns(): Promise<void> {
 }
 
 async function expectWhole(): Promise<void> {
-  const made = importer();
-  await made.recover();
+  const made = await importer();
   const source: ImportSource = { kind: "registry", reference, credentials: { username: "", password: "", token: "" } };
   const { image } = await made.import({ source, diskSizeMib: 256, refresh: false }, new AbortController().signal, () => undefined);
   await run(["e2fsck", "-f", "-n", image.path]);
@@ -136,8 +113,7 @@ test("an import on a disk that is full says so, whenever that happens, and leave
   for (let sizeMib = 1, isThere = false; !isThere; sizeMib += 3) {
     await run(["mount", "-t", "tmpfs", "-o", `size=${sizeMib}m,mode=0755`, "tmpfs", stateDir]);
     try {
-      const made = importer();
-      await made.recover();
+      const made = await importer();
       const importing = made.import({ source, diskSizeMib: 256, refresh: false }, new AbortController().signal, () => undefined);
       const failure: unknown = await importing.then(
         () => undefined,

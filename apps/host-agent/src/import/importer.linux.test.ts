@@ -3,10 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 import { PlatformError } from "@roost/contract";
-import { Cleanup, must, run, silentLogger } from "@roost/kit";
+import { Cleanup, must, run } from "@roost/kit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 
-import { Importer, type ImporterOptions, type ImportOutcome, type ImportSource } from "./importer.ts";
+import type { Importer, ImportOutcome, ImportSource } from "./importer.ts";
 import type { ImportProgress } from "./make-image.ts";
 import {
   gzipLayer,
@@ -19,10 +19,9 @@ import {
   type TestImage,
   type TestLayer,
 } from "./testing/oci.ts";
+import { openImporter } from "./testing/open-importer.ts";
 import { push, startRegistry, type RegistryServer } from "./testing/registry-server.ts";
 
-/** Unprivileged, and nobody's */
-const uid = 1_879_113_727;
 const noCredentials = { username: "", password: "", token: "" };
 /** `user` with the password `right` */
 const htpasswd = "user:$2b$04$7.aP6NBwFB64MMWg.gyRCOtKFDyJYiQHiUe14ytR4VEcf3ugDT1Ji\n";
@@ -46,26 +45,9 @@ afterAll(() => afterwards.run());
 let stateDir: string;
 let importer: Importer;
 
-async function open(options: Partial<ImporterOptions> = {}): Promise<Importer> {
-  const made = new Importer({
-    stateDir,
-    uid,
-    cacheMib: 1_024,
-    importMaxMib: 512,
-    importedMib: 1_024,
-    registries: null,
-    insecureRegistries: new Set(),
-    checkRoom: async () => undefined,
-    log: silentLogger,
-    ...options,
-  });
-  await made.recover();
-  return made;
-}
-
 beforeEach(async () => {
   stateDir = await mkdtemp(join(scratch, "state-"));
-  importer = await open();
+  importer = await openImporter(stateDir);
 });
 
 afterEach(async () => {
@@ -438,7 +420,7 @@ test("what a registry does not give is told apart", async () => {
   expect((await refused(bring(fromRegistry("--help")))).code).toBe("request_invalid");
 
   await importer.close();
-  importer = await open({ registries: new Set(["docker.io"]) });
+  importer = await openImporter(stateDir, { registries: new Set(["docker.io"]) });
   expect(await refused(bring(fromRegistry(reference)))).toMatchObject({
     code: "image_unusable",
     message: expect.stringContaining("ROOST_REGISTRIES") as string,
@@ -461,7 +443,7 @@ test("damaged layers are refused, and one that was damaged on this host is fetch
   }
   await importer.close();
   await rm(join(stateDir, "imported"), { recursive: true });
-  importer = await open();
+  importer = await openImporter(stateDir);
   const again = await bring(fromRegistry(reference));
   expect(again.image.record.digest).toBe(first.image.record.digest);
 });
@@ -537,7 +519,7 @@ test("images that nobody needs are removed, those that somebody needs stay", asy
   expect(importer.list()).toEqual([one.image, three.image].sort((a, b) => (a.record.name < b.record.name ? -1 : 1)));
   expect(released).toEqual([two.image.path]);
   await importer.close();
-  importer = await open({ importedMib: 0 });
+  importer = await openImporter(stateDir, { importedMib: 0 });
   expect(importer.get(one.image.record.name)).toEqual(one.image);
   await importer.prune(new Set([one.image.record.digest]), held);
   expect(importer.list()).toEqual([one.image]);

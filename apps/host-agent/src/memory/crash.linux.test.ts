@@ -4,9 +4,9 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { build } from "esbuild";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
+import { bundleChild } from "../testing/bundle-child.ts";
 import { durableSteps, type DurableStep } from "./durable-steps.ts";
 import type { ImageFolder } from "./image-folder.ts";
 import { crashOperations, type CrashOperation, type ExpectedState } from "./testing/crash-operations.ts";
@@ -20,18 +20,7 @@ const stepsSeen = new Set<DurableStep>();
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "roost-crash-"));
-  child = join(folder, "crash-child.mjs");
-  await build({
-    entryPoints: [join(import.meta.dirname, "testing/crash-child.ts")],
-    outfile: child,
-    bundle: true,
-    platform: "node",
-    target: "node20",
-    format: "esm",
-    conditions: ["@roost/source"],
-    banner: { js: `import { createRequire } from "node:module"; const require = createRequire(import.meta.url);` },
-    logLevel: "error",
-  });
+  child = await bundleChild(join(import.meta.dirname, "testing/crash-child.ts"), join(folder, "crash-child.mjs"));
 });
 
 afterAll(async () => {

@@ -1,23 +1,10 @@
 import process from "node:process";
 
-import { silentLogger } from "@roost/kit";
-
-import { Importer } from "../importer.ts";
+import { openImporter } from "./open-importer.ts";
 
 // Support for tests: imports an image, and kills itself at the progress report of the given index, or when told to never (-1). Ends with 0 when the image is there.
 const [stateDir = "", reference = "", uid = "", index = ""] = process.argv.slice(2);
-const importer = new Importer({
-  stateDir,
-  uid: Number(uid),
-  cacheMib: 1_024,
-  importMaxMib: 512,
-  importedMib: 1_024,
-  registries: null,
-  insecureRegistries: new Set(),
-  checkRoom: async () => undefined,
-  log: silentLogger,
-});
-await importer.recover();
+const importer = await openImporter(stateDir, { uid: Number(uid) });
 let count = 0;
 const source = { kind: "registry" as const, reference, credentials: { username: "", password: "", token: "" } };
 await importer.import({ source, diskSizeMib: 256, refresh: false }, new AbortController().signal, () => {
