@@ -69,6 +69,12 @@ test("the host that has most left of what it will have least of comes first", ()
   expect(ids(hosts)).toEqual(["half", "little-memory", "few-cpus"]);
 });
 
+test("hosts that are all shortest of disk are told apart by what else they have", () => {
+  const capacity = { ...aHost().capacity, diskFreeMib: 20_000 };
+  const hosts = [aHost({ id: "used", capacity, taken: taken(2_000, 2) }), aHost({ id: "empty", capacity })];
+  for (let index = 0; index < 20; index += 1) expect(ids(hosts, { ...request, sandboxId: `sandbox${index}` })).toEqual(["empty", "used"]);
+});
+
 test("memory of the template outweighs a quarter of a host, and no more", () => {
   const quick = aHost({ id: "quick", holds: "memory", taken: taken(3_000) });
   expect(ids([aHost({ id: "empty" }), quick])).toEqual(["quick", "empty"]);

@@ -6,8 +6,8 @@ import type { Taken } from "../db/reservations.ts";
  * Which host gets a new sandbox. Pure: says in which order hosts are to be tried; whether there is room is decided where it is reserved, and in the end by the host.
  *
  * A host is able when it takes sandboxes, is reachable, is the team's or everybody's, has all tags that are asked for, the template, and room. Of those that
- * are able the one comes first that has most left of what it will have least of (memory, virtual CPUs, disk, count): that spreads sandboxes, and leaves no host with much of one thing
- * and nothing of another. A template that starts from memory there is worth as much as a quarter of a host. Equals are ordered by a hash of host and sandbox, so
+ * are able the one comes first that has most left: half of that is what it will have least of (memory, virtual CPUs, disk, count), which leaves no host with much of one thing
+ * and nothing of another; half the average of all, which spreads sandboxes also where all hosts are short of the same (disks that are full of other things). A template that starts from memory there is worth as much as a quarter of a host. Equals are ordered by a hash of host and sandbox, so
  * that two control planes do not send everything to the same one.
  */
 
@@ -103,13 +103,14 @@ function neededFor({ count, vcpus, memoryMib }: RoomRequest) {
 
 function scoreOf({ capacity, taken, holds }: PlacementHost, request: PlacementRequest): number {
   const needed = neededFor(request);
-  const left = Math.min(
+  const left = [
     1 - (taken.memoryMib + needed.memoryMib) / capacity.memoryMib,
     1 - (taken.vcpus + needed.vcpus) / capacity.vcpus,
     1 - (taken.running + needed.count) / capacity.sandboxCount,
     capacity.diskMib === 0 ? 1 : capacity.diskFreeMib / capacity.diskMib,
-  );
-  return left + (holds === "memory" ? memoryWorth : 0);
+  ];
+  const average = left.reduce((sum, share) => sum + share, 0) / left.length;
+  return (Math.min(...left) + average) / 2 + (holds === "memory" ? memoryWorth : 0);
 }
 
 /** FNV-1a, 32 bits. */
