@@ -289,6 +289,7 @@ export class HostsWorld implements AsyncDisposable {
       }
       await this.#cleanup.run();
     }
+    if (left.length > 0) await this.saveEvidence("what was left behind");
     if (left.length > 0) throw new Error(`left behind on the machine: ${left.join("; ")}`);
   }
 }

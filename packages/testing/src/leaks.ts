@@ -100,13 +100,14 @@ const recordFiles: ReadonlySet<string> = new Set(["sandbox.json", "last-active"]
 /** Folders of sandboxes, less those that hold only the record of a stopped one. */
 async function listSandboxFolders(folder: string): Promise<string[]> {
   const ids = await readdir(folder).catch(() => []); // no such folder: nothing in it
-  const isLeft = async (id: string) => {
+  const describe = async (id: string) => {
     const files = await readdir(join(folder, id)).catch(() => []);
     const record = await readFile(join(folder, id, "sandbox.json"), "utf8").catch(() => "{}");
-    return files.some((file) => !recordFiles.has(file)) || (JSON.parse(record) as { state?: string }).state !== "stopped";
+    const { state = "without a record" } = JSON.parse(record) as { state?: string };
+    const isLeft = files.some((file) => !recordFiles.has(file)) || state !== "stopped";
+    return isLeft ? [`sandbox folder ${id} (${state}: ${files.join(", ")})`] : [];
   };
-  const left = await Promise.all(ids.map(isLeft));
-  return ids.filter((_, index) => left[index]).map((id) => `sandbox folder ${id}`);
+  return (await Promise.all(ids.map(describe))).flat();
 }
 
 function listLines(kind: string, text: string, ...parts: readonly string[]): string[] {
