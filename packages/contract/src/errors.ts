@@ -59,6 +59,7 @@ export const errorCatalogue = {
   delivery_ended: { status: 409, retryable: false },
   sandbox_exists: { status: 409, retryable: false },
   sandbox_wrong_state: { status: 409, retryable: false },
+  sandbox_changed: { status: 409, retryable: true },
   create_aborted: { status: 409, retryable: false },
   snapshot_exists: { status: 409, retryable: false },
   host_exists: { status: 409, retryable: false },

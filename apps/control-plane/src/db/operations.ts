@@ -172,6 +172,22 @@ export async function renewClaims(db: Db, claimedBy: string, ids: readonly strin
     .execute();
 }
 
+/** The same of one that these hands have; false when others have it by now, or it has ended. */
+export async function renewClaim(
+  db: Db,
+  operation: { readonly id: string; readonly generation: number },
+  claimEnds: Date,
+): Promise<boolean> {
+  const result = await db
+    .updateTable("operation")
+    .set({ time_claim_ends: claimEnds })
+    .where("id", "=", operation.id)
+    .where("generation", "=", operation.generation)
+    .where("state", "=", "running")
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
 /** Whoever looks next takes it over: what came of it is not known here. */
 export async function abandonOperation(
   db: Db,

@@ -22,6 +22,7 @@ import {
   insertOperation,
   keepAnswer,
   listOperations,
+  renewClaim,
   renewClaims,
   type OperationRow,
 } from "../db/operations.ts";
@@ -99,7 +100,7 @@ export class RunningOperation {
 
 export interface OperationStart {
   readonly subject: OperationSubject;
-  /** Ids of the sandboxes that it makes */
+  /** Ids of the sandboxes that it makes, or of the build or snapshot */
   readonly made?: readonly string[];
 }
 
@@ -249,6 +250,12 @@ export class Operations {
   /** Says of all that is being worked at here that it is. */
   async renew(): Promise<void> {
     await renewClaims(this.#db, this.claimedBy, [...this.#running.keys()], new Date(this.now().getTime() + claimMs));
+  }
+
+  /** Throws where others have it by now: they have decided, or will, what came of it, and nothing more may be done for it here. */
+  async requireOurs(operation: RunningOperation): Promise<void> {
+    if (await renewClaim(this.#db, operation, new Date(this.now().getTime() + claimMs))) return;
+    throw new PlatformError("operation_interrupted", "another control plane has taken this over; try again", { retryAfterSec: 1 });
   }
 
   /**

@@ -5,7 +5,8 @@ import type { Database } from "../db/database.ts";
 import type { OperationRow } from "../db/operations.ts";
 import { listUnsettled, releaseHeldByNobody, settle } from "../db/reservations.ts";
 import { findSandboxOfAnyTeam, forgetSandbox, markCreateFailed, requestDeleteOfAnyTeam, type ObservedSandbox } from "../db/sandboxes.ts";
-import { createTimeoutMs, destroyTimeoutMs } from "../hosts/host-link.ts";
+import { callTimeoutMs, createTimeoutMs, destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
+import { abandonSnapshot, findReadySnapshot } from "../db/snapshots.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import type { SandboxRecords } from "../sandboxes/records.ts";
 import { claimMs, type Operations } from "./operations.ts";
@@ -101,12 +102,22 @@ export class Recovery {
       case "sandbox.checkpoint":
       case "sandbox.rollback":
         return this.#change(row, null);
-      case "snapshot.create":
       case "build.create":
-        return interrupted();
+        // recorded together with its build, so there is one as long as there is its template; it goes on by itself
+        return row.made.length > 0 ? "done" : interrupted();
+      case "snapshot.create":
+        return this.#snapshot(row);
       default:
         return unreachable(row.kind);
     }
+  }
+
+  /** One that has its name is done. Else the name is free again: nobody would ever say that it is ready, and what its host may have made is removed there later. */
+  async #snapshot({ made: [id], team_id: teamId }: OperationRow): Promise<Outcome> {
+    const { db } = this.#deps.database;
+    if (id === undefined) return interrupted();
+    await abandonSnapshot(db, id);
+    return (await findReadySnapshot(db, teamId, id)) === undefined ? interrupted() : "done";
   }
 
   /** A sandbox that is being made. One that its host knows nothing of is undone: should its create arrive there after all, the reconciler ends it. */
@@ -148,15 +159,34 @@ export class Recovery {
     const row = await findSandboxOfAnyTeam(database.db, id);
     if (row === undefined || row.state === "stopped") return new PlatformError("sandbox_not_found", `sandbox ${id} has ended`);
     let observed: ObservedSandbox | undefined;
+    let host: HostLink;
     try {
-      observed = await hosts.get(row.host_id).getSandbox(id);
+      host = hosts.get(row.host_id);
+      observed = await host.getSandbox(id);
     } catch (error) {
       return this.#isOlder(operation, hostWaitMs) ? interrupted(error instanceof Error ? error.message : "") : "later";
     }
     if (observed === undefined) return interrupted();
     await records.observe(observed);
     if (changing.has(observed.state) && !this.#isOlder(operation, hostWaitMs)) return "later";
+    if (!(await this.#stays(observed, host))) return "later";
     return observed.state === wanted ? "done" : interrupted();
+  }
+
+  /**
+   * Asks the host for what the sandbox is already, which counts as a change there: whatever was asked of it before, and has not arrived, is refused from then on. Else it could still be done after
+   * somebody was told that it was not. False where it changed, or cannot be asked, at this moment.
+   */
+  async #stays({ id, state, generation }: ObservedSandbox, host: HostLink): Promise<boolean> {
+    const request = { sandboxId: id, revision: BigInt(generation) };
+    const options = { timeoutMs: callTimeoutMs };
+    try {
+      if (state === "running") await host.call(() => host.client.resumeSandbox(request, options));
+      else if (state === "paused") await host.call(() => host.client.pauseSandbox(request, options));
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   #isOlder({ time_created: created }: Pick<OperationRow, "time_created">, ms: number): boolean {

@@ -16,14 +16,16 @@ import type { Logger } from "@roost/kit";
 
 import { lockBuild } from "../db/builds.ts";
 import type { Db } from "../db/database.ts";
-import { insertSandbox, type NewSandbox, type SandboxRow } from "../db/sandboxes.ts";
+import { insertSandbox, moveCreating, type NewPlace, type NewSandbox, type SandboxRow } from "../db/sandboxes.ts";
 import { lockSnapshot } from "../db/snapshots.ts";
-import { createTimeoutMs } from "../hosts/host-link.ts";
+import { wasNeverSent } from "../hosts/from-connect-error.ts";
+import { createTimeoutMs, destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
 import type { Hosts, Placement } from "../hosts/hosts.ts";
 import { defaultsFrom, observedFrom, type HostTemplate } from "../hosts/observed.ts";
 import { toWireEgress } from "../hosts/wire-egress.ts";
 import { unnamed, type OperationRequest, type Operations, type RunningOperation } from "../operations/operations.ts";
-import type { Placements } from "../placement/placements.ts";
+import type { PlaceRequest, Placements } from "../placement/placements.ts";
+import { mayTryElsewhere } from "../placement/refusals.ts";
 import { templateNotFound } from "../templates/names.ts";
 import type { Newcomers } from "./newcomers.ts";
 import type { SandboxRecords } from "./records.ts";
@@ -102,6 +104,21 @@ interface Wanted {
   readonly forBuildId: string | null;
 }
 
+/** Hosts that one create is tried on: where so many refuse, the next one hardly has room */
+const hostsTriedMax = 4;
+
+/** A create that did not come about on a host, and those that it was tried on before. */
+interface Refused {
+  readonly host: HostLink;
+  readonly error: unknown;
+  readonly before: readonly HostLink[];
+}
+
+/** Undoes a transaction that was to move a create. */
+class NotMovedError extends Error {
+  override readonly name = "NotMovedError";
+}
+
 /**
  * New sandboxes from templates. Operation, record and reservation come first, in one transaction; then the host acts. Nothing of a create is remembered but that: what its host made of it
  * can be asked at any time, because creating is idempotent by the sandbox's id.
@@ -143,11 +160,11 @@ export class Creates {
   async #startOf(teamId: string, name: string): Promise<Start> {
     const { hosts, resolveTemplate } = this.#deps;
     if (isHostTemplateName(name)) throw templateNotFound(name);
-    const base = await hosts.findBase(name);
+    const base = await hosts.findBase(name, teamId);
     if (base !== undefined) return { holders: base, name, buildId: null, snapshotId: null };
     const resolved = await resolveTemplate(teamId, name);
-    if (resolved === undefined) return { holders: await hosts.placeBase(name), name, buildId: null, snapshotId: null };
-    return { ...resolved, holders: await hosts.place(resolved.hostTemplate, resolved.name) };
+    if (resolved === undefined) return { holders: await hosts.placeBase(name, teamId), name, buildId: null, snapshotId: null };
+    return { ...resolved, holders: await hosts.place(resolved.hostTemplate, resolved.name, teamId) };
   }
 
   async #run(wanted: Wanted, signal: AbortSignal, request: OperationRequest): Promise<SandboxRow> {
@@ -168,25 +185,10 @@ export class Creates {
   }
 
   /** Operation, record and reservation, on a host that has room. */
-  async #record(
-    id: string,
-    accessToken: string,
-    { teamId, start, body, options, forBuildId }: Wanted,
-    signal: AbortSignal,
-    operation: RunningOperation,
-  ): Promise<Placement> {
-    // What the host will decide, as far as it is known; its answer replaces it
-    const sizesOn = ({ template }: Placement) => ({
-      vcpus: body.vcpus ?? (template.vcpus || vcpusDefault),
-      memoryMib: body.memory_mb ?? (template.memory_mib || memoryMibDefault),
-      diskSizeMib: template.disk_size_mib,
-    });
-    const [first] = start.holders;
-    if (first === undefined) throw templateNotFound(start.name);
-    const { vcpus, memoryMib, diskSizeMib: diskMib } = sizesOn(first);
-    const place = { sandboxId: id, teamId, count: 1, vcpus, memoryMib, diskMib, tags: body.host_tags, isQuotaFree: forBuildId !== null };
+  async #record(id: string, accessToken: string, wanted: Wanted, signal: AbortSignal, operation: RunningOperation): Promise<Placement> {
+    const { teamId, start, body, options, forBuildId } = wanted;
     const { holder } = await this.#deps.placements.place(
-      place,
+      placeRequestOf(id, wanted),
       start.holders,
       async (transaction, placement) => {
         // Of builds' sandboxes users see nothing, so the operation is the build's
@@ -197,7 +199,7 @@ export class Creates {
           teamId,
           hostId: placement.host.id,
           template: start.name,
-          ...sizesOn(placement),
+          ...sizesOn(placement, body),
           timeoutSec: body.timeout_sec,
           checkpointIntervalSec: body.checkpoint_interval_sec,
           accessToken,
@@ -216,14 +218,47 @@ export class Creates {
     return holder;
   }
 
+  /**
+   * The next host after one that refused, or never heard of it, with the record there; undefined when there is none, or the sandbox was deleted or ended meanwhile. Should the one that
+   * refused have something of it nevertheless, that is ended.
+   */
+  async #elsewhere(id: string, wanted: Wanted, refused: Refused, log: Logger): Promise<Placement | undefined> {
+    const { placements, records } = this.#deps;
+    const { host, error, before } = refused;
+    if (!(error instanceof PlatformError) || !mayTryElsewhere(error) || before.length >= hostsTriedMax - 1) return undefined;
+    placements.refusedBy(host);
+    const others = wanted.start.holders.filter((holder) => holder.host !== host && !before.includes(holder.host));
+    const next = await placements
+      .placeElsewhere(placeRequestOf(id, wanted), others, async (transaction, placement) => {
+        const place = { hostId: placement.host.id, ...sizesOn(placement, wanted.body) };
+        if (!(await moveCreating(transaction, id, host.id, place, records.now())))
+          throw new NotMovedError("it is not to be made there any more");
+      })
+      .catch((failure: unknown) => {
+        if (failure instanceof NotMovedError) return undefined;
+        throw failure;
+      });
+    if (next === undefined) return undefined;
+    log.info({ err: error, nextHostId: next.host.id }, "a host refused a sandbox; another one is asked");
+    records.changedHere(id);
+    if (!wasNeverSent(error)) {
+      void host
+        .call(() => host.client.destroySandbox({ sandboxId: id, reason: "another host makes it" }, { timeoutMs: destroyTimeoutMs }))
+        .catch((failure: unknown) => log.debug({ err: failure }, "a host that refused a sandbox could not be asked to forget it"));
+    }
+    return next;
+  }
+
   async #start(
     id: string,
     accessToken: string,
-    { start, body, options, forBuildId }: Wanted,
+    wanted: Wanted,
     { host, template }: Placement,
     signal: AbortSignal,
     log: Logger,
+    before: readonly HostLink[] = [],
   ): Promise<SandboxRow> {
+    const { start, body, options, forBuildId } = wanted;
     const { newcomers, records } = this.#deps;
     const spec = {
       sandboxId: id,
@@ -244,6 +279,10 @@ export class Creates {
       await records.observe(observedFrom(answer.sandbox, host.id));
       defaults = defaultsFrom(answer.sandbox?.spec?.defaults);
     } catch (error) {
+      const next = await this.#elsewhere(id, wanted, { host, error, before }, log);
+      if (next !== undefined) {
+        return this.#start(id, accessToken, wanted, next, signal, log.child({ hostId: next.host.id }), [...before, host]);
+      }
       await newcomers.failed(id, host, error, { saysAll: false }, log);
       throw error;
     }
@@ -264,6 +303,22 @@ export class Creates {
       throw error;
     }
   }
+}
+
+/** What the host will decide, as far as it is known; its answer replaces it. */
+function sizesOn({ template }: Placement, body: CreateSandboxBody): Omit<NewPlace, "hostId"> {
+  return {
+    vcpus: body.vcpus ?? (template.vcpus || vcpusDefault),
+    memoryMib: body.memory_mb ?? (template.memory_mib || memoryMibDefault),
+    diskSizeMib: template.disk_size_mib,
+  };
+}
+
+function placeRequestOf(id: string, { teamId, start, body, forBuildId }: Wanted): PlaceRequest {
+  const [first] = start.holders;
+  if (first === undefined) throw templateNotFound(start.name);
+  const { vcpus, memoryMib, diskSizeMib: diskMib } = sizesOn(first, body);
+  return { sandboxId: id, teamId, count: 1, vcpus, memoryMib, diskMib, tags: body.host_tags, isQuotaFree: forBuildId !== null };
 }
 
 /** Records a sandbox; one from a build or snapshot only while that is there. */

@@ -153,6 +153,24 @@ describe("a pause when time is up", () => {
     expect((await row(id)).state).toBe("paused");
   });
 
+  test("that failed often means nothing once somebody else has paused the sandbox", async () => {
+    const { id } = await make(60, { expiryAction: "pause" });
+    const fail = async () => {
+      world.host.images.failures.set("pauseSandbox", hostError("sandbox_pause_failed", "no room"));
+      await look();
+      await world.isState(id, "running");
+      return secondsLeft(id);
+    };
+    pass(60_000);
+    expect(await fail()).toBe(1);
+    pass(1_000);
+    expect(await fail()).toBe(2);
+    await world.sandboxes.lifecycle.pause(own(id), { memory: true });
+    await world.sandboxes.lifecycle.resume(own(id), { memory: true });
+    pass(60_000);
+    expect(await fail()).toBe(1);
+  });
+
   test("that failed does not disturb who extends it", async () => {
     const { id } = await make(60, { expiryAction: "pause" });
     pass(60_000);

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 
 import { PlatformError, type EventKind } from "@roost/contract";
-import { minute, second, ServiceLoop, withDeadline, type Logger } from "@roost/kit";
+import { minute, second, ServiceLoop, Turns, withDeadline, type Logger } from "@roost/kit";
 
 import type { Database } from "../db/database.ts";
 import type { NewEvent } from "../db/events.ts";
@@ -10,7 +10,6 @@ import { findSandbox, type SandboxRow } from "../db/sandboxes.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import type { SandboxRecords } from "./records.ts";
-import { Turns } from "./turns.ts";
 
 /** Longest time between two looks in `ms`, for ends that another control plane recorded and did not live to see */
 const lookIntervalMs = 5 * second;
@@ -63,6 +62,11 @@ export class Expiry {
   constructor(deps: ExpiryDependencies) {
     this.#deps = deps;
     this.#log = deps.log;
+  }
+
+  /** A sandbox does not run any more: how often it could not be paused has no meaning now. */
+  savedOrEnded(sandboxId: string): void {
+    this.#failures.delete(sandboxId);
   }
 
   /** There is a new end. Makes the loop look earlier, if that is needed. */

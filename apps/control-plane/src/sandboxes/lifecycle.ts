@@ -12,6 +12,7 @@ import { observedFrom } from "../hosts/observed.ts";
 import { unnamed, type OperationRequest, type Operations } from "../operations/operations.ts";
 import type { Placements } from "../placement/placements.ts";
 import type { SandboxRecords } from "./records.ts";
+import { askOfNewest } from "./ask-of-newest.ts";
 import { presenceOf } from "./present.ts";
 import { requireAllowed, requireNotEnded, useOf } from "./require-state.ts";
 
@@ -45,7 +46,8 @@ interface Change {
   readonly request: SandboxRequest;
   /** Starts its VM: it needs room for that */
   readonly starts?: boolean;
-  readonly rpc: (host: HostLink) => Promise<{ readonly sandbox?: WireSandbox }>;
+  /** `revision`: what it is based on (../../../../packages/contract/proto/hostagent/v1/hostagent.proto) */
+  readonly rpc: (host: HostLink, revision: bigint) => Promise<{ readonly sandbox?: WireSandbox }>;
 }
 
 /** Saving sandboxes and starting them again. The host acts and answers with the sandbox; that is then the record. */
@@ -72,7 +74,8 @@ export class Lifecycle {
     const change: Change = {
       kind: "sandbox.pause",
       request: { kind: "pause" },
-      rpc: async (host) => host.client.pauseSandbox({ sandboxId: owned.id, memory, reason }, { timeoutMs: saveTimeoutMs }),
+      rpc: async (host, revision) =>
+        host.client.pauseSandbox({ sandboxId: owned.id, memory, reason, revision }, { timeoutMs: saveTimeoutMs }),
     };
     return this.#change(owned, change, asked);
   }
@@ -106,9 +109,9 @@ export class Lifecycle {
       kind: "sandbox.resume",
       request: { kind: "resume", memory },
       starts: true,
-      rpc: async (host) =>
+      rpc: async (host, revision) =>
         host.client.resumeSandbox(
-          { sandboxId: owned.id, memory, ...(timeoutSec === undefined ? {} : { timeoutSec }) },
+          { sandboxId: owned.id, memory, revision, ...(timeoutSec === undefined ? {} : { timeoutSec }) },
           { timeoutMs: saveTimeoutMs },
         ),
     };
@@ -122,8 +125,8 @@ export class Lifecycle {
     const change: Change = {
       kind: "sandbox.checkpoint",
       request: { kind: "checkpoint" },
-      rpc: async (host) => {
-        const answer = await host.client.checkpointSandbox({ sandboxId: owned.id }, { timeoutMs: saveTimeoutMs });
+      rpc: async (host, revision) => {
+        const answer = await host.client.checkpointSandbox({ sandboxId: owned.id, revision }, { timeoutMs: saveTimeoutMs });
         generation = answer.generation;
         return answer;
       },
@@ -138,8 +141,8 @@ export class Lifecycle {
       kind: "sandbox.rollback",
       request: { kind: "rollback" },
       starts: true,
-      rpc: async (host) => {
-        const answer = await host.client.rollbackSandbox({ sandboxId: owned.id, generation }, { timeoutMs: saveTimeoutMs });
+      rpc: async (host, revision) => {
+        const answer = await host.client.rollbackSandbox({ sandboxId: owned.id, generation, revision }, { timeoutMs: saveTimeoutMs });
         this.#records.endConnections(owned.id);
         return answer;
       },
@@ -166,13 +169,17 @@ export class Lifecycle {
   }
 
   /** As an operation: recorded, room found where it is needed, the host asked, and what that answers recorded. */
-  async #onHost(row: SandboxRow, { kind, starts = false, rpc }: Change, asked: OperationRequest): Promise<void> {
+  async #onHost(row: SandboxRow, { kind, request, starts = false, rpc }: Change, asked: OperationRequest): Promise<void> {
     const host = starts ? this.#hosts.getForResume(row.host_id) : this.#hosts.get(row.host_id);
     await this.#operations.run(kind, asked, async (operation) => {
       const begin = async (db: Db) => operation.begin(db, { subject: { kind: "sandbox", id: row.id } });
       if (starts) await this.#placements.holdToRun(row, host, operation.id, begin);
       else await begin(this.#database.db);
-      const answer = await host.call(() => rpc(host));
+      const requireWanted = async (now: SandboxRow) => {
+        requireNotEnded(now, request);
+        await this.#operations.requireOurs(operation);
+      };
+      const answer = await askOfNewest({ records: this.#records, host, row, requireWanted }, async (revision) => rpc(host, revision));
       await this.#records.observe(observedFrom(answer.sandbox, host.id));
     });
   }
@@ -251,7 +258,8 @@ export class Lifecycle {
       kind: "sandbox.resume",
       request: { kind: "resume", memory },
       starts: true,
-      rpc: async (host) => host.client.resumeSandbox({ sandboxId: row.id, memory, automatic }, { timeoutMs: saveTimeoutMs }),
+      rpc: async (host, revision) =>
+        host.client.resumeSandbox({ sandboxId: row.id, memory, automatic, revision }, { timeoutMs: saveTimeoutMs }),
     };
     try {
       await this.#onHost(row, change, unnamed(row.team_id));

@@ -8,6 +8,7 @@ import { saveTimeoutMs } from "../hosts/host-link.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import { toWireEgress } from "../hosts/wire-egress.ts";
+import { askOfNewest } from "./ask-of-newest.ts";
 import type { SandboxRecords } from "./records.ts";
 
 export interface NetworksDependencies {
@@ -63,20 +64,22 @@ export class Networks {
     const { database, records, hosts } = this.#deps;
     const row = await records.get(owned);
     const { id } = row;
-    if (!settled.has(row.state)) {
-      throw new PlatformError(
-        "sandbox_wrong_state",
-        `sandbox ${id} is ${row.state}: its network can be changed while it runs or is paused`,
-      );
-    }
+    requireSettled(row);
     const network: NetworkPolicy = { ...networkPolicySchema.parse(row.network), ...egress };
     const host = hosts.get(row.host_id);
     const request = { sandboxId: id, network: toWireEgress(network) };
-    const answer = await host.call(() => host.client.setNetwork(request, { timeoutMs: saveTimeoutMs }));
+    const answer = await askOfNewest({ records, host, row, requireWanted: requireSettled }, async (revision) =>
+      host.client.setNetwork({ ...request, revision }, { timeoutMs: saveTimeoutMs }),
+    );
     await records.observe(observedFrom(answer.sandbox, host.id));
     const recorded = await recordNetwork(database.db, row, network);
     if (recorded === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
     records.changedHere(id);
     return recorded;
   }
+}
+
+function requireSettled({ id, state }: SandboxRow): void {
+  if (settled.has(state)) return;
+  throw new PlatformError("sandbox_wrong_state", `sandbox ${id} is ${state}: its network can be changed while it runs or is paused`);
 }

@@ -1,5 +1,5 @@
 import type { SandboxState } from "@roost/contract";
-import { hour, minute, ServiceLoop, type Logger } from "@roost/kit";
+import { hour, minute, ServiceLoop, Turns, type Logger } from "@roost/kit";
 
 import type { Db } from "../db/database.ts";
 import { recordTemplates } from "../db/hosts.ts";
@@ -15,7 +15,6 @@ import {
 } from "../db/sandboxes.ts";
 import { forgetStrays, listOverdueStrays, seeStrays } from "../db/strays.ts";
 import { callTimeoutMs, createTimeoutMs, destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
-import { Turns } from "./turns.ts";
 
 /** Time between two rounds in `ms` when nobody pokes */
 const intervalMs = 1 * minute;
@@ -72,10 +71,10 @@ export class Reconciler {
   /** One round. */
   async reconcile(): Promise<void> {
     const { db, host } = this.#deps;
-    const now = this.#deps.now?.() ?? new Date();
     const recorded = await listOfHost(db, host.id);
     const busy = await listBusySandboxes(db);
     const listed = new Map((await host.listSandboxes()).map((sandbox) => [sandbox.id, sandbox]));
+    const now = this.#deps.now?.() ?? new Date(); // after the host's word: of what it says nothing is yet to come
 
     const known = new Map(recorded.map((row) => [row.id, row]));
     const unknown: ObservedSandbox[] = [];
@@ -140,7 +139,7 @@ export class Reconciler {
     if (!isStuck) return;
     const { host } = this.#deps;
     this.#log.warn({ sandboxId: row.id, state: sandbox.state }, "a host has been at this for too long; asking it again");
-    const request = { sandboxId: row.id };
+    const request = { sandboxId: row.id, revision: BigInt(sandbox.generation) };
     const options = { timeoutMs: callTimeoutMs };
     if (sandbox.state === "pausing") await host.call(() => host.client.pauseSandbox(request, options));
     else if (sandbox.state === "resuming") await host.call(() => host.client.resumeSandbox(request, options));

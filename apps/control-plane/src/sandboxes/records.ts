@@ -83,9 +83,11 @@ export class SandboxRecords {
     this.#wake(id);
   }
 
-  /** A host no longer has this sandbox, after it ended. */
-  async observeRemoved(id: string): Promise<void> {
-    await this.#markStopped(id);
+  /** A host no longer has this sandbox, after it ended. Of one that another host has, it says nothing: a host is believed about its own only. */
+  async observeRemoved(id: string, hostId: string): Promise<void> {
+    const row = await findSandboxOfAnyTeam(this.#db, id);
+    if (row?.host_id !== hostId) return;
+    await this.#markStopped(id, hostId);
   }
 
   /** Ends a sandbox on its host, and its record. `reason`: for its log, where nobody asked for it. */
@@ -121,8 +123,10 @@ export class SandboxRecords {
     });
   }
 
-  async #markStopped(id: string): Promise<void> {
-    if (await markStopped(this.#db, id, "deleted", this.now())) this.#deps.log.info({ sandboxId: id, state: "stopped" }, "sandbox state");
+  /** `hostId`: only while that host has it. */
+  async #markStopped(id: string, hostId?: string): Promise<void> {
+    if (await markStopped(this.#db, id, "deleted", this.now(), hostId))
+      this.#deps.log.info({ sandboxId: id, state: "stopped" }, "sandbox state");
     this.#deps.onEnded(id);
     this.#wake(id);
   }

@@ -51,7 +51,7 @@ beforeEach(async () => {
   abort = new AbortController();
   watching = link.run(abort.signal, {
     observed: (sandbox) => sandboxes.observe(sandbox),
-    removed: (id) => sandboxes.observeRemoved(id),
+    removed: (id) => sandboxes.observeRemoved(id, host.id),
     happened: async () => undefined,
     synced: async () => undefined,
   });
@@ -341,7 +341,8 @@ test("creates that a former process left behind are undone, those on their way f
   const { creating, id, release } = await createHeld();
   const held = host.sandboxes.get(id);
   host.sandboxes.delete(id);
-  const other = new Sandboxes({ database, hosts: new Hosts([link]), log: silentLogger, onEnded: () => undefined });
+  const exclusive = { ...database, isExclusive: true };
+  const other = new Sandboxes({ database: exclusive, hosts: new Hosts([link]), log: silentLogger, onEnded: () => undefined });
   await reconciler.reconcile();
   expect(await sandboxes.get(own(id))).toMatchObject({ state: "creating" });
   await other.recovery.round(); // nobody else can have this database, so whose operations these are is gone

@@ -22,6 +22,7 @@ import type { Hosts } from "../hosts/hosts.ts";
 import { Operations, type OperationRequest } from "../operations/operations.ts";
 import { Recovery } from "../operations/recovery.ts";
 import { cpuOvercommitDefault, Placements } from "../placement/placements.ts";
+import { askOfNewest } from "./ask-of-newest.ts";
 import { Connects } from "./connects.ts";
 import { Creates, type BuildSandboxSpec, type CreateOptions, type CreatesDependencies } from "./creates.ts";
 import { Expiry } from "./expiry.ts";
@@ -109,6 +110,7 @@ export class Sandboxes {
     this.#onCreate = deps.onCreate ?? (() => undefined);
     const onEnded = (sandboxId: string) => {
       placements.roomMade();
+      this.expiry.savedOrEnded(sandboxId);
       deps.onEnded(sandboxId);
     };
     const records = new SandboxRecords({ ...deps, onEnded, onExpiry: (end) => this.expiry.poke(end) });
@@ -156,8 +158,8 @@ export class Sandboxes {
     await this.records.observe(observed);
   }
 
-  async observeRemoved(sandboxId: string): Promise<void> {
-    await this.records.observeRemoved(sandboxId);
+  async observeRemoved(sandboxId: string, hostId: string): Promise<void> {
+    await this.records.observeRemoved(sandboxId, hostId);
   }
 
   async create(
@@ -317,7 +319,10 @@ export class Sandboxes {
   async setTimeout(owned: OwnedId, timeoutSec: number): Promise<SandboxRow> {
     const row = await this.#getRunning(owned);
     const host = this.#hosts.get(row.host_id);
-    const answer = await host.call(() => host.client.setTimeout({ sandboxId: row.id, timeoutSec }, { timeoutMs: callTimeoutMs }));
+    const requireWanted = (now: SandboxRow) => requireAllowed(now, useOf(now));
+    const answer = await askOfNewest({ records: this.records, host, row, requireWanted }, async (revision) =>
+      host.client.setTimeout({ sandboxId: row.id, timeoutSec, revision }, { timeoutMs: callTimeoutMs }),
+    );
     await this.observe(observedFrom(answer.sandbox, host.id));
     return this.get(row);
   }

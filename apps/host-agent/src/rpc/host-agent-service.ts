@@ -24,6 +24,7 @@ import { z } from "zod";
 import type { Importer } from "../import/importer.ts";
 import type { LogStore } from "../logs/log-store.ts";
 import type { Sampler } from "../metrics/sampler.ts";
+import type { BasedOn } from "../sandbox/admit.ts";
 import type { HostEvents } from "../sandbox/host-events.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
 import { egressPolicySchema, type SandboxRecord } from "../sandbox/sandbox-record.ts";
@@ -94,7 +95,7 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
       answer(async ({ manager }) => {
         const sandbox = manager.get(request.sandboxId);
         if (sandbox.state === "running") parts.logs.note(request.sandboxId, "sandbox.pausing", request.reason);
-        return { sandbox: toWireSandbox(await sandbox.pause({ memory: request.memory ?? true })) };
+        return { sandbox: toWireSandbox(await sandbox.pause({ memory: request.memory ?? true, ...basedOn(request) })) };
       }),
     resumeSandbox: (request) =>
       answer(async ({ manager }) => {
@@ -102,17 +103,20 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
         const record = await manager.get(request.sandboxId).resume({
           memory: request.memory ?? true,
           isAutomatic: request.automatic,
+          ...basedOn(request),
           ...(request.timeoutSec === undefined ? {} : { timeoutSec: request.timeoutSec }),
         });
         return { sandbox: toWireSandbox(record) };
       }),
     checkpointSandbox: (request) =>
       answer(async ({ manager }) => {
-        const { record, generation } = await manager.get(request.sandboxId).checkpoint();
+        const { record, generation } = await manager.get(request.sandboxId).checkpoint(basedOn(request));
         return { sandbox: toWireSandbox(record), generation: await toWireGeneration(generation, record.currentGeneration) };
       }),
     rollbackSandbox: (request) =>
-      answer(async ({ manager }) => ({ sandbox: toWireSandbox(await manager.get(request.sandboxId).rollBack(request.generation)) })),
+      answer(async ({ manager }) => ({
+        sandbox: toWireSandbox(await manager.get(request.sandboxId).rollBack(request.generation, basedOn(request))),
+      })),
     listGenerations: (request) =>
       answer(async ({ manager }) => {
         const sandbox = manager.get(request.sandboxId);
@@ -186,13 +190,13 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
     setTimeout: (request) =>
       answer(async ({ manager }) => {
         checkTimeoutSec(request.timeoutSec);
-        return { sandbox: toWireSandbox(await manager.get(request.sandboxId).setTimeoutSec(request.timeoutSec)) };
+        return { sandbox: toWireSandbox(await manager.get(request.sandboxId).setTimeoutSec(request.timeoutSec, basedOn(request))) };
       }),
     setNetwork: (request) =>
       answer(async ({ manager }) => {
         const parsed = egressPolicySchema.safeParse(fromWireEgress(request.network));
         if (!parsed.success) throw new PlatformError("request_invalid", `network: ${parsed.error.issues[0]?.message ?? "is not valid"}`);
-        return { sandbox: toWireSandbox(await manager.get(request.sandboxId).setNetwork(parsed.data)) };
+        return { sandbox: toWireSandbox(await manager.get(request.sandboxId).setNetwork(parsed.data, basedOn(request))) };
       }),
     getMetrics: (request) =>
       answer(async ({ manager, sampler }) => {
@@ -231,6 +235,10 @@ const createTemplateSchema = z.object({
   replace: z.boolean(),
   defaults: templateDefaultsSchema.optional(),
 });
+
+function basedOn({ revision }: { readonly revision?: bigint | undefined }): BasedOn {
+  return revision === undefined ? {} : { revision: Number(revision) };
+}
 
 function checkTimeoutSec(timeoutSec: number): void {
   if (timeoutSec <= timeoutSecMax) return;

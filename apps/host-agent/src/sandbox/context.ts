@@ -1,4 +1,4 @@
-import type { Logger } from "@roost/kit";
+import type { Logger, Turns } from "@roost/kit";
 
 import type { HeldImages } from "../images/held-images.ts";
 import type { ImageCatalog } from "../images/image-catalog.ts";
@@ -10,7 +10,6 @@ import type { HostEvents } from "./host-events.ts";
 import type { Disks } from "./disks.ts";
 import type { RecordStore } from "./record-store.ts";
 import type { SandboxRecord } from "./sandbox-record.ts";
-import type { StartGate } from "./start-gate.ts";
 import type { Watchers } from "./watchers.ts";
 
 /** What all sandboxes of a host share. */
@@ -24,9 +23,10 @@ export interface SandboxContext {
   readonly capacity: Capacity;
   readonly watchers: Watchers<SandboxRecord>;
   readonly accelerator: Accelerator;
-  readonly startGate: StartGate;
+  /** How many may boot at the same time */
+  readonly startTurns: Turns;
   /** The same for restores, which take a CPU for a fraction of a second */
-  readonly restoreGate: StartGate;
+  readonly restoreTurns: Turns;
   readonly times: SandboxTimes;
   readonly policy: ImagePolicy;
   /** Rejects with `capacity_exhausted` when the machine has no memory for guests of so many `MiB` right now, or `host_disk_full` */

@@ -156,6 +156,21 @@ test("children of a fork have the parent's memory and an identity of their own",
   expect(await host.leftovers()).toEqual([]);
 });
 
+test("a fork that is repeated, also while the first is under way, answers with the children it has made", async () => {
+  await using host = await FakeHost.start();
+  const sandboxId = await running(host);
+  const children = [1, 2].map(() => ({ sandboxId: newSandboxId(), accessToken: newToken(), envs: {} }));
+  const fork = async () => {
+    const { outcomes } = await host.client.forkSandbox({ sandboxId, children });
+    return outcomes.map(({ outcome }) => (outcome.case === "sandbox" ? outcome.value.spec?.sandboxId : outcome.value?.code));
+  };
+  const ids = children.map((child) => child.sandboxId);
+  expect(await Promise.all([fork(), fork()])).toEqual([ids, ids]);
+  await host.client.pauseSandbox({ sandboxId: ids[0] ?? "" });
+  expect(await fork()).toEqual(ids);
+  expect((await host.client.getSandbox({ sandboxId })).sandbox?.currentGeneration).toBe(1); // it was saved once
+});
+
 test("children that do not fit fail by themselves", async () => {
   await using host = await FakeHost.start({ settings: { sandboxCountMax: 3 } });
   const sandboxId = await running(host);

@@ -152,9 +152,11 @@ export class SandboxManager {
 
   /**
    * New sandboxes from the memory and disk of one that runs (it stands still for milliseconds) or is paused. All of them start from the same
-   * instant; each succeeds or fails by itself.
+   * instant; each succeeds or fails by itself. A call that is repeated gets the children that it has made.
    */
   async fork(parentId: string, children: readonly ForkChild[]): Promise<PromiseSettledResult<SandboxRecord>[]> {
+    const present = () => children.flatMap(({ sandboxId }) => this.#sandboxes.get(sandboxId) ?? []);
+    if (present().length === children.length) return madeBefore(present());
     this.#refuseNew();
     const parent = this.get(parentId);
     const { spec, hasMemory, state } = parent.record;
@@ -162,6 +164,7 @@ export class SandboxManager {
       throw new PlatformError("sandbox_wrong_state", "the sandbox was paused without its memory: resume it, then fork it");
     }
     await this.#context.checkRoom(spec.memoryMib * children.length);
+    if (present().length === children.length) return madeBefore(present()); // two of them came at once
     const begun = children.map((child) => this.#beginChild({ ...spec, ...child, envs: { ...spec.envs, ...child.envs } }));
     let detail: Readonly<Record<string, string>>;
     try {
@@ -412,6 +415,11 @@ export class SandboxManager {
         .catch((error: unknown) => this.#log.warn({ err: error, sandboxId: sandbox.id }, "an old record could not be removed"));
     }
   }
+}
+
+/** Children of a fork that was asked for before. */
+async function madeBefore(children: readonly Sandbox[]): Promise<PromiseSettledResult<SandboxRecord>[]> {
+  return Promise.allSettled(children.map(async (child) => (child.state === "creating" ? child.created() : child.record)));
 }
 
 function checkDiskSize(spec: SandboxSpec, template: ResolvedTemplate): void {

@@ -10,7 +10,7 @@ import { failureOf } from "../testing/failure-of.ts";
 import { aSpec, FakeHost, type WireSpec } from "../testing/fake-host.ts";
 import { createSteps } from "./context.ts";
 import { requestsWaitingMax } from "./sandbox.ts";
-import { startsAtOnce } from "./start-gate.ts";
+import { startsAtOnce } from "./starts-at-once.ts";
 
 async function untilState(host: FakeHost, sandboxId: string, state: SandboxState) {
   return poll({ what: `state ${SandboxState[state]}`, timeoutMs: 30_000, intervalMs: 2 }, async () => {

@@ -5,6 +5,7 @@ import { assert, Deferred, Mailbox, must, unreachable, type Logger } from "@roos
 
 import type { Generation } from "../memory/image-folder.ts";
 import { SandboxMetrics } from "../metrics/sandbox-metrics.ts";
+import { admit, type Admission, type BasedOn, type ResumeOptions } from "./admit.ts";
 import { Backoff } from "./backoff.ts";
 import { captureDetail, type Captured } from "./capture.ts";
 import type { SandboxContext } from "./context.ts";
@@ -36,9 +37,8 @@ type Message =
 /**
  * One sandbox of this host: its record, and the one loop that changes it.
  *
- * Everybody else (RPC handlers, timers, the watcher of the VM's end) posts to a bounded mailbox. The loop takes one message after the other
- * and asks the contract's `decide` and `advance` what it means; `SandboxLife` does it. A create runs beside the loop, so that a
- * stop can abort it; the stop then waits for its rollback. States are durable before anyone is told of them.
+ * Everybody else (RPC handlers, timers, the watcher of the VM's end) posts to a bounded mailbox. The loop takes one message after the other and asks the contract's `decide` and `advance` what it means;
+ * `SandboxLife` does it. A create runs beside the loop, so that a stop can abort it; the stop then waits for its rollback. States are durable before anyone is told of them.
  */
 export class Sandbox {
   readonly id: string;
@@ -146,48 +146,54 @@ export class Sandbox {
   }
 
   /** Saves it and ends its VM. With `memory: false` only its disk is kept. Nothing to do when it is paused. */
-  async pause(options: { readonly memory: boolean }): Promise<SandboxRecord> {
-    return this.#ask(async () => {
-      const captured = await this.#life.pause(options);
-      if (captured === undefined) return;
-      this.#context.events.emit("sandbox.paused", { sandboxId: this.id, message: "sandbox was paused", detail: captureDetail(captured) });
-    });
+  async pause(options: { readonly memory: boolean } & BasedOn): Promise<SandboxRecord> {
+    return this.#ask(
+      async () => {
+        const captured = await this.#life.pause(options);
+        if (captured === undefined) return;
+        this.#context.events.emit("sandbox.paused", { sandboxId: this.id, message: "sandbox was paused", detail: captureDetail(captured) });
+      },
+      { revision: options.revision, request: { kind: "pause" } },
+    );
   }
 
   /** Brings it back. Nothing to do when it runs. */
-  async resume(options: {
-    readonly memory: boolean;
-    readonly timeoutSec?: number;
-    readonly isAutomatic?: boolean;
-  }): Promise<SandboxRecord> {
-    return this.#ask(async () => {
-      const isResumed = await this.#life.resume(options);
-      if (options.timeoutSec !== undefined) await changeTimeoutSec(this.#specChange(), options.timeoutSec);
-      this.#life.running?.activity.touch();
-      if (!isResumed) return;
-      const message = `sandbox was resumed (${this.record.startPath})`;
-      this.#context.events.emit(options.isAutomatic === true ? "sandbox.auto_resumed" : "sandbox.resumed", { sandboxId: this.id, message });
-    });
+  async resume(options: ResumeOptions): Promise<SandboxRecord> {
+    const { memory, timeoutSec, revision } = options;
+    return this.#ask(
+      async () => {
+        const isResumed = await this.#life.resume(options);
+        if (timeoutSec !== undefined) await changeTimeoutSec(this.#specChange(), timeoutSec);
+        this.#life.running?.activity.touch();
+        if (!isResumed) return;
+        const message = `sandbox was resumed (${this.record.startPath})`;
+        this.#context.events.emit(options.isAutomatic === true ? "sandbox.auto_resumed" : "sandbox.resumed", {
+          sandboxId: this.id,
+          message,
+        });
+      },
+      timeoutSec === undefined ? { revision, request: { kind: "resume", memory } } : { revision },
+    );
   }
 
   /** A new generation; the sandbox runs on. */
-  async checkpoint(): Promise<{ readonly record: SandboxRecord; readonly generation: Generation }> {
+  async checkpoint(basedOn: BasedOn): Promise<{ readonly record: SandboxRecord; readonly generation: Generation }> {
     let generation: Generation | undefined;
     const record = await this.#ask(async () => {
       generation = await this.#checkpoint("sandbox was checkpointed");
-    });
+    }, basedOn);
     return { record, generation: must(generation, "a checkpoint makes a generation") };
   }
 
   /** Goes back to a kept generation, and runs from there. */
-  async rollBack(generation: number): Promise<SandboxRecord> {
+  async rollBack(generation: number, basedOn: BasedOn): Promise<SandboxRecord> {
     return this.#ask(async () => {
       await this.#life.rollBack(generation);
       this.#context.events.emit("sandbox.rolled_back", {
         sandboxId: this.id,
         message: `sandbox was rolled back to generation ${generation}`,
       });
-    });
+    }, basedOn);
   }
 
   /**
@@ -210,14 +216,14 @@ export class Sandbox {
     return this.#life.generations();
   }
 
-  async setTimeoutSec(timeoutSec: number): Promise<SandboxRecord> {
-    return this.#ask(() => changeTimeoutSec(this.#specChange(), timeoutSec));
+  async setTimeoutSec(timeoutSec: number, basedOn: BasedOn): Promise<SandboxRecord> {
+    return this.#ask(() => changeTimeoutSec(this.#specChange(), timeoutSec), basedOn);
   }
 
   /** What its guest may reach from now on, or from its next resume. */
-  async setNetwork(network: EgressPolicy): Promise<SandboxRecord> {
+  async setNetwork(network: EgressPolicy, basedOn: BasedOn): Promise<SandboxRecord> {
     if (network.proxy !== null) await this.#context.network.checkProxy(network.proxy); // not in the loop: it asks resolvers
-    return this.#ask(() => changeNetwork(this.#specChange(), network));
+    return this.#ask(() => changeNetwork(this.#specChange(), network), basedOn);
   }
 
   /** The VM is left running for the next host agent; this object is of no more use. Ends a create in flight. */
@@ -250,10 +256,10 @@ export class Sandbox {
 
   // The mailbox
 
-  /** Has the loop do something; resolves with the record afterwards. */
-  async #ask(act: () => Promise<void>): Promise<SandboxRecord> {
+  /** Has the loop do something, if it is admitted then; resolves with the record afterwards. */
+  async #ask(act: () => Promise<void>, admission: Admission = {}): Promise<SandboxRecord> {
     const reply = new Deferred<void>();
-    this.#request({ kind: "request", act, reply });
+    this.#request({ kind: "request", act: async () => admit(this.#keeper, admission).then(act), reply });
     await reply.promise;
     return this.record;
   }

@@ -134,9 +134,9 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
   };
   try {
     await begin("await-turn");
-    const gate = source.kind === "boot" ? context.startGate : context.restoreGate;
-    await gate.enter(signal);
-    cleanup.defer("let the next one start", () => gate.leave());
+    const turns = source.kind === "boot" ? context.startTurns : context.restoreTurns;
+    await turns.enter(signal);
+    cleanup.defer("let the next one start", () => turns.leave());
 
     await begin("acquire-slot");
     const slot = await context.network.acquire(signal);
@@ -201,7 +201,7 @@ export async function startVm(options: StartOptions): Promise<StartedVm> {
     await client.untilItAnswers(context.times.bootTimeoutMs, signal, () => options.introduce(client, signal));
     signal.throwIfAborted();
     const versions = { ...begun.versions, vmm: started.record.vmmVersion, accelerator: context.accelerator };
-    gate.leave();
+    turns.leave();
     return cleanup.handOver({ vm: started, slot, layers, machine: begun.machine, baseMemory: begun.baseMemory, versions });
   } catch (error) {
     const evidence = await collectEvidence(vm, error);
