@@ -1,13 +1,14 @@
 import { Code, ConnectError, type Transport } from "@connectrpc/connect";
 
+import { hostError } from "../testing/fake-images.ts";
 import type { Life } from "./life.ts";
 
 /** What becomes of a message to a host, and of its answer. */
-export const fates = ["goes", "lost", "answer-lost", "late", "slow", "answer-slow", "twice"] as const;
+export const fates = ["goes", "lost", "answer-lost", "late", "slow", "answer-slow", "twice", "refused"] as const;
 export type Fate = (typeof fates)[number];
 
 export interface Network {
-  fate(hostId: string, method: string): Fate;
+  fate(hostId: string): Fate;
   /** Does it some time later; resolves when it was done. Not to be waited for: what comes of it is told to nobody. */
   later<Result>(what: string, work: () => Promise<Result>): Promise<Result>;
 }
@@ -19,12 +20,13 @@ export function faultyTransport(inner: Transport, hostId: string, life: Life, ne
       const call = async () => inner.unary(method, undefined, undefined, header, message, contextValues);
       const gone = () => new ConnectError("simulated: no answer", Code.DeadlineExceeded);
       const what = `${method.name} on ${hostId}`;
-      switch (network.fate(hostId, method.name)) {
+      const fate = network.fate(hostId);
+      switch (fate) {
         case "lost":
           life.step();
           throw gone();
         case "answer-lost":
-          await life.during(call);
+          await life.elsewhere(call);
           throw gone();
         case "late":
           life.step();
@@ -37,18 +39,23 @@ export function faultyTransport(inner: Transport, hostId: string, life: Life, ne
           return answer;
         }
         case "answer-slow": {
-          const answer = await life.during(call);
+          const answer = await life.elsewhere(call);
           await network.later(`the answer of ${what}`, async () => undefined);
           life.step();
           return answer;
         }
         case "twice": {
-          const answer = await life.during(call);
+          const answer = await life.elsewhere(call);
           network.later(what, call).catch(() => undefined); // nobody waits for the second
           return answer;
         }
+        case "refused": // of a create, for want of room: another host is asked then; all else goes
         case "goes": {
-          const answer = await life.during(call);
+          if (fate === "refused" && method.localName === "createSandbox") {
+            life.step();
+            throw hostError("capacity_exhausted", "simulated: no room");
+          }
+          const answer = await life.elsewhere(call);
           life.step();
           return answer;
         }

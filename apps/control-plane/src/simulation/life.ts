@@ -25,6 +25,12 @@ export class Life {
     if (this.isDead) throw new Killed("the process was killed");
   }
 
+  /** One step, and what a host does meanwhile, which may take until some time has passed. */
+  async elsewhere<Result>(work: () => Promise<Result>): Promise<Result> {
+    this.step();
+    return work();
+  }
+
   /** One step, and what the world does meanwhile. */
   async during<Result>(work: () => Promise<Result>): Promise<Result> {
     this.step();

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { migrate } from "../db/migrate.ts";
 import { PgliteDialect } from "../db/pglite-dialect.ts";
 import type { Tables } from "../db/schema.ts";
-import { emptyDatabase } from "../testing/test-database.ts";
+import { emptyDatabase } from "../testing/pglite-dump.ts";
 import { SharedDatabase } from "./faulty-database.ts";
 import { Simulation } from "./simulation.ts";
 import { violations } from "./violations.ts";
@@ -18,8 +18,11 @@ import { violations } from "./violations.ts";
 const runs = Number(process.env["SIM_RUNS"] ?? 32);
 const firstSeed = new SeededRandom().seed;
 /** Seeds that once found something */
-const failedOnce: readonly number[] = [];
+const failedOnce: readonly number[] = [200_167, 808_310_154, 808_310_191];
 const seeds = [...(runs === 1 ? [] : failedOnce), ...Array.from({ length: runs }, (_, index) => firstSeed + index)];
+
+/** What a simulation leaves */
+const tables = ["operation", "sandbox", "sandbox_interval", "stray", "host", "event", "audit_entry", "audit_head"] as const;
 
 let pglite: PGlite;
 let shared: SharedDatabase;
@@ -41,7 +44,7 @@ test(
   { timeout: 60_000 + seeds.length * 20_000 },
   async () => {
     for (const seed of seeds) {
-      for (const table of ["operation", "sandbox", "stray", "host", "event"] as const) await db.deleteFrom(table).execute();
+      for (const table of tables) await db.deleteFrom(table).execute();
       const simulation = new Simulation(shared, { seed, replicas: 2 + (seed % 2), hosts: 1 + (seed % 3) });
       await simulation.run();
       const found = await violations(db, simulation);

@@ -3,9 +3,11 @@ import { SeededRandom } from "@roost/testing";
 
 import { observedFrom } from "../hosts/observed.ts";
 import { FakeHost } from "../testing/fake-host.ts";
-import { fates, type Fate } from "./faulty-transport.ts";
+import { Expectations } from "./expectations.ts";
 import type { SharedDatabase } from "./faulty-database.ts";
-import { send, type Answer, type Intent } from "./intents.ts";
+import { fates, type Fate } from "./faulty-transport.ts";
+import { HostHistory } from "./host-history.ts";
+import { send, type Intent } from "./intents.ts";
 import { Replica } from "./replica.ts";
 
 export interface SimulationOptions {
@@ -23,10 +25,11 @@ interface Pending {
   readonly run: () => Promise<unknown>;
 }
 
-/** What clients were told of a sandbox. */
-interface Known {
-  state: "running" | "paused" | "gone" | "any";
-  isBusy: boolean;
+/** A request of a client that was not answered for good. */
+interface Progress {
+  isSent: boolean;
+  /** How many drains there had been when it was first sent, of any host */
+  readonly drains: number;
 }
 
 /** Of messages to hosts, and of queries, that do not simply get through */
@@ -34,32 +37,36 @@ const faultRate = 0.35;
 const databaseFaultRate = 0.02;
 /** Steps that a process has left when it is to be killed: a create has about this many */
 const stepsLeftMax = 24;
-/**
- * Calls that a host would carry out however late they come, also after another one that was answered: they say what is to be, and not what was before. A call whose caller has
- * given up is cancelled, so that needs a network that keeps messages for long; until hosts are told which revision a change is based on it is not simulated.
- */
-const notFenced: ReadonlySet<string> = new Set(["PauseSandbox", "ResumeSandbox"]);
+/** Turns of the event loop in which nothing is asked of the database until everything waits: a call to a host and its answer take a few */
+const quietTurns = 8;
 /** Rounds in which everything has to become quiet: an operation whose host was away is waited for longest */
 const healingRounds = 20;
 
 /**
  * Control planes on one database and hosts without a host, on a clock of their own; messages between them are lost, late, repeated and overtake each other, and each side is killed at
- * any step. Clients send each request until it is answered. Then everything heals, and what is left must be what clients were told.
+ * any step, hosts also in the midst of a change. Clients send each request until it is answered; hosts pause and checkpoint of themselves, operators cordon and drain them. Then everything heals, and what
+ * is left must be what clients were told (./violations.ts).
  *
  * What happens is decided by the seed. Ids are random, though, so two runs of a seed may differ where hosts are equal to placement.
  */
 export class Simulation {
   readonly hosts: readonly FakeHost[];
-  readonly known = new Map<string, Known>();
-  /** Answers by the key of the request */
-  readonly answers = new Map<string, Answer>();
+  readonly expectations = new Expectations();
+  /** What really happened, by host */
+  readonly histories = new Map<string, HostHistory>();
+  /** Keys of requests whose answers were to be in the audit log, and are */
+  readonly audited = new Set<string>();
   /** What happened, newest last */
   readonly log: string[] = [];
   readonly database: SharedDatabase;
   readonly #random: SeededRandom;
   readonly #replicaCount: number;
   readonly #stepCount: number;
-  readonly #intents = new Map<Intent, { isSent: boolean }>();
+  readonly #intents = new Map<Intent, Progress>();
+  #toAudit: string[] = [];
+  /** Hosts that an operator drains, as far as is known */
+  readonly #draining = new Set<string>();
+  #drains = 0;
   readonly #unreachable = new Map<string, number>();
   #replicas: Replica[] = [];
   #pending: Pending[] = [];
@@ -84,10 +91,17 @@ export class Simulation {
   readonly #now = () => new Date(this.#nowMs);
 
   #newHost(id: string): FakeHost {
-    const host = new FakeHost(id, () => 1);
-    const tell = host.tell.bind(host);
+    const host = new FakeHost(
+      id,
+      () => 1,
+      () => this.#nowMs,
+    );
+    const history = new HostHistory(id, this.#now);
+    this.histories.set(id, history);
+    host.takes = async () => this.#takes(id);
     host.tell = (event) => {
-      tell(event);
+      if (event.case === "sandbox") history.changed(event.value.spec?.sandboxId ?? "", event.value);
+      if (event.case === "removedSandboxId") history.removed(event.value);
       const copies = this.#isHealed ? 1 : this.#random.integer(3); // lost, told, told twice
       for (let copy = 0; copy < copies; copy += 1) {
         if (event.case === "sandbox") {
@@ -95,7 +109,7 @@ export class Simulation {
           this.#soon(`${id} says ${observed.id} is ${observed.state}`, async () => this.replica.sandboxes.observe(observed));
         } else if (event.case === "removedSandboxId") {
           const removed = event.value;
-          this.#soon(`${id} says ${removed} is gone`, async () => this.replica.sandboxes.observeRemoved(removed));
+          this.#soon(`${id} says ${removed} is gone`, async () => this.replica.sandboxes.observeRemoved(removed, id));
         }
       }
     };
@@ -107,13 +121,20 @@ export class Simulation {
       database: this.database,
       hosts: this.hosts,
       network: {
-        fate: (hostId, method) => this.#fate(hostId, method),
+        fate: (hostId) => this.#fate(hostId),
         later: async (what, work) => this.#later(what, work),
       },
       onBusy: (change) => (this.#busy += change),
       breaks: () => this.#breaks(),
       now: this.#now,
+      onExpired: (sandboxId) => this.expectations.expired(sandboxId, this.#nowMs),
     });
+  }
+
+  /** What a host does takes some time or none; it may be killed meanwhile. */
+  async #takes(hostId: string): Promise<void> {
+    if (this.#isHealed || this.#random.next() < 0.5) return;
+    await this.#later(`work of ${hostId}`, async () => undefined);
   }
 
   #breaks(): "before" | "after" | undefined {
@@ -121,11 +142,10 @@ export class Simulation {
     return this.#random.pick(["before", "after"] as const);
   }
 
-  #fate(hostId: string, method: string): Fate {
+  #fate(hostId: string): Fate {
     if (this.#isHealed) return "goes";
     if ((this.#unreachable.get(hostId) ?? 0) > this.#nowMs) return "lost";
-    const fate = this.#random.next() < faultRate ? this.#random.pick(fates) : "goes";
-    return notFenced.has(method) && (fate === "late" || fate === "twice") ? "answer-lost" : fate;
+    return this.#random.next() < faultRate ? this.#random.pick(fates) : "goes";
   }
 
   /** Puts something among what is on its way. */
@@ -141,7 +161,7 @@ export class Simulation {
 
   /** Lets everything go on until it waits for something that is on its way, or is done. */
   async #settle(): Promise<void> {
-    for (let quiet = 0; quiet < 4; quiet += 1) {
+    for (let quiet = 0; quiet < quietTurns; quiet += 1) {
       await new Promise((resolve) => setImmediate(resolve));
       if (this.#busy > 0) quiet = 0;
     }
@@ -161,15 +181,18 @@ export class Simulation {
 
   /** One thing happens. */
   #act(): void {
+    this.#nowMs += this.#random.integer(50) + 1; // no two things at the same instant
     const roll = this.#random.next();
     if (roll < 0.3) this.#newIntent();
-    else if (roll < 0.5) this.#sendSome();
-    else if (roll < 0.65) this.#pass(this.#random.integer(20 * second));
-    else if (roll < 0.68) this.#pass(this.#random.integer(20 * minute));
+    else if (roll < 0.47) this.#sendSome();
+    else if (roll < 0.62) this.#pass(this.#random.integer(20 * second));
+    else if (roll < 0.65) this.#pass(this.#random.integer(20 * minute));
     else if (roll < 0.8) this.#round();
-    else if (roll < 0.9) this.#killReplica();
-    else if (roll < 0.95) this.#crashHost();
-    else this.#cutOff();
+    else if (roll < 0.87) this.#killReplica();
+    else if (roll < 0.91) this.#crashHost();
+    else if (roll < 0.95) this.#cutOff();
+    else if (roll < 0.98) this.#ofItself();
+    else this.#operate();
   }
 
   /** Time passes, and what was on its way arrives. */
@@ -190,20 +213,37 @@ export class Simulation {
   }
 
   #newIntent(): void {
-    const idle = [...this.known].filter(([, known]) => !known.isBusy && (known.state === "running" || known.state === "paused"));
-    const chosen = idle[this.#random.integer(Math.max(1, idle.length))];
+    const { known } = this.expectations;
+    const there = [...known].filter(([, { state, busy }]) => state !== "gone" && (busy === 0 || this.#random.next() < 0.2));
+    const chosen = there[this.#random.integer(Math.max(1, there.length))];
     this.#keys += 1;
     const key = `key-${this.#keys}`;
-    let intent: Intent = { kind: "create", key };
-    if (chosen !== undefined && this.#random.next() < 0.6) {
-      const [sandboxId, known] = chosen;
-      const kind = this.#random.pick(["pause", "resume", "delete", "fork"] as const);
-      known.isBusy = true;
-      intent =
-        kind === "fork" ? { kind, key, parentId: sandboxId, count: 2 } : kind === "delete" ? { kind, sandboxId } : { kind, key, sandboxId };
+    let intent: Intent = { kind: "create", key, expirySec: 0, expiryAction: "pause" };
+    if (chosen !== undefined && this.#random.next() < 0.7) intent = this.#intentFor(key, chosen[0]);
+    else if (this.#random.next() < 0.2) {
+      intent = { ...intent, expirySec: this.#random.integer(20 * 60) + 1, expiryAction: this.#random.pick(["pause", "delete"] as const) };
     }
-    this.#intents.set(intent, { isSent: false });
+    this.expectations.begun(intent);
+    this.#intents.set(intent, { isSent: false, drains: this.#drains });
     this.#send(intent);
+  }
+
+  #intentFor(key: string, sandboxId: string): Intent {
+    const kind = this.#random.pick(["pause", "pause", "resume", "resume", "delete", "fork", "checkpoint", "rollback", "extend"] as const);
+    switch (kind) {
+      case "fork":
+        return { kind, key, parentId: sandboxId, count: 2 };
+      case "delete":
+        return { kind, sandboxId };
+      case "rollback":
+        return { kind, key, sandboxId, generation: this.#random.integer(3) + 1 };
+      case "extend":
+        return { kind, key, sandboxId, sec: this.#random.integer(30 * 60) + 1 };
+      case "pause":
+      case "resume":
+      case "checkpoint":
+        return { kind, key, sandboxId };
+    }
   }
 
   #sendSome(): void {
@@ -222,43 +262,72 @@ export class Simulation {
     const answer = await send(intent, replica);
     const progress = this.#intents.get(intent);
     this.#note(`answered: ${JSON.stringify(intent)} ${answer === undefined ? "try again" : JSON.stringify(answer)}`);
-    if (progress === undefined) return this.#compare(intent, answer);
+    if (progress === undefined) {
+      if (answer !== undefined) this.expectations.repeated(intent, answer);
+      return;
+    }
     progress.isSent = false;
     if (answer === undefined) return;
     this.#intents.delete(intent);
-    if (intent.kind !== "delete") this.answers.set(intent.key, answer);
-    this.#learn(intent, answer);
-  }
-
-  /** One that was answered before is answered the same. */
-  #compare(intent: Intent, answer: Answer | undefined): void {
-    if (answer === undefined || intent.kind !== "create" || !("made" in answer)) return;
-    const first = this.answers.get(intent.key);
-    const isSame = first !== undefined && "made" in first && first.made[0] === answer.made[0];
-    if (!isSame) throw new Error(`${intent.key} was answered ${JSON.stringify(first)}, and then ${JSON.stringify(answer)}`);
-  }
-
-  #learn(intent: Intent, answer: Answer): void {
-    if (intent.kind === "create" || intent.kind === "fork") {
-      if ("made" in answer) for (const id of answer.made) this.known.set(id, { state: "running", isBusy: false });
-      const parent = intent.kind === "fork" ? this.known.get(intent.parentId) : undefined;
-      if (parent !== undefined) parent.isBusy = false;
-      return;
-    }
-    const known = this.known.get(intent.sandboxId);
-    if (known === undefined) return;
-    known.isBusy = false;
-    if (intent.kind === "delete") known.state = "gone";
-    else if ("made" in answer) known.state = intent.kind === "pause" ? "paused" : "running";
-    else known.state = "any";
+    this.expectations.answered(intent, answer, { isDisturbed: this.#draining.size > 0 || progress.drains !== this.#drains });
+    if (intent.kind !== "delete") this.#toAudit.push(intent.key);
   }
 
   #round(): void {
-    const { sandboxes, reconcilers } = this.replica;
-    const what = this.#random.integer(3);
-    if (what === 0) void this.#unheard(sandboxes.recovery.round());
-    else if (what === 1) void this.#unheard(sandboxes.operations.renew());
-    else void this.#unheard(reconcilers[this.#random.integer(reconcilers.length)]?.reconcile());
+    const { replica } = this;
+    const { sandboxes, reconcilers } = replica;
+    const rounds: (() => Promise<unknown> | undefined)[] = [
+      async () => sandboxes.recovery.round(),
+      async () => sandboxes.operations.renew(),
+      async () => reconcilers[this.#random.integer(reconcilers.length)]?.reconcile(),
+      async () => sandboxes.expiry.look(),
+      async () => replica.drainSome(),
+      async () => replica.publish(),
+      async () => this.#audit(replica),
+      async () => replica.hear(this.#random.pick([...this.histories.keys()] as [string, ...string[]]), this.histories, 5),
+    ];
+    void this.#unheard(this.#random.pick(rounds as [(typeof rounds)[0], ...typeof rounds])());
+  }
+
+  /** Entries are written after the answer, in batches; one whose writing failed is written again. */
+  async #audit(replica: Replica): Promise<void> {
+    const keys = [...this.#toAudit];
+    await replica.audit(keys);
+    for (const key of keys) this.audited.add(key);
+    this.#toAudit = this.#toAudit.filter((key) => !this.audited.has(key));
+  }
+
+  /** A host does what it does without being asked: nobody has used a sandbox for long, or a checkpoint is due. */
+  #ofItself(): void {
+    const host = this.#random.pick(this.hosts as [FakeHost, ...FakeHost[]]);
+    const ids = [...host.sandboxes.keys()];
+    const id = ids[this.#random.integer(Math.max(1, ids.length))];
+    if (id === undefined) return;
+    const known = this.expectations.known.get(id);
+    const isIdle = known !== undefined && known.busy === 0 && this.#random.next() < 0.5;
+    this.#note(`${host.id} ${isIdle ? "pauses" : "checkpoints"} ${id} of itself`);
+    if (isIdle) this.expectations.disturbed(id);
+    else this.expectations.saved(id);
+    void this.#unheard(isIdle ? host.pauseOfItself(id) : host.checkpointOfItself(id));
+  }
+
+  /** An operator cordons a host, drains it, or takes that back. */
+  #operate(): void {
+    const host = this.#random.pick(this.hosts as [FakeHost, ...FakeHost[]]);
+    const state = this.#random.pick(["ready", "cordoned", "draining"] as const);
+    this.#note(`${host.id} is to be ${state}`);
+    if (state === "draining") this.#beginDrain(host);
+    void this.#unheard(
+      this.replica.operate(host.id, state, this.#now()).then(() => {
+        if (state !== "draining") this.#draining.delete(host.id);
+      }),
+    );
+  }
+
+  #beginDrain(host: FakeHost): void {
+    this.#drains += 1;
+    this.#draining.add(host.id);
+    for (const id of host.sandboxes.keys()) this.expectations.disturbed(id);
   }
 
   #killReplica(): void {
@@ -271,7 +340,7 @@ export class Simulation {
   #crashHost(): void {
     const host = this.#random.pick(this.hosts as [FakeHost, ...FakeHost[]]);
     this.#note(`${host.id} is killed`);
-    host.crash();
+    for (const { id } of host.crash({ isSaved: this.#random.next() < 0.5 })) this.expectations.disturbed(id);
   }
 
   #cutOff(): void {
@@ -286,19 +355,30 @@ export class Simulation {
     this.#isHealed = true;
     for (const { life } of this.#replicas) life.isDead = true;
     this.#replicas = Array.from({ length: this.#replicaCount }, () => this.#newReplica());
+    for (const { id } of this.hosts) {
+      await this.replica.operate(id, "ready", this.#now());
+      this.#draining.delete(id);
+    }
     for (let round = 0, quiet = 0; round < healingRounds && quiet < 2; round += 1) {
       await this.#healingRound();
       quiet = this.#intents.size + this.#pending.length === 0 ? quiet + 1 : 0;
     }
-    this.#pass(25 * hour); // nobody explains strays any more
+    this.#pass(25 * hour); // nobody explains strays any more, and all time is up
     for (let round = 0; round < 3; round += 1) await this.#healingRound();
+    for (const { life } of this.#replicas) life.isDead = true; // whatever still waits in them is not to meet the next simulation
   }
 
   async #healingRound(): Promise<void> {
     this.#pass(1 * minute);
     await this.#settle();
-    for (const { sandboxes, reconcilers } of this.#replicas) {
+    for (const replica of this.#replicas) {
+      const { sandboxes, reconcilers } = replica;
+      await replica.readHosts();
       await Promise.all([sandboxes.recovery.round(), ...reconcilers.map(async (reconciler) => reconciler.reconcile())]);
+      await sandboxes.expiry.look();
+      for (const hostId of this.histories.keys()) await replica.hear(hostId, this.histories, Infinity);
+      await replica.publish();
+      await this.#audit(replica);
     }
     for (const intent of this.#intents.keys()) this.#send(intent);
     await this.#settle();
