@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { memoryMibDefault, PlatformError, sandboxHasVm, vcpusDefault, vmOverheadMib, type GuestTunnels } from "@roost/contract";
 import type { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { assert, Cleanup, MiB, must, second, writeFileDurably, type Logger } from "@roost/kit";
+import { assert, Cleanup, MiB, must, second, Turns, writeFileDurably, type Logger } from "@roost/kit";
 
 import { totalBytes } from "./disk/free-space.ts";
 import { HeldImages } from "./images/held-images.ts";
@@ -35,7 +35,7 @@ import { RecordStore } from "./sandbox/record-store.ts";
 import { recover } from "./sandbox/recovery.ts";
 import { SandboxManager } from "./sandbox/sandbox-manager.ts";
 import type { SandboxRecord } from "./sandbox/sandbox-record.ts";
-import { StartGate, startsAtOnce } from "./sandbox/start-gate.ts";
+import { startsAtOnce } from "./sandbox/starts-at-once.ts";
 import { sweepCgroups, sweepProcesses } from "./sandbox/sweep.ts";
 import { Watchers } from "./sandbox/watchers.ts";
 import { MemoryImageCache } from "./templates/memory-image-cache.ts";
@@ -150,8 +150,8 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       capacity,
       watchers,
       accelerator: accelerator.accelerator,
-      startGate: new StartGate(startsAtOnce(accelerator.accelerator, machine.cpuCount)),
-      restoreGate: new StartGate(4 * startsAtOnce(accelerator.accelerator, machine.cpuCount)),
+      startTurns: new Turns(startsAtOnce(accelerator.accelerator, machine.cpuCount)),
+      restoreTurns: new Turns(4 * startsAtOnce(accelerator.accelerator, machine.cpuCount)),
       policy: { checkpointsKept: options.checkpointsKept, rebaseBytes: options.rebaseMib * MiB, layersMax: options.layersMax },
       checkRoom: async (memoryMib) => {
         await disks.check();

@@ -2,6 +2,7 @@ import type { SandboxState } from "@roost/contract";
 
 import type { Db } from "./database.ts";
 import type { HostRow } from "./hosts.ts";
+import type { SandboxRow } from "./sandboxes.ts";
 
 /** Hosts being drained that this control plane works at until `claimEnds`: those that it had, and those that nobody has. */
 export async function claimDrains(db: Db, who: string, now: Date, claimEnds: Date): Promise<HostRow[]> {
@@ -35,14 +36,14 @@ export async function isDraining(db: Db, seen: HostRow): Promise<boolean> {
 
 const withVm = ["creating", "running", "pausing", "resuming", "snapshotting", "stopping"] as const satisfies readonly SandboxState[];
 
+/** What a drain needs to know of a sandbox. */
+export type ActiveSandbox = Pick<SandboxRow, "id" | "state" | "generation" | "for_build_id">;
+
 /** Sandboxes on a host that have, or are about to have, a VM. */
-export async function listActiveOn(
-  db: Db,
-  hostId: string,
-): Promise<{ readonly id: string; readonly state: SandboxState; readonly for_build_id: string | null }[]> {
+export async function listActiveOn(db: Db, hostId: string): Promise<ActiveSandbox[]> {
   return db
     .selectFrom("sandbox")
-    .select(["id", "state", "for_build_id"])
+    .select(["id", "state", "generation", "for_build_id"])
     .where("host_id", "=", hostId)
     .where("state", "in", withVm)
     .orderBy("time_last_active")

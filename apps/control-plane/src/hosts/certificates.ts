@@ -29,7 +29,7 @@ import { certificateBackdateMs } from "./host-peer.ts";
 cryptoProvider.set(webcrypto);
 
 const curve = { name: "ECDSA", namedCurve: "P-256" } as const;
-const signing = { ...curve, hash: "SHA-256" } as const;
+export const signing = { ...curve, hash: "SHA-256" } as const;
 const day = 24 * hour;
 
 /** Life of the authority's certificate in `ms`: replacing it means registering all hosts anew */
@@ -130,7 +130,7 @@ export class CertificateAuthority {
   }
 
   static async open(certificatePem: string, privateKeyPem: string): Promise<CertificateAuthority> {
-    return new CertificateAuthority(new X509Certificate(certificatePem), await importKey(privateKeyPem));
+    return new CertificateAuthority(new X509Certificate(certificatePem), await importSigningKey(privateKeyPem));
   }
 
   /** A certificate for one name and key, for both ends of a connection. */
@@ -157,6 +157,6 @@ export class CertificateAuthority {
   }
 }
 
-async function importKey(pem: string): Promise<webcrypto.CryptoKey> {
+export async function importSigningKey(pem: string): Promise<webcrypto.CryptoKey> {
   return webcrypto.subtle.importKey("pkcs8", PemConverter.decodeFirst(pem), curve, false, ["sign"]);
 }

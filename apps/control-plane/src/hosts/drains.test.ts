@@ -119,10 +119,10 @@ test("a control plane that ends leaves its drain to another one, after its claim
 
 test("nothing is placed on, or resumed on, a host that is being drained; a cordoned one resumes", async () => {
   const { hosts, administration, directory } = lab.platform;
-  expect((await hosts.placeBase("base")).map(({ host: { id } }) => id)).toEqual(["local"]);
+  expect((await hosts.placeBase("base", "default")).map(({ host: { id } }) => id)).toEqual(["local"]);
   await administration.cordon(lab.operator, "local");
   await directory.refresh();
-  await expect(hosts.placeBase("base")).rejects.toThrow("takes new sandboxes right now");
+  await expect(hosts.placeBase("base", "default")).rejects.toThrow("takes new sandboxes right now");
   expect(hosts.getForResume("local").id).toBe("local");
   await administration.drain(lab.operator, "local", "pause");
   await directory.refresh();

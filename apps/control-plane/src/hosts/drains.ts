@@ -1,10 +1,19 @@
 import { randomUUID } from "node:crypto";
 
+import { PlatformError } from "@roost/contract";
 import { second, ServiceLoop, type Logger } from "@roost/kit";
 
 import { systemCaller } from "../accounts/caller.ts";
 import type { Db } from "../db/database.ts";
-import { claimDrains, isDraining, listActiveOn, markDrained, noteDrainProblem, releaseDrains } from "../db/host-drains.ts";
+import {
+  claimDrains,
+  isDraining,
+  listActiveOn,
+  markDrained,
+  noteDrainProblem,
+  releaseDrains,
+  type ActiveSandbox,
+} from "../db/host-drains.ts";
 import type { HostRow } from "../db/hosts.ts";
 import { emit } from "../events/outbox.ts";
 import { saveTimeoutMs } from "./host-link.ts";
@@ -75,12 +84,12 @@ export class Drains {
     const active = await listActiveOn(db, row.id);
     if (active.length === 0) return this.#drained(row);
     if (row.drain_mode === "wait") return;
-    const waiting = active.filter((sandbox) => sandbox.state === "running" && sandbox.for_build_id === null).map((sandbox) => sandbox.id);
+    const waiting = active.filter((sandbox) => sandbox.state === "running" && sandbox.for_build_id === null);
     let problem: string | null = null;
     const next = async (): Promise<void> => {
-      for (let id = waiting.shift(); id !== undefined; id = waiting.shift()) {
+      for (let sandbox = waiting.shift(); sandbox !== undefined; sandbox = waiting.shift()) {
         if (signal.aborted || !(await isDraining(db, row))) return;
-        problem = (await this.#pause(row, id, signal)) ?? problem;
+        problem = (await this.#pause(row, sandbox, signal)) ?? problem;
       }
     };
     await Promise.all(Array.from({ length: pausesAtOnce }, next));
@@ -88,18 +97,18 @@ export class Drains {
   }
 
   /** Answers why it could not be paused; it is tried again in the next round. */
-  async #pause(row: HostRow, sandboxId: string, signal: AbortSignal): Promise<string | undefined> {
+  async #pause(row: HostRow, sandbox: ActiveSandbox, signal: AbortSignal): Promise<string | undefined> {
     const { hosts, log } = this.#deps;
+    const request = { sandboxId: sandbox.id, revision: BigInt(sandbox.generation), memory: true, reason: "its host is being drained" };
+    const { sandboxId } = request;
     try {
       const host = hosts.get(row.id);
       // its watch tells what became of it
-      await host.call(() =>
-        host.client.pauseSandbox({ sandboxId, memory: true, reason: "its host is being drained" }, { timeoutMs: saveTimeoutMs, signal }),
-      );
+      await host.call(() => host.client.pauseSandbox(request, { timeoutMs: saveTimeoutMs, signal }));
       log.info({ hostId: row.id, sandboxId }, "paused a sandbox of a host that is being drained");
       return undefined;
     } catch (error) {
-      if (signal.aborted) return undefined;
+      if (signal.aborted || (error instanceof PlatformError && error.code === "sandbox_changed")) return undefined; // the next round sees it as it is
       const message = error instanceof Error ? error.message : String(error);
       log.warn(
         { err: error, hostId: row.id, sandboxId },

@@ -1,5 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { errorCodeHeader, isErrorCode, PlatformError } from "@roost/contract";
+import { NotConnectedError, WrongHostError } from "./host-peer.ts";
 import type { Failure } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 
 const didNotGetThrough: ReadonlySet<Code> = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Canceled, Code.Aborted]);
@@ -33,6 +34,22 @@ export function fromConnectError(error: unknown, hostId: string): PlatformError 
 /** Whether something of Node's connections is what failed (they have codes, `ECONNRESET`, `CERT_HAS_EXPIRED`), on this side. */
 function isOfConnection(cause: unknown): boolean {
   return cause instanceof Error && "code" in cause && typeof cause.code === "string";
+}
+
+/** Links of a chain of causes that are looked at */
+const causesMax = 8;
+
+/**
+ * Whether a call failed before the host had any of it: there was no connection yet, and none came to be. Of all other failures to reach a host nobody knows what it made of the call.
+ */
+export function wasNeverSent(error: unknown): boolean {
+  let cause = error;
+  for (let depth = 0; depth < causesMax && cause instanceof Error; depth += 1, cause = cause.cause) {
+    if (cause instanceof NotConnectedError || cause instanceof WrongHostError) return true;
+    // Node names the system call that failed
+    if ("syscall" in cause && (cause.syscall === "connect" || cause.syscall === "getaddrinfo")) return true;
+  }
+  return false;
 }
 
 /** Why one of several failed, as a host says it. */

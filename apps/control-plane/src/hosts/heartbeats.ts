@@ -37,6 +37,10 @@ export class Heartbeats {
     this.#deps = deps;
   }
 
+  get times(): HeartbeatTimes {
+    return this.#deps.times;
+  }
+
   /** Undefined when there is no such host any more. */
   async beat(hostId: string, body: HeartbeatBody): Promise<HeartbeatAnswer | undefined> {
     const now = this.#deps.now();

@@ -8,6 +8,7 @@ import { FakeHost } from "../testing/fake-host.ts";
 import { HostPortLab, serveHostAgent, type RegisteredHost, type Shown } from "../testing/host-port-lab.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import { CertificateAuthority, makeKeyPair } from "./certificates.ts";
+import { wasNeverSent } from "./from-connect-error.ts";
 import { wrongHost } from "./host-peer.ts";
 
 /** A first database takes PGlite long on a busy machine */
@@ -110,7 +111,7 @@ test("a host that hangs stalls nobody but those who ask for it", async () => {
   await lab.beat(well.shown, { address: (await lab.platform.administration.get(well.id)).address ?? "" });
   const { hosts } = lab.platform;
   for (let times = 0; times < 3; times += 1) {
-    expect((await hosts.placeBase("base")).map(({ host: { id } }) => id)).toEqual([well.id]);
+    expect((await hosts.placeBase("base", "default")).map(({ host: { id } }) => id)).toEqual([well.id]);
     hosts.get(well.id).forgetDescription();
   }
   expect(asked).toBe(1);
@@ -137,4 +138,19 @@ test("each host is followed by itself: a watch that hangs holds up no other", as
   abort.abort();
   await running;
   expect(ended.sort()).toEqual([one.id, two.id, three.id].sort());
+});
+
+test("of a host that nobody answers for, or somebody else, it is known that a call never reached it; of one that breaks off it is not", async () => {
+  const host = await lab.register("rack-1", "127.0.0.1:9");
+  const link = lab.platform.hosts.get(host.id);
+  const failureOf = async () => link.getSandbox("i1").catch((error: unknown) => error);
+  expect(wasNeverSent(await failureOf())).toBe(true);
+  await serve(host, new FakeHost(host.id, () => 1), await lab.forge("roost://control-plane"));
+  expect(wasNeverSent(await failureOf())).toBe(true);
+  const breaks = new FakeHost(host.id, () => 1);
+  await serve(host, breaks);
+  breaks.afterListing = async () => closing.at(-1)?.();
+  const failure = await link.listSandboxes().catch((error: unknown) => error);
+  expect(failure).toBeInstanceOf(Error);
+  expect(wasNeverSent(failure)).toBe(false);
 });

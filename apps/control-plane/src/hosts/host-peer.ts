@@ -59,8 +59,15 @@ export function contextOf(identity: OwnIdentity): SecureContextOptions {
   return { ...identity, minVersion: "TLSv1.3" };
 }
 
+/** No connection came to be in time. */
+export class NotConnectedError extends Error {
+  override readonly name = "NotConnectedError";
+  /** As other errors of connections have */
+  readonly code = "ERR_NOT_CONNECTED";
+}
+
 /** Somebody else answers where a host should. */
-class WrongHostError extends Error {
+export class WrongHostError extends Error {
   override readonly name = "WrongHostError";
   /** As other errors of connections have */
   readonly code = "ERR_WRONG_HOST";

@@ -1,3 +1,4 @@
+import { connect as connectTcp, type Socket } from "node:net";
 import { connect } from "node:tls";
 
 import { hostName, hostPortPaths } from "@roost/contract";
@@ -87,4 +88,49 @@ test("only TLS 1.3 is spoken, and the authority's certificate comes along for th
     socket.on("error", reject);
   });
   expect(fingerprint).toBe(lab.authority.fingerprint);
+});
+
+test("a host that sends too much is told to wait, before the database is asked, and no other notices", async () => {
+  const [busy, calm] = [await lab.register("busy"), await lab.register("calm")];
+  const statuses: number[] = [];
+  for (let index = 0; index < 30; index += 1) statuses.push((await lab.beat(busy.shown)).status);
+  expect(new Set(statuses)).toEqual(new Set([200, 429]));
+  expect(statuses.indexOf(429)).toBe(23); // 20 and three times the one heartbeat in 10 s
+  expect(await lab.beat(busy.shown)).toMatchObject({ status: 429, body: { error: { code: "rate_limited" } } });
+  expect((await lab.beat(calm.shown)).status).toBe(200);
+});
+
+test("who shows no certificate cannot take all connections: the oldest of theirs go", async () => {
+  const host = await lab.register("rack-1");
+  const strangers: Socket[] = [];
+  let ended = 0;
+  const open = async () => {
+    const socket = connectTcp(lab.port, "127.0.0.1");
+    socket.on("error", () => undefined);
+    socket.once("close", () => (ended += 1));
+    strangers.push(socket);
+    await new Promise((resolve) => socket.once("connect", resolve).once("close", resolve));
+  };
+  try {
+    for (let index = 0; index < 560; index += 1) await open();
+    await expect.poll(() => ended, { timeout: 10_000 }).toBeGreaterThanOrEqual(560 - 512);
+    expect(strangers[0]?.closed).toBe(true);
+    expect(strangers.at(-1)?.closed).toBe(false);
+    expect((await lab.beat(host.shown)).status).toBe(200);
+  } finally {
+    for (const socket of strangers) socket.destroy();
+  }
+});
+
+test("one host cannot take all connections either", async () => {
+  const host = await lab.register("rack-1");
+  const sockets = Array.from({ length: 12 }, () =>
+    connect({ host: "127.0.0.1", port: lab.port, cert: host.shown.cert, key: host.shown.key, rejectUnauthorized: false }),
+  );
+  for (const socket of sockets) socket.on("error", () => undefined);
+  try {
+    await expect.poll(() => sockets.filter((socket) => socket.closed).length, { timeout: 10_000 }).toBe(4);
+  } finally {
+    for (const socket of sockets) socket.destroy();
+  }
 });

@@ -1,6 +1,6 @@
 import { constants } from "node:crypto";
 import type { AddressInfo } from "node:net";
-import type { TLSSocket } from "node:tls";
+import type { Server as TlsServer, TLSSocket } from "node:tls";
 
 import {
   certificateName,
@@ -12,14 +12,16 @@ import {
   registerHostBodySchema,
   renewCertificateBodySchema,
 } from "@roost/contract";
-import { KiB, minute, second, type Logger } from "@roost/kit";
+import { KiB, limitPeers, minute, second, type Logger } from "@roost/kit";
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import { RateLimiterMemory } from "rate-limiter-flexible";
 
+import { addressKey } from "../accounts/attempts.ts";
 import { toPlatformError } from "../http/errors.ts";
 import { requestIdHeader, requestIdOf } from "../http/request-id.ts";
 import { parse } from "../http/validation.ts";
 import type { Heartbeats } from "./heartbeats.ts";
+import { HostRequestLimits } from "./host-request-limits.ts";
 import { contextOf, plainFingerprint } from "./host-peer.ts";
 import type { ControlPlaneIdentity } from "./own-identity.ts";
 import type { Registrations } from "./registrations.ts";
@@ -30,6 +32,12 @@ const requestTimeoutMs = 15 * second;
 const keepAliveTimeoutMs = 75 * second;
 /** Connections at once: a few per host; above, new ones are closed as they come */
 const connectionsMax = 4_096;
+/** Of these, of all who showed no certificate that counts: to register takes a second */
+const strangersMax = 512;
+/** And of one host: it has one, and another while that is being replaced */
+const connectionsPerHost = 8;
+/** Time between two looks for requests that take too long, in `ms` */
+const timeoutsCheckMs = 5 * second;
 /** Registrations per minute from one address, and from all: an operator adds a rack of hosts, a guesser gets nowhere */
 const registrationsPerAddress = 20;
 const registrationsAtAll = 300;
@@ -76,10 +84,12 @@ export class HostPort {
         secureOptions: constants.SSL_OP_NO_TICKET,
         handshakeTimeout: requestTimeoutMs,
         headersTimeout: requestTimeoutMs,
+        connectionsCheckingInterval: timeoutsCheckMs,
         maxHeaderSize: 16 * KiB,
       },
     }) as unknown as FastifyInstance;
     app.server.maxConnections = connectionsMax;
+    limitPeers(app.server as unknown as TlsServer, { strangersMax, perPeerMax: connectionsPerHost, nameOf: nameOfHost });
     deps.identity.onChange((identity) =>
       (app.server as unknown as { setSecureContext(context: object): void }).setSecureContext(contextOf(identity)),
     );
@@ -105,7 +115,7 @@ function addRegistration(app: FastifyInstance, { registrations, log }: HostPortD
   const ofAddress = new RateLimiterMemory({ points: registrationsPerAddress, duration: minute / second });
   const ofAll = new RateLimiterMemory({ points: registrationsAtAll, duration: minute / second });
   const onRequest = async (request: FastifyRequest) => {
-    const address = request.socket.remoteAddress ?? "unknown";
+    const address = addressKey(request.socket.remoteAddress ?? null);
     try {
       await ofAddress.consume(address);
       await ofAll.consume("all");
@@ -123,9 +133,12 @@ function addRegistration(app: FastifyInstance, { registrations, log }: HostPortD
 function addHostRoutes(app: FastifyInstance, deps: HostPortDependencies): void {
   const { registrations, heartbeats } = deps;
   const known = new WeakMap<FastifyRequest, KnownHost>();
-  // before the body is read
-  const onRequest = async (request: FastifyRequest) => {
+  const limits = new HostRequestLimits(heartbeats.times.heartbeatMs);
+  // before the body is read, and before the database is asked
+  const onRequest = async (request: FastifyRequest, reply: FastifyReply) => {
     const host = knownHost(request.raw.socket as TLSSocket, deps.now?.() ?? new Date());
+    const done = await limits.begin(host.fingerprint);
+    reply.raw.once("close", done);
     await registrations.authenticate(host.id, host.fingerprint);
     known.set(request, host);
   };
@@ -147,6 +160,11 @@ function addHostRoutes(app: FastifyInstance, deps: HostPortDependencies): void {
       throw new PlatformError("host_deleted", `host ${id} was deleted; it is no part of this installation any more`);
     return answer;
   });
+}
+
+/** By its certificate; undefined: it showed none of ours. */
+function nameOfHost(socket: TLSSocket): string | undefined {
+  return socket.authorized ? certificateName(socket.getPeerCertificate().subjectaltname) : undefined;
 }
 
 /** Whose certificate the peer showed, as far as that says. */

@@ -111,15 +111,15 @@ export class Hosts {
   }
 
   /** The same as `placeBase`, by what is known already of hosts or was just said; undefined when that is not enough. */
-  async findBase(templateName: string): Promise<readonly Placement[] | undefined> {
-    return holders(await this.#takers(), templateName, isBase);
+  async findBase(templateName: string, teamId: string): Promise<readonly Placement[] | undefined> {
+    return holders(await this.describeTakers(teamId), templateName, isBase);
   }
 
-  /** The hosts that take sandboxes and have a template that is the hosts' own, which everybody may use. At least one. */
-  async placeBase(templateName: string): Promise<readonly Placement[]> {
-    const known = (await this.findBase(templateName)) ?? holders(await this.#takers(0), templateName, isBase);
+  /** The hosts that take a team's sandboxes and have a template that is the hosts' own, which everybody may use. At least one. */
+  async placeBase(templateName: string, teamId: string): Promise<readonly Placement[]> {
+    const known = (await this.findBase(templateName, teamId)) ?? holders(await this.describeTakers(teamId, 0), templateName, isBase);
     if (known !== undefined) return known;
-    const described = await this.describe();
+    const described = (await this.describe()).filter(({ host }) => this.#isFor(host, teamId));
     if (described.length === 0) throw noHost();
     if (holders(described, templateName, isBase) !== undefined) {
       throw new PlatformError("capacity_exhausted", `no host with the template "${templateName}" takes new sandboxes right now`, {
@@ -132,8 +132,8 @@ export class Hosts {
   }
 
   /** The same for one that a team may use, as its record says. `shownName`: as users know it. */
-  async place(templateName: string, shownName: string): Promise<readonly Placement[]> {
-    const known = holders(await this.#takers(), templateName) ?? holders(await this.#takers(0), templateName);
+  async place(templateName: string, shownName: string, teamId: string): Promise<readonly Placement[]> {
+    const known = holders(await this.describeTakers(teamId), templateName) ?? holders(await this.describeTakers(teamId, 0), templateName);
     if (known !== undefined) return known;
     if ((await this.describe()).length === 0) throw noHost();
     throw new PlatformError("host_unreachable", `no host that can be reached right now has the template "${shownName}"`, {
@@ -155,10 +155,18 @@ export class Hosts {
     return { host, template };
   }
 
-  /** Those that may get new sandboxes. */
-  async #takers(ageMs?: number): ReturnType<Hosts["describe"]> {
+  /**
+   * Those that may get new sandboxes of a team. What another team's own hosts say does not count: it would decide what names of templates mean to this one, and where
+   * its builds send their files.
+   */
+  async describeTakers(teamId: string, ageMs?: number): ReturnType<Hosts["describe"]> {
     const now = this.#now();
-    return (await this.describe(ageMs)).filter(({ host }) => takesSandboxes(this.standing(host.id), now));
+    return (await this.describe(ageMs)).filter(({ host }) => takesSandboxes(this.standing(host.id), now) && this.#isFor(host, teamId));
+  }
+
+  #isFor({ id }: HostLink, teamId: string): boolean {
+    const ownerId = this.standing(id).teamId;
+    return ownerId === null || ownerId === teamId;
   }
 }
 

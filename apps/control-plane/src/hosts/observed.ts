@@ -16,6 +16,7 @@ import {
   PlatformError,
   sandboxIdPattern,
   templateNameLengthMax,
+  type EventKind,
   type SandboxState,
   type TemplateDefaults,
 } from "@roost/contract";
@@ -28,7 +29,15 @@ import type { HostInfo } from "./host-info.ts";
 
 /** Of an event, in characters; a host's are far shorter */
 const messageLengthMax = 4096;
-const detailEntriesMax = 32;
+const entriesMax = 32;
+/** Of how a VM ended, in lines; hosts keep as many */
+const consoleLinesMax = 200;
+/** Of what something was made with or of, in characters */
+const versionLengthMax = 256;
+/** Of a sandbox's token, in characters; ours have 64 */
+const tokenLengthMax = 256;
+/** The last instant that is told of in Unix `ms`: the end of the year 9999, which databases and ISO 8601 still know */
+const timeMsMax = 253_402_300_799_999;
 const eventIdPattern = /^[A-Za-z0-9_-]{8,64}$/;
 
 export interface HostTemplate extends Omit<TemplateTable, "host_id"> {
@@ -60,33 +69,33 @@ export function observedFrom(sandbox: WireSandbox | undefined, hostId: string): 
   return {
     id: spec.sandboxId,
     hostId,
-    template: spec.templateName || spec.template,
+    template: cut(spec.templateName || spec.template, templateNameLengthMax),
     vcpus: spec.vcpus,
     memoryMib: spec.memoryMib,
     diskSizeMib: spec.diskSizeMib,
     timeoutSec: spec.timeoutSec,
-    accessToken: spec.accessToken,
+    accessToken: cut(spec.accessToken, tokenLengthMax),
     state,
     generation: Number(sandbox.generation),
-    failureReason: sandbox.failureReason ?? null,
-    stopReason: sandbox.stopReason ?? null,
+    failureReason: sandbox.failureReason === undefined ? null : cut(sandbox.failureReason, messageLengthMax),
+    stopReason: sandbox.stopReason === undefined ? null : cut(sandbox.stopReason, messageLengthMax),
     vmExit:
       sandbox.vmExit === undefined
         ? null
         : {
             exit_code: sandbox.vmExit.exitCode ?? null,
             signal: sandbox.vmExit.signal ?? null,
-            console_tail: sandbox.vmExit.consoleTail.map(storable),
+            console_tail: sandbox.vmExit.consoleTail.slice(-consoleLinesMax).map((line) => cut(line, messageLengthMax)),
           },
-    versions: sandbox.versions,
-    timeCreated: new Date(Number(sandbox.timeCreatedMs)),
-    timeStarted: sandbox.timeStartedMs === undefined ? null : new Date(Number(sandbox.timeStartedMs)),
-    timeLastActive: new Date(Number(sandbox.timeLastActiveMs)),
+    versions: cutEntries(sandbox.versions, versionLengthMax),
+    timeCreated: dateFrom(sandbox.timeCreatedMs),
+    timeStarted: sandbox.timeStartedMs === undefined ? null : dateFrom(sandbox.timeStartedMs),
+    timeLastActive: dateFrom(sandbox.timeLastActiveMs),
     checkpointIntervalSec: spec.checkpointIntervalSec,
-    startPath: sandbox.startPath === "" ? null : storable(sandbox.startPath),
+    startPath: sandbox.startPath === "" ? null : cut(sandbox.startPath, nameLengthMax),
     currentGeneration: sandbox.currentGeneration === 0 ? null : sandbox.currentGeneration,
     hasMemory: sandbox.hasMemory,
-    timePaused: sandbox.timePausedMs === undefined ? null : new Date(Number(sandbox.timePausedMs)),
+    timePaused: sandbox.timePausedMs === undefined ? null : dateFrom(sandbox.timePausedMs),
     notice: sandbox.notice === undefined || sandbox.notice === "" ? null : cut(sandbox.notice, noticeLengthMax),
   };
 }
@@ -103,6 +112,19 @@ function cut(text: string, lengthMax: number): string {
     .replace(/[\uD800-\uDBFF]$/, "");
 }
 
+function cutEntries(entries: Readonly<Record<string, string>>, lengthMax: number): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(entries)
+      .slice(0, entriesMax)
+      .map(([key, value]) => [cut(key, nameLengthMax), cut(value, lengthMax)]),
+  );
+}
+
+/** An instant that a host names, as one that can be stored: whatever number it sends. */
+function dateFrom(unixMs: bigint): Date {
+  return new Date(Math.min(Math.max(Number(unixMs), 0), timeMsMax));
+}
+
 const templateKinds = ["base", "snapshot", "image", "step", "build"] as const satisfies readonly HostTemplate["kind"][];
 
 function isTemplateKind(kind: string): kind is HostTemplate["kind"] {
@@ -112,15 +134,15 @@ function isTemplateKind(kind: string): kind is HostTemplate["kind"] {
 /** A template as a host describes it. */
 export function templateFrom(template: WireTemplate): HostTemplate {
   return {
-    name: template.name,
+    name: cut(template.name, templateNameLengthMax),
     kind: isTemplateKind(template.kind) ? template.kind : "base",
-    digest: template.digest,
+    digest: cut(template.digest, versionLengthMax),
     disk_size_mib: template.diskSizeMib,
     has_memory: template.hasMemory,
     vcpus: template.vcpus,
     memory_mib: template.memoryMib,
     defaults: defaultsFrom(template.defaults),
-    time_created: new Date(Number(template.timeCreatedMs)),
+    time_created: dateFrom(template.timeCreatedMs),
   };
 }
 
@@ -131,21 +153,22 @@ export function defaultsFrom(defaults: WireDefaults | undefined): TemplateDefaul
   return { user, workdir, envs, startCommand, readyCommand };
 }
 
-/** An event as a host tells it; undefined when it is of a kind that this control plane does not know. */
+/** Of sandboxes and templates; what becomes of hosts, teams and keys is the control plane's to say, and a host that said it would be taken for that. */
+function isToldByHosts(kind: EventKind): boolean {
+  return kind !== "sandbox.expired" && (kind.startsWith("sandbox.") || kind.startsWith("template."));
+}
+
+/** An event as a host tells it; undefined when it is of a kind that this control plane does not know, or is no host's to tell. */
 export function eventFrom(event: WireEvent, hostId: string): NewEvent | undefined {
-  if (!isEventKind(event.kind)) return undefined;
+  if (!isEventKind(event.kind) || !isToldByHosts(event.kind)) return undefined;
   const told = {
     hostId,
-    time: new Date(Number(event.timeMs)),
+    time: dateFrom(event.timeMs),
     kind: event.kind,
     sandboxId: sandboxIdPattern.test(event.sandboxId) ? event.sandboxId : null,
     template: event.template === "" ? null : cut(event.template, templateNameLengthMax),
     message: cut(event.message, messageLengthMax),
-    detail: Object.fromEntries(
-      Object.entries(event.detail)
-        .slice(0, detailEntriesMax)
-        .map(([key, value]) => [cut(key, nameLengthMax), cut(value, messageLengthMax)]),
-    ),
+    detail: cutEntries(event.detail, messageLengthMax),
   };
   // A host that gives none must say all of it again for it to be the same event
   const id = eventIdPattern.test(event.eventId)

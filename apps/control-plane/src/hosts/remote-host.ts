@@ -5,7 +5,7 @@ import { createConnectTransport, Http2SessionManager } from "@connectrpc/connect
 import { MiB, second } from "@roost/kit";
 
 import type { HostDependency } from "./host-link.ts";
-import type { HostPeer } from "./host-peer.ts";
+import { NotConnectedError, type HostPeer } from "./host-peer.ts";
 import { RemoteTunnels } from "./remote-tunnels.ts";
 
 /** Time for a connection and its handshake in `ms`: far hosts need a second; what takes longer is not there */
@@ -32,7 +32,7 @@ export function connectRemoteHost(peer: HostPeer): RemoteHost {
       createConnection: () => {
         const socket = connect({ ...peer.tls(), ALPNProtocols: ["h2"] });
         const timer = setTimeout(
-          () => socket.destroy(unavailable(`no connection within ${connectTimeoutMs / second} s`)),
+          () => socket.destroy(new NotConnectedError(`no connection within ${connectTimeoutMs / second} s`)),
           connectTimeoutMs,
         );
         socket.once("secureConnect", () => clearTimeout(timer));

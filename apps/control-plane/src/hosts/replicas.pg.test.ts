@@ -4,7 +4,9 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 
 import { openDatabase, type Database } from "../db/database.ts";
 import { HostPortLab, makeRequest, shownOf } from "../testing/host-port-lab.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
+import { postgresOfRun } from "../testing/postgres-of-run.ts";
+import type { TestPostgres } from "../testing/postgres.ts";
 import { makeKeyPair } from "./certificates.ts";
 
 const reason = whyNoPostgres();
@@ -24,7 +26,7 @@ async function startTwo(): Promise<void> {
 
 describe.skipIf(reason !== undefined)(`two control planes${reason === undefined ? "" : ` (skipped: ${reason})`}`, () => {
   beforeAll(async () => {
-    postgres = await startPostgres();
+    postgres = postgresOfRun();
   });
   afterAll(() => postgres[Symbol.asyncDispose]());
   beforeEach(startTwo);

@@ -14,6 +14,7 @@ const aHost = (more: Partial<PlacementHost> = {}): PlacementHost => ({
   capacity: { vcpus: 16, memoryMib: 16_384, sandboxCount: 100, diskMib: 100_000, diskFreeMib: 90_000 },
   taken: nothingTaken,
   holds: "disk",
+  hasRefused: false,
   ...more,
 });
 const request: PlacementRequest = { sandboxId: "i1", teamId: "default", count: 1, vcpus: 2, memoryMib: 1024, tags: [] };
@@ -125,4 +126,10 @@ test(`whatever there is (seed ${random.seed}): able hosts are able, in an order 
     }
     expect(choose([...hosts].reverse(), asked).able.map(({ id }) => id)).toEqual(able.map(({ id }) => id));
   }
+});
+
+test("who refused a moment ago comes last, however much it has left", () => {
+  const refused = aHost({ id: "refused", hasRefused: true });
+  const nearlyFull = aHost({ id: "nearly-full", taken: taken(12_000) });
+  expect(ids([refused, nearlyFull])).toEqual(["nearly-full", "refused"]);
 });

@@ -7,7 +7,7 @@ import type { Taken } from "../db/reservations.ts";
  *
  * A host is able when it takes sandboxes, is reachable, is the team's or everybody's, has all tags that are asked for, the template, and room. Of those that
  * are able the one comes first that has most left: half of that is what it will have least of (memory, virtual CPUs, disk, count), which leaves no host with much of one thing
- * and nothing of another; half the average of all, which spreads sandboxes also where all hosts are short of the same (disks that are full of other things). A template that starts from memory there is worth as much as a quarter of a host. Equals are ordered by a hash of host and sandbox, so
+ * and nothing of another; half the average of all, which spreads sandboxes also where all hosts are short of the same (disks that are full of other things). A template that starts from memory there is worth as much as a quarter of a host. Who refused a moment ago comes last. Equals are ordered by a hash of host and sandbox, so
  * that two control planes do not send everything to the same one.
  */
 
@@ -25,6 +25,8 @@ export interface PlacementHost {
   readonly taken: Taken;
   /** How it has what the sandbox starts from */
   readonly holds: "nothing" | "disk" | "memory";
+  /** It refused a sandbox a moment ago: it is asked when no other has room */
+  readonly hasRefused: boolean;
 }
 
 export interface HostCapacity {
@@ -70,7 +72,10 @@ export function choose(hosts: readonly PlacementHost[], request: PlacementReques
     if (reason !== undefined) unable.set(host.id, reason);
     else rated.push({ host, score: scoreOf(host, request), hash: hashOf(host.id + request.sandboxId) });
   }
-  rated.sort((a, b) => b.score - a.score || a.hash - b.hash || (a.host.id < b.host.id ? -1 : 1));
+  rated.sort(
+    (a, b) =>
+      Number(a.host.hasRefused) - Number(b.host.hasRefused) || b.score - a.score || a.hash - b.hash || (a.host.id < b.host.id ? -1 : 1),
+  );
   return { able: rated.map(({ host }) => host), unable };
 }
 

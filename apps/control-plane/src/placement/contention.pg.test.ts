@@ -10,7 +10,9 @@ import { KeyTaken } from "../operations/operations.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
 import { FakeHost } from "../testing/fake-host.ts";
 import { firstTeam } from "../testing/first-team.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
+import { postgresOfRun } from "../testing/postgres-of-run.ts";
+import type { TestPostgres } from "../testing/postgres.ts";
 
 /** What only several writers at once can show: nothing is given away twice. */
 
@@ -26,7 +28,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
   let hosts: readonly FakeHost[];
   let planes: readonly [Sandboxes, Sandboxes];
   beforeAll(async () => {
-    postgres = await startPostgres();
+    postgres = postgresOfRun();
     const url = await postgres.createDatabase();
     databases = [await openDatabase({ kind: "server", url }, silentLogger), await openDatabase({ kind: "server", url }, silentLogger)];
     hosts = Array.from({ length: hostCount }, (_, index) => {

@@ -1,5 +1,5 @@
 import { hostTakesSandboxes, PlatformError, type TeamQuota } from "@roost/contract";
-import { second } from "@roost/kit";
+import { second, Turns } from "@roost/kit";
 import type { Transaction } from "kysely";
 
 import type { Database } from "../db/database.ts";
@@ -23,7 +23,7 @@ import type { Hosts } from "../hosts/hosts.ts";
 import type { HostTemplate } from "../hosts/observed.ts";
 import { choose, whyNoRoom, type Choice, type HostCapacity, type PlacementHost, type PlacementRequest, type Unable } from "./choose.ts";
 import { checkQuota } from "./quota.ts";
-import { Turns } from "../sandboxes/turns.ts";
+import { Refusals } from "./refusals.ts";
 import { Room } from "./room.ts";
 
 /** How old what is known of reservations may be in `ms` when hosts are put in order; where it counts it is read anew */
@@ -76,6 +76,7 @@ export class Placements {
   readonly #deps: PlacementsDependencies;
   readonly #room: Room;
   readonly #turns = new Turns(reservationsAtOnce);
+  readonly #refusals = new Refusals();
   #known: { readonly taken: Map<string, Taken>; readonly timeMs: number } | undefined;
 
   constructor(deps: PlacementsDependencies) {
@@ -99,14 +100,11 @@ export class Placements {
     record: (transaction: Transaction<Tables>, holder: Holder) => Promise<void>,
     signal?: AbortSignal,
   ): Promise<{ readonly holder: Holder }> {
-    const byId = new Map(holders.map((holder) => [holder.host.id, holder]));
     let refusal: PlatformError | undefined;
     const attempt = async () => {
       const choice = await this.#choose(request, holders);
-      for (const host of choice.able) {
-        const holder = byId.get(host.id);
-        if (holder !== undefined && (await this.#reserve(request, host.capacity, holder, record))) return { holder };
-      }
+      const reserved = await this.#firstWithRoom(request, choice, holders, record);
+      if (reserved !== undefined) return reserved;
       refusal = refusalOf(choice, request);
       const mayHelp = choice.able.length > 0 || [...choice.unable.values()].includes("room");
       if (!mayHelp) throw refusal;
@@ -115,6 +113,42 @@ export class Placements {
     const placed = await this.#room.until(async () => this.#turns.take(attempt), signal);
     if (placed === undefined) throw refusal ?? noRoom(request, "it waited too long");
     return placed;
+  }
+
+  /**
+   * For a sandbox that is recorded on a host which then refused it: takes the best of the others that has room, and has `move` move the record there, and with it what it reserves, all or nothing. Undefined when
+   * there is none now: nobody waits for room, because what the host answered is an answer, too. Throws what `move` throws.
+   */
+  async placeElsewhere<Holder extends HolderOfTemplate>(
+    request: PlaceRequest,
+    holders: readonly Holder[],
+    move: (transaction: Transaction<Tables>, holder: Holder) => Promise<void>,
+  ): Promise<Holder | undefined> {
+    if (holders.length === 0) return undefined;
+    const placed = await this.#turns.take(async () =>
+      this.#firstWithRoom({ ...request, isQuotaFree: true }, await this.#choose(request, holders), holders, move),
+    ); // its quota was checked when it was recorded, and it is counted
+    return placed?.holder;
+  }
+
+  /** A host did not take a sandbox that was reserved there: others are tried first for a moment, and it is asked anew how large it is. */
+  refusedBy(host: HostLink): void {
+    this.#refusals.note(host.id);
+    host.forgetDescription();
+    this.#known = undefined;
+  }
+
+  async #firstWithRoom<Holder extends HolderOfTemplate>(
+    request: PlaceRequest,
+    choice: Choice,
+    holders: readonly Holder[],
+    record: (transaction: Transaction<Tables>, holder: Holder) => Promise<void>,
+  ): Promise<{ readonly holder: Holder } | undefined> {
+    for (const { id, capacity } of choice.able) {
+      const holder = holders.find(({ host }) => host.id === id);
+      if (holder !== undefined && (await this.#reserve(request, capacity, holder, record))) return { holder };
+    }
+    return undefined;
   }
 
   async #choose(request: PlaceRequest, holders: readonly HolderOfTemplate[]): Promise<Choice> {
@@ -135,6 +169,7 @@ export class Placements {
           capacity: info === undefined ? noCapacity : this.#capacityOf(info),
           taken: known.taken.get(host.id) ?? nothingTaken,
           holds: template.has_memory ? "memory" : "disk",
+          hasRefused: this.#refusals.isRecent(host.id),
         };
       }),
     );

@@ -4,11 +4,10 @@ import { join } from "node:path";
 
 import { PlatformError, recipePackagesMax } from "@roost/contract";
 import { debianRecipeVersion, ImageBuildError, makeDebianArchive } from "@roost/images";
-import { MiB, type Logger } from "@roost/kit";
+import { MiB, Turns, type Logger } from "@roost/kit";
 
 import type { HeldImages } from "../images/held-images.ts";
 import type { BaseTemplate } from "../images/image-catalog.ts";
-import { StartGate } from "../sandbox/start-gate.ts";
 import { ArchiveSpool, type ArchivePart } from "./archive-spool.ts";
 import { readArchive } from "./archive.ts";
 import { BlobCache } from "./blob-cache.ts";
@@ -61,7 +60,7 @@ export class Importer {
   readonly #cache: BlobCache;
   readonly #spool: ArchiveSpool;
   readonly #registry: Registry;
-  readonly #gate = new StartGate(importsAtOnceMax);
+  readonly #turns = new Turns(importsAtOnceMax);
   readonly #shared = new SharedWork<ImportOutcome, ImportProgress>();
   #isClosed = false;
 
@@ -290,15 +289,10 @@ export class Importer {
   }
 
   async #inTurn<Result>(signal: AbortSignal, work: () => Promise<Result>): Promise<Result> {
-    if (this.#gate.waitingCount >= importsWaitingMax) {
+    if (this.#turns.waitingCount >= importsWaitingMax) {
       throw new PlatformError("capacity_exhausted", "this host imports many images already; try again later", { retryAfterSec: 30 });
     }
-    await this.#gate.enter(signal);
-    try {
-      return await work();
-    } finally {
-      this.#gate.leave();
-    }
+    return this.#turns.take(work, signal);
   }
 
   async #make(options: Pick<MakeOptions, "layers" | "askedMib" | "record" | "signal" | "report">): Promise<ImportedImage> {

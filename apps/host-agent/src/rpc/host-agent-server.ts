@@ -1,13 +1,13 @@
 import { createServer, type Server as HttpServer } from "node:http";
 import { createServer as createHttp2Server, type Http2Server, type ServerHttp2Session } from "node:http2";
-import type { AddressInfo, Socket } from "node:net";
+import type { AddressInfo } from "node:net";
 import { createServer as createTlsServer, type Server as TlsServer, type TLSSocket } from "node:tls";
 
 import type { ServiceImpl } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { certificateName, controlPlaneName, PlatformError, type GuestTunnels } from "@roost/contract";
 import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
-import { KiB, MiB, poll, second, type Logger } from "@roost/kit";
+import { KiB, limitPeers, MiB, poll, RawSockets, second, type Logger } from "@roost/kit";
 
 import { refuseUpgrade, TunnelUpgrades } from "./tunnel-upgrades.ts";
 
@@ -17,6 +17,8 @@ const greetTimeoutMs = 10 * second;
 const headBytesMax = 8 * KiB;
 /** Connections at once, tunnels included; above it new ones are closed unheard */
 const connectionsMax = 16_384;
+/** Of these, of all who did not show the control plane's certificate yet */
+const strangersMax = 256;
 /** Calls at once on one connection; a control plane has one connection for all of its calls */
 const callsMax = 1_024;
 /** Longest message of a call in `bytes`: parts of archives have 1 MiB */
@@ -57,7 +59,7 @@ export class HostAgentServer {
   readonly #upgrades: HttpServer;
   readonly #tunnels: TunnelUpgrades;
   readonly #sessions = new Set<ServerHttp2Session>();
-  readonly #sockets = new Map<string, Socket>();
+  readonly #sockets: RawSockets;
   readonly #log: Logger;
   /** Calls under way, without those that go on for ever */
   #calling = 0;
@@ -90,7 +92,7 @@ export class HostAgentServer {
       refuseUpgrade(socket, new PlatformError("route_not_found", "this port serves tunnels by HTTP/1.1 upgrades, and calls by HTTP/2"));
     });
     this.#upgrades.on("upgrade", (request, socket, head) => {
-      this.#tunnels.upgrade({ request, socket, head, reset: () => void this.#rawSocket(socket as TLSSocket)?.resetAndDestroy() });
+      this.#tunnels.upgrade({ request, socket, head, reset: () => this.#sockets.reset(socket as TLSSocket) });
     });
 
     this.#tls = createTlsServer(
@@ -108,7 +110,8 @@ export class HostAgentServer {
       (socket) => this.#serve(socket),
     );
     this.#tls.maxConnections = connectionsMax;
-    this.#tls.on("connection", (socket: Socket) => this.#remember(socket));
+    limitPeers(this.#tls, { strangersMax, perPeerMax: connectionsMax, nameOf: nameOfPeer });
+    this.#sockets = new RawSockets(this.#tls);
     this.#tls.on("tlsClientError", (error, socket) => {
       this.#log.info({ err: error, from: socket.remoteAddress }, "a connection without a certificate of the control plane was refused");
     });
@@ -154,13 +157,13 @@ export class HostAgentServer {
   async close(): Promise<void> {
     this.#refuseMore();
     for (const session of this.#sessions) session.destroy();
-    const gone = [...this.#sockets.values()].map((socket) => new Promise((resolve) => socket.once("close", resolve)));
-    for (const socket of this.#sockets.values()) socket.destroy();
+    const gone = this.#sockets.all.map((socket) => new Promise((resolve) => socket.once("close", resolve)));
+    for (const socket of this.#sockets.all) socket.destroy();
     await Promise.all(gone);
   }
 
   #serve(socket: TLSSocket): void {
-    const name = certificateName(socket.getPeerCertificate().subjectaltname);
+    const name = nameOfPeer(socket);
     if (name !== controlPlaneName) {
       this.#log.warn({ from: socket.remoteAddress, name }, "a certificate that is not the control plane's was refused");
       socket.destroy();
@@ -169,24 +172,11 @@ export class HostAgentServer {
     if (socket.alpnProtocol === "h2") this.#calls.emit("connection", socket);
     else this.#upgrades.emit("connection", socket);
   }
-
-  #remember(socket: Socket): void {
-    const key = keyOf(socket);
-    this.#sockets.set(key, socket);
-    socket.once("close", () => {
-      if (this.#sockets.get(key) === socket) this.#sockets.delete(key); // another connection may come from the same port already
-    });
-  }
-
-  /** The connection below TLS. A break has to be told with a reset: Node reads one that just ends as a stream that is complete. */
-  #rawSocket(socket: TLSSocket): Socket | undefined {
-    return this.#sockets.get(keyOf(socket));
-  }
 }
 
-/** Of a connection to this listener, as long as it is open. */
-function keyOf({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`;
+function nameOfPeer(socket: TLSSocket): string | undefined {
+  // One that is gone already shows none
+  return socket.destroyed ? undefined : certificateName(socket.getPeerCertificate().subjectaltname);
 }
 
 function contextOptions({ keyPem, certificatePem, caPem }: TlsIdentity) {

@@ -154,7 +154,12 @@ export class TemplateStore {
       this.#templates.delete(name);
       await this.#onStep("template:trashed");
       await syncFolder(this.root);
-      await rm(trash, { recursive: true, force: true });
+      await rm(trash, { recursive: true, force: true }).catch((error: unknown) =>
+        this.#imageOptions.log.warn(
+          { err: error, template: name, trash },
+          "what is left of a removed template takes room until the next start",
+        ),
+      );
       return true;
     } finally {
       this.#changing.delete(name);
