@@ -47,6 +47,9 @@ export const accountTokenSchema = z
   .string()
   .regex(/^[0-9a-f]{64}$/, "must be the 64 hexadecimal digits of a link or mail")
   .describe("Works once, and not for long");
+/** What makes whoever signs up first the platform's admin: 128 bits, which the platform writes to this file of its state folder */
+export const setUpCodeSchema = z.string().regex(/^[0-9a-f]{32}$/, "must be the 32 hexadecimal digits of the file `setup-code`");
+export const setUpCodeFile = "setup-code";
 /** What a signed-in program sends as `Authorization: Bearer` */
 export const sessionTokenPattern = /^session_[0-9a-f]{64}$/;
 
@@ -83,7 +86,7 @@ export type SignedIn = z.infer<typeof signedInSchema>;
 export const signInMethodsSchema = z
   .object({
     sign_up: z.enum(signUpModes).describe("`invite`: only with an invitation"),
-    is_first: z.boolean().describe("Nobody has signed up yet: whoever does becomes the platform's admin"),
+    is_first: z.boolean().describe("There is no admin yet: whoever signs up with the platform's set-up code becomes it"),
     has_mail: z.boolean().describe("Mails are sent: addresses are confirmed, passwords can be reset"),
     github: z.boolean().describe("Signing in with GitHub is set up"),
   })
@@ -96,6 +99,9 @@ export const signUpBodySchema = z
     password: passwordSchema,
     name: userNameSchema,
     invitation: accountTokenSchema.optional().describe("Token of an invitation to this address"),
+    setup_code: setUpCodeSchema
+      .optional()
+      .describe("Of the platform's state folder: makes the first who signs up with it the platform's admin; after that it does nothing"),
     deliver: deliverSchema,
   })
   .meta({ id: "SignUp" });

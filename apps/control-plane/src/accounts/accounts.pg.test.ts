@@ -1,11 +1,15 @@
 import { loginBodySchema, signUpBodySchema } from "@roost/contract";
-import { second, silentLogger } from "@roost/kit";
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { poll, second, silentLogger } from "@roost/kit";
+import { sql } from "kysely";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
 import { openDatabase, type Database } from "../db/database.ts";
+import { anonymizeUser, lockUser } from "../db/users.ts";
 import { AccountsLab, FakeMailer, forgetAccounts, goodPassword } from "../testing/accounts-lab.ts";
 import { codeOf } from "../testing/code-of.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
+import { postgresOfRun } from "../testing/postgres-of-run.ts";
+import type { TestPostgres } from "../testing/postgres.ts";
 
 /** What only several control planes on one server can show. */
 
@@ -17,9 +21,10 @@ describe.skipIf(why !== undefined)(`accounts on PostgreSQL${why === undefined ? 
   let two: Database;
   let first: AccountsLab;
   let there: AccountsLab;
+  let labs: readonly AccountsLab[] = [];
   const clock = { now: Date.now() };
   beforeAll(async () => {
-    postgres = await startPostgres();
+    postgres = postgresOfRun();
     const url = await postgres.createDatabase();
     one = await openDatabase({ kind: "server", url }, silentLogger);
     two = await openDatabase({ kind: "server", url }, silentLogger);
@@ -28,15 +33,22 @@ describe.skipIf(why !== undefined)(`accounts on PostgreSQL${why === undefined ? 
     await Promise.all([one.close(), two.close()]);
     await postgres[Symbol.asyncDispose]();
   });
+  const forgetLabs = () => {
+    for (const lab of labs) lab[Symbol.dispose]();
+  };
+  afterEach(forgetLabs);
   const start = (signup: "open" | "invite", isReal = true) => {
+    forgetLabs();
     first = new AccountsLab(one.db, { signup }, { clock, mailer: new FakeMailer(isReal) });
     there = new AccountsLab(two.db, { signup }, { clock, mailer: new FakeMailer(isReal) });
+    labs = [first, there];
   };
   beforeEach(async () => {
     await forgetAccounts(one.db);
     start("open");
   });
-  const bodyOf = (email: string) => signUpBodySchema.parse({ email, password: goodPassword, name: "N" });
+  const bodyOf = (email: string) =>
+    signUpBodySchema.parse({ email, password: goodPassword, name: "N", setup_code: first.accounts.setUp.code });
   const signUpMany = async (count: number) =>
     Promise.all(
       Array.from({ length: count }, (_, index) =>
@@ -146,6 +158,48 @@ describe.skipIf(why !== undefined)(`accounts on PostgreSQL${why === undefined ? 
         .where("role", "=", "owner")
         .execute();
       expect(owners).toHaveLength(1);
+    }
+  });
+
+  test("a team is never handed to somebody who deletes their account at that moment", async () => {
+    const ada = await first.callerOf(await first.person("ada@example.org"));
+    const bob = await first.member(ada, "bob@example.org");
+    let handed: Promise<string> | undefined;
+    await two.db.transaction().execute(async (deletion) => {
+      await lockUser(deletion, bob.user.id); // from here on as in a deletion, which finds that they own no team
+      handed = codeOf(first.accounts.members.transfer(ada, "default", bob.user.id));
+      await Promise.race([handed, poll({ what: "the wait for the user", timeoutMs: 30_000, intervalMs: 10 }, isAnybodyWaiting)]);
+      await deletion.deleteFrom("membership").where("user_id", "=", bob.user.id).execute();
+      await anonymizeUser(deletion, bob.user.id, first.now());
+    });
+    expect(await handed).toBe("member_not_found");
+    const owners = await one.db
+      .selectFrom("membership")
+      .select("user_id")
+      .where("team_id", "=", "default")
+      .where("role", "=", "owner")
+      .execute();
+    expect(owners).toEqual([{ user_id: ada.actor.id }]);
+  });
+  const isAnybodyWaiting = async () => {
+    const { rows } = await sql<{ count: number }>`SELECT count(*)::int AS count FROM pg_locks WHERE NOT granted`.execute(one.db);
+    return rows[0]?.count === 0 ? undefined : true;
+  };
+
+  test("an invitation that is accepted and taken back at the same moment: one happens, and neither waits for ever", async () => {
+    const ada = await first.callerOf(await first.person("ada@example.org"));
+    const bob = await there.callerOf(await there.person("bob@example.org"));
+    for (let round = 0; round < 30; round += 1) {
+      const { id } = await first.accounts.members.invite(ada, "default", { email: "bob@example.org" });
+      await first.accounts.mails.sendDue();
+      const token = first.mailer.tokenTo("bob@example.org");
+      const codes = await Promise.all([
+        codeOf(there.accounts.members.accept(bob, token)),
+        codeOf(first.accounts.members.revokeInvitation(ada, "default", id)),
+      ]);
+      expect([["none", "invitation_not_found"].join(), ["token_invalid", "none"].join()], `round ${round}`).toContain(codes.join());
+      await one.db.deleteFrom("membership").where("user_id", "=", bob.actor.id).where("team_id", "=", "default").execute();
+      await one.db.deleteFrom("rate_limit").execute();
     }
   });
 

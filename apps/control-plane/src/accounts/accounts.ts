@@ -25,6 +25,7 @@ import { Passwords, type PasswordCost } from "./passwords.ts";
 import { Profiles } from "./profiles.ts";
 import { SessionAuthenticator } from "./session-authenticator.ts";
 import { Sessions } from "./sessions.ts";
+import { SetUp } from "./set-up.ts";
 import { SignUps } from "./sign-ups.ts";
 
 /** Time between two rounds in which what is over is forgotten, in `ms` */
@@ -44,6 +45,8 @@ export interface Accounts {
   readonly authenticator: SessionAuthenticator;
   readonly cookies: CookieJar;
   readonly mails: Mails;
+  /** What makes the first who signs up the admin */
+  readonly setUp: SetUp;
   /** Whose pages may act for their visitors, besides those of the host that is asked */
   readonly origins: readonly string[];
   /** Sends mails, and forgets what is over, until the signal aborts. */
@@ -68,6 +71,8 @@ export interface AccountsDependencies {
   readonly db: Db;
   readonly apiKeys: ApiKeys;
   readonly audit: Audit;
+  /** Of the installation: 64 hex digits */
+  readonly secretKey: string;
   readonly log: Logger;
   readonly now?: (() => Date) | undefined;
   /** Tests have their own, and cheap passwords */
@@ -76,7 +81,7 @@ export interface AccountsDependencies {
 }
 
 export function createAccounts(options: AccountsOptions, deps: AccountsDependencies): Accounts {
-  const { db, apiKeys, audit, log, now = () => new Date() } = deps;
+  const { db, apiKeys, audit, secretKey, log, now = () => new Date() } = deps;
   const publicUrl = (options.publicUrl ?? `http://localhost:${options.port}`).replace(/\/+$/, "");
   const mails = new Mails({ db, mailer: deps.mailer ?? createMailer(options, publicUrl, log), publicUrl, log, now });
   const passwords = new Passwords(deps.passwordCost);
@@ -88,8 +93,13 @@ export function createAccounts(options: AccountsOptions, deps: AccountsDependenc
   const newAccounts = new NewAccounts(options.signup, audit, now);
   const logins = new Logins({ db, passwords, attempts, sessions, audit });
   const client = createGithubClient(options, publicUrl);
+  const setUp = new SetUp({ db, secretKey, dir: options.dir, log });
+  const upkeep = async () => {
+    await deleteExpired(db, now());
+    await setUp.offer();
+  };
   return {
-    signUps: new SignUps({ db, newAccounts, passwords, attempts, sessions, mails, now }),
+    signUps: new SignUps({ db, newAccounts, setUp, passwords, attempts, sessions, mails, now }),
     logins,
     passwordChanges: new PasswordChanges({ db, passwords, attempts, sessions, mails, audit, now }),
     github: new GithubSignIns({ db, client, publicUrl, newAccounts, logins, attempts, audit, now }),
@@ -101,10 +111,11 @@ export function createAccounts(options: AccountsOptions, deps: AccountsDependenc
     authenticator: new SessionAuthenticator(sessions, cookies, origins),
     cookies,
     mails,
+    setUp,
     origins,
     run: async (signal) => {
-      const upkeep = new ServiceLoop("upkeep of accounts", log, signal);
-      await Promise.all([mails.run(signal), upkeep.every(upkeepIntervalMs, () => deleteExpired(db, now()))]);
+      const loop = new ServiceLoop("upkeep of accounts", log, signal);
+      await Promise.all([mails.run(signal), loop.every(upkeepIntervalMs, upkeep)]);
     },
   };
 }

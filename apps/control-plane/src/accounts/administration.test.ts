@@ -1,6 +1,7 @@
 import { adminPageQuerySchema, teamQuotaSchema } from "@roost/contract";
 import { beforeEach, expect, test } from "vitest";
 
+import { verifyChain } from "../audit/verify-chain.ts";
 import { TeamRequests } from "../teams/team-requests.ts";
 import type { AccountsLab } from "../testing/accounts-lab.ts";
 import { codeOf } from "../testing/code-of.ts";
@@ -100,4 +101,26 @@ test("an account is deleted by its owner, with nothing of the person left; not t
   const again = await lab.person("bob@example.org");
   expect(again.user.id).not.toBe(bob.user.id);
   expect(await codeOf(profiles.delete(await lab.callerOf(again), "bob@example.org")), "owns a team").toBe("last_owner");
+});
+
+test("keys that go with their maker are in the log of each team that they were of", async () => {
+  const bob = await lab.member(root, "bob@example.org", "admin");
+  const own = await lab.accounts.members.createTeam(await lab.callerOf(bob), "Bob's");
+  const made: string[] = [];
+  for (const teamId of ["default", own.id]) {
+    const { row } = await lab.apiKeys.create(await lab.callerOf(bob, teamId), { name: "k", scopes: null, expiresInSec: null });
+    made.push(`${teamId} ${row.id} ${bob.user.id}`);
+  }
+  await lab.accounts.administration.deactivate(root, bob.user.id);
+  const entries = await lab.db
+    .selectFrom("audit_entry")
+    .select(["chain", "resource_id", "detail"])
+    .where("action", "=", "key.revoke")
+    .where("resource_kind", "=", "api_key")
+    .execute();
+  const recorded = entries.map((entry) => `${entry.chain} ${entry.resource_id} ${entry.detail["made_by"]}`);
+  for (const line of made) expect(recorded).toContain(line);
+  for (const chain of ["default", own.id, "platform"]) {
+    expect(await verifyChain(lab.db, chain, { after: 0, entriesMax: 1_000 }), chain).toMatchObject({ is_intact: true, is_complete: true });
+  }
 });

@@ -63,8 +63,8 @@ export class Administration {
       await requireOtherAdmin(transaction, userId);
       await setDeactivated(transaction, userId, now());
       await sessions.revokeAll(transaction, userId);
-      await apiKeys.revokeMadeBy(transaction, userId, undefined);
-      await audit.record(transaction, caller, { action: "user.disable", resource: { kind: "user", id: userId } });
+      const revoked = await apiKeys.revokeMadeBy(transaction, userId, undefined);
+      await audit.record(transaction, caller, { action: "user.disable", resource: { kind: "user", id: userId } }, revoked);
     });
   }
 
@@ -81,9 +81,9 @@ export class Administration {
     return this.#change(userId, async (transaction) => {
       if (!isAdmin) await requireOtherAdmin(transaction, userId);
       await setAdmin(transaction, userId, isAdmin);
-      if (!isAdmin) await this.#deps.apiKeys.revokeMadeBy(transaction, userId, undefined, platformScopes);
+      const revoked = isAdmin ? [] : await this.#deps.apiKeys.revokeMadeBy(transaction, userId, undefined, platformScopes);
       const action = isAdmin ? "user.admin_grant" : "user.admin_revoke";
-      await this.#deps.audit.record(transaction, caller, { action, resource: { kind: "user", id: userId } });
+      await this.#deps.audit.record(transaction, caller, { action, resource: { kind: "user", id: userId } }, revoked);
     });
   }
 

@@ -17,8 +17,13 @@ const limits = {
   /** Passwords from one address for whichever accounts */
   loginAddress: { points: 60, durationSec: 15 * 60 },
   signUpAddress: { points: 20, durationSec: 60 * 60 },
-  /** Mails to one address that anybody can cause. Above, none are sent, and nobody is told */
-  mailTo: { points: 4, durationSec: 60 * 60 },
+  /**
+   * Mails to one address that anybody can cause, each kind for itself: else whoever signs up with somebody's address again and again would keep
+   * them from resetting their password. Above, none are sent, and nobody is told
+   */
+  signUpMailTo: { points: 4, durationSec: 60 * 60 },
+  resetMailTo: { points: 4, durationSec: 60 * 60 },
+  inviteMailTo: { points: 4, durationSec: 60 * 60 },
   resetAddress: { points: 20, durationSec: 60 * 60 },
   /** Secrets of mails and codes: they cannot be guessed, only looked up in vain */
   tokenAddress: { points: 60, durationSec: 15 * 60 },

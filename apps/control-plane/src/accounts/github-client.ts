@@ -82,11 +82,8 @@ export class GithubClient {
       const token = await this.#exchange(code, state, codeVerifier);
       const profile = profileSchema.parse(await this.#get("/user", token));
       const emails = emailsSchema.parse(await this.#get("/user/emails", token));
-      const email = emails
-        .find((entry) => entry.primary && entry.verified)
-        ?.email.trim()
-        .toLowerCase();
-      return { subject: String(profile.id), name: profile.name ?? profile.login, email: email ?? null };
+      const email = emails.find((entry) => entry.primary && entry.verified)?.email;
+      return { subject: String(profile.id), name: profile.name ?? profile.login, email: email === undefined ? null : plainAddress(email) };
     } catch (error) {
       throw new PlatformError("provider_unavailable", "GitHub did not say who you are; try again", { cause: error });
     }
@@ -117,6 +114,11 @@ export class GithubClient {
   #requestOptions() {
     return { signal: AbortSignal.timeout(answerTimeoutMs), [allowInsecureRequests]: this.#isInsecure };
   }
+}
+
+/** In lower case; null for one that is not ASCII: capitals of other scripts (the sign for kelvin) become letters of somebody else's address. */
+function plainAddress(email: string): string | null {
+  return /^[\x21-\x7e]+$/.test(email) ? email.toLowerCase() : null;
 }
 
 async function readBounded(answer: Response): Promise<string> {

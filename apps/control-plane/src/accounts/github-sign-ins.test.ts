@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 
 import { githubQuerySchema, loginBodySchema } from "@roost/contract";
 import { minute } from "@roost/kit";
-import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 
 import type { Database } from "../db/database.ts";
 import { AccountsLab, forgetAccounts, goodPassword } from "../testing/accounts-lab.ts";
@@ -30,6 +30,7 @@ beforeEach(async () => {
   const { url: githubUrl, clientId: githubClientId, clientSecret: githubClientSecret } = github;
   lab = new AccountsLab(database.db, { signup: "open", githubUrl, githubClientId, githubClientSecret });
 });
+afterEach(() => lab[Symbol.dispose]());
 
 const ada: FakeGithubUser = { id: 7, login: "ada", name: "Ada L", emails: [{ email: "Ada@example.org", primary: true, verified: true }] };
 const depart = (query: object = {}, caller?: SessionCaller) =>
@@ -48,7 +49,7 @@ test("somebody new gets an account, and the same one when they come again, whate
   const first = await travel(ada, { return_to: "/start?x=1#y" });
   expect(first.url).toBe("/start?x=1#y");
   expect(first.session).toBeDefined();
-  expect(await users()).toMatchObject([{ email: "ada@example.org", name: "Ada L", password_hash: null, is_admin: true }]);
+  expect(await users()).toMatchObject([{ email: "ada@example.org", name: "Ada L", password_hash: null, is_admin: false }]);
   const renamed = { ...ada, login: "ada2", emails: [{ email: "other@example.org", primary: true, verified: true }] };
   const second = await travel(renamed);
   expect(second.session?.row.user_id).toBe(first.session?.row.user_id);
@@ -125,6 +126,25 @@ test("one GitHub account belongs to one account, and one account has one", async
   expect(await codeOf(lab.accounts.profiles.disconnect(caller, "github"))).toBe("provider_unconnected");
 });
 
+test("what ends the session in which somebody set out ends the way to connect GitHub, too", async () => {
+  const made = await lab.person("ada@example.org");
+  const thief = await lab.callerOf(made); // of a session that somebody else got hold of
+  const { url, browserSecret } = await depart({ connect: "1" }, thief);
+  const back = paramsOf(github.approve(url, { ...ada, id: 666 }));
+  await lab.accounts.passwordChanges.askReset("ada@example.org", lab.requester());
+  await lab.accounts.mails.sendDue();
+  await lab.accounts.passwordChanges.reset(lab.mailer.tokenTo("ada@example.org"), "a new password", lab.requester());
+  expect(errorOf(await lab.accounts.github.arrive(back, browserSecret, lab.requester()))).toBe("login_failed");
+  expect(await database.db.selectFrom("user_identity").selectAll().execute()).toEqual([]);
+});
+
+test("an address with capitals of another script is not that of somebody whose letters they become", async () => {
+  await lab.person("kim@example.org");
+  const kelvin = { ...ada, id: 99, emails: [{ email: "\u212Aim@example.org", primary: true, verified: true }] };
+  expect("\u212A".toLowerCase()).toBe("k");
+  expect(errorOf(await travel(kelvin))).toBe("login_failed");
+});
+
 test("whoever signs in with GitHub only cannot disconnect it before they have a password", async () => {
   const { session } = await travel(ada);
   const user = (await users())[0];
@@ -157,6 +177,7 @@ test("a program gets a code instead of a cookie, and its session with the verifi
 
 test("signing up with GitHub needs an invitation where signing up does", async () => {
   const { url: githubUrl, clientId: githubClientId, clientSecret: githubClientSecret } = github;
+  lab[Symbol.dispose]();
   lab = new AccountsLab(database.db, { githubUrl, githubClientId, githubClientSecret });
   const root = await lab.callerOf(await lab.person("root@example.org"));
   expect(errorOf(await travel(ada))).toBe("signup_closed");
@@ -198,6 +219,9 @@ test.each([
   "//evil.example/",
   "/\\evil.example",
   "/\t/evil.example",
+  "/.//evil.example/",
+  "/a/..//evil.example/",
+  "/%2e//evil.example/",
   "http://127.0.0.1.evil.example:80/",
   "http://user@127.0.0.1:80/",
   "http://localhost:99/",

@@ -8,7 +8,8 @@ import type { Audit } from "../audit/audit.ts";
 import { insertAccountToken, takeAccountToken } from "../db/account-tokens.ts";
 import type { Db } from "../db/database.ts";
 import type { TokenDetails } from "../db/schema-accounts.ts";
-import { findUser, findUserByEmail, findUserByIdentity, insertIdentity, type UserRow } from "../db/users.ts";
+import { hasSession } from "../db/sessions.ts";
+import { findUser, findUserByEmail, findUserByIdentity, insertIdentity, lockUser, type UserRow } from "../db/users.ts";
 import { addressKey, type Attempts } from "./attempts.ts";
 import type { GithubClient, GithubUser } from "./github-client.ts";
 import type { Logins } from "./logins.ts";
@@ -83,6 +84,7 @@ export class GithubSignIns {
       challenge: returnTo.kind === "program" ? (query.challenge ?? null) : null,
       invitation_hash: query.invitation === undefined ? null : hashOfSecret(query.invitation).toString("hex"),
       connect_user_id: caller?.actor.id ?? null,
+      connect_session_id: caller?.sessionId ?? null,
     };
     const timeExpires = new Date(now().getTime() + oauthTimeMs);
     await insertAccountToken(db, { hash: hashOfSecret(state), kind: "oauth", userId: null, detail: journey, timeExpires }, now());
@@ -183,8 +185,13 @@ export class GithubSignIns {
   async #connect(journey: Journey, userId: string, github: GithubUser, requester: Requester): Promise<Arrival> {
     const { db, audit, now } = this.#deps;
     await db.transaction().execute(async (transaction) => {
-      const user = await findUser(transaction, userId);
+      const user = await lockUser(transaction, userId);
       if (user === undefined) throw new PlatformError("login_failed", "this account is no more");
+      // Whoever ended all sessions because somebody else had one must not find that one's GitHub account connected afterwards
+      const sessionId = journey.connect_session_id;
+      if (sessionId === null || !(await hasSession(transaction, userId, sessionId, now()))) {
+        throw new PlatformError("login_failed", "the session in which you set out has ended; sign in and start again");
+      }
       if (!(await insertIdentity(transaction, { provider: "github", subject: github.subject, userId }, now()))) {
         throw new PlatformError("email_taken", "this GitHub account is connected to somebody's account already, or yours to another one");
       }
@@ -222,5 +229,6 @@ function applicantOf(github: GithubUser, email: string, journey: Journey): Param
     name: name.success ? name.data : "GitHub user",
     passwordHash: null,
     invitationHash: journey.invitation_hash === null ? null : Buffer.from(journey.invitation_hash, "hex"),
+    isOperator: false, // the first admin signs up with a password, and connects GitHub: a code in an address would end up in logs
   };
 }

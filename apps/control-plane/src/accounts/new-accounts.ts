@@ -1,4 +1,4 @@
-import { defaultTeamId, newId, nameLengthMax, PlatformError, type SignUpMode } from "@roost/contract";
+import { defaultTeamId, newId, nameLengthMax, PlatformError, setUpCodeFile, type SignUpMode } from "@roost/contract";
 
 import type { Audit, PendingEntry } from "../audit/audit.ts";
 import type { Db } from "../db/database.ts";
@@ -19,6 +19,8 @@ export interface Applicant {
   readonly passwordHash: string | null;
   /** Of an invitation's token; null: has none */
   readonly invitationHash: Uint8Array | null;
+  /** Whether they showed the platform's set-up code */
+  readonly isOperator: boolean;
 }
 
 export interface NewAccount {
@@ -28,8 +30,8 @@ export interface NewAccount {
 }
 
 /**
- * Who gets an account, and what it is from the start: one function for all the ways to sign up. The first ever is the platform's admin and owner of
- * the first team; then it depends on the operator.
+ * Who gets an account, and what it is from the start: one function for all the ways to sign up. The first with the set-up code (./set-up.ts) is the
+ * platform's admin and owner of the first team; all others depend on what the operator allows, also before that.
  */
 export class NewAccounts {
   readonly mode: SignUpMode;
@@ -43,17 +45,24 @@ export class NewAccounts {
   }
 
   /** Throws `signup_closed` for who could have no account at this moment, whatever the address. */
-  async requireOpen(db: Db, hasInvitation: boolean): Promise<void> {
+  async requireOpen(
+    db: Db,
+    { hasInvitation, isOperator }: { readonly hasInvitation: boolean; readonly isOperator: boolean },
+  ): Promise<void> {
     if (this.mode === "open" || (this.mode === "invite" && hasInvitation)) return;
-    if (!(await hasFirstUser(db))) return;
-    throw this.#closed();
+    if (await hasFirstUser(db)) throw this.#closed();
+    if (isOperator) return;
+    throw new PlatformError(
+      "signup_closed",
+      `the platform's first account needs its set-up code: \`roost account signup\` on its machine finds it; else give what the file "${setUpCodeFile}" in its state folder says`,
+    );
   }
 
   /** In a transaction, which it ends with entries of the audit log. Throws `signup_closed`, `token_invalid`, `email_taken`. */
   async create(transaction: Db, applicant: Applicant, requester: Requester): Promise<NewAccount> {
     const now = this.#now();
     const id = newId("u");
-    const isFirst = await claimFirst(transaction, id, now);
+    const isFirst = applicant.isOperator && (await claimFirst(transaction, id, now));
     const invitation =
       isFirst || applicant.invitationHash === null || this.mode === "closed"
         ? undefined

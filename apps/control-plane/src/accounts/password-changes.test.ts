@@ -1,8 +1,8 @@
-import { loginBodySchema } from "@roost/contract";
+import { loginBodySchema, signUpBodySchema } from "@roost/contract";
 import { minute } from "@roost/kit";
 import { expect, test } from "vitest";
 
-import { goodPassword, type AccountsLab } from "../testing/accounts-lab.ts";
+import { AccountsLab, goodPassword } from "../testing/accounts-lab.ts";
 import { codeOf } from "../testing/code-of.ts";
 import { eachAccountsLab } from "../testing/each-accounts-lab.ts";
 
@@ -83,12 +83,21 @@ test("mails of resets are limited per account, silently, and asking per address,
   for (let count = 0; count < 6; count += 1)
     await lab.accounts.passwordChanges.askReset("ada@example.org", lab.requester(`198.51.100.${count}`));
   await lab.accounts.mails.sendDue();
-  expect(lab.mailer.sent).toHaveLength(3); // of four an hour, one confirmed the address
+  expect(lab.mailer.sent).toHaveLength(4);
   const codes = [];
   for (let count = 0; count < 22; count += 1) {
     codes.push(await codeOf(lab.accounts.passwordChanges.askReset(`user${count}@example.org`, lab.requester("203.0.113.9"))));
   }
   expect(codes.filter((code) => code === "rate_limited")).toHaveLength(2);
+});
+
+test("strangers who sign up with somebody's address do not keep them from resetting their password", async () => {
+  await lab.person("ada@example.org");
+  using open = new AccountsLab(lab.db, { signup: "open" }, { mailer: lab.mailer });
+  const body = signUpBodySchema.parse({ email: "ada@example.org", name: "Eve", password: goodPassword });
+  for (let count = 0; count < 6; count += 1) await open.accounts.signUps.signUp(body, open.requester(`198.51.100.${count}`));
+  await reset(await newToken());
+  await login("ada@example.org", "a new password");
 });
 
 test("a change needs the present password, and ends all sessions but this one", async () => {

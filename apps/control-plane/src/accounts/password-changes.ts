@@ -68,7 +68,7 @@ export class PasswordChanges {
   async askReset(email: string, requester: Requester): Promise<void> {
     const { db, attempts, mails, audit, now } = this.#deps;
     await attempts.count("resetAddress", addressKey(requester.address));
-    const isAllowed = await attempts.allows("mailTo", email);
+    const isAllowed = await attempts.allows("resetMailTo", email);
     const user = await findUserByEmail(db, email);
     const mayReset = user !== undefined && user.time_deactivated === null && isAllowed;
     const token = newSecret();

@@ -117,9 +117,9 @@ export class Profiles {
       }
       await transaction.deleteFrom("membership").where("user_id", "=", user.id).execute();
       await sessions.revokeAll(transaction, user.id);
-      await apiKeys.revokeMadeBy(transaction, user.id, undefined);
+      const revoked = await apiKeys.revokeMadeBy(transaction, user.id, undefined);
       await anonymizeUser(transaction, user.id, now());
-      await audit.record(transaction, caller, { action: "user.delete", resource: { kind: "user", id: user.id } });
+      await audit.record(transaction, caller, { action: "user.delete", resource: { kind: "user", id: user.id } }, revoked);
     });
     sessions.forget();
     apiKeys.forget();

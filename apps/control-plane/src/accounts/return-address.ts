@@ -14,7 +14,9 @@ export interface ReturnAddress {
 export function parseReturnAddress(text: string, publicUrl: string, hasChallenge: boolean): ReturnAddress {
   if (/^\/(?![/\\])/.test(text)) {
     const url = new URL(text, publicUrl);
-    if (url.origin === new URL(publicUrl).origin) return { kind: "page", url: url.pathname + url.search + url.hash };
+    // `/.//evil.example` is a path of ours only until its dots are resolved: what is left then is another site's address
+    const isPath = url.origin === new URL(publicUrl).origin && !url.pathname.startsWith("//");
+    if (isPath) return { kind: "page", url: url.pathname + url.search + url.hash };
   }
   if (URL.canParse(text)) {
     const { protocol, hostname, port, username, password } = new URL(text);

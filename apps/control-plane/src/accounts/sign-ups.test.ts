@@ -1,8 +1,12 @@
+import { readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+
 import { signUpBodySchema } from "@roost/contract";
 import { hour, must } from "@roost/kit";
 import { describe, expect, test } from "vitest";
 
 import { hashOfSecret } from "./secrets.ts";
+import { setUpCodeOf } from "./set-up.ts";
 import { AccountsLab, FakeMailer, goodPassword } from "../testing/accounts-lab.ts";
 import { codeOf } from "../testing/code-of.ts";
 import { eachAccountsLab } from "../testing/each-accounts-lab.ts";
@@ -11,6 +15,8 @@ let lab: AccountsLab;
 eachAccountsLab((made) => void (lab = made));
 
 const bodyOf = (email: string, more: object = {}) => signUpBodySchema.parse({ email, password: goodPassword, name: "Ada", ...more });
+/** As the operator of the platform, who can read its state folder */
+const firstBodyOf = (email: string) => bodyOf(email, { setup_code: lab.accounts.setUp.code });
 
 test("the first to sign up is the platform's admin and owner of the first team; then one needs an invitation", async () => {
   const ada = await lab.person("ada@example.org");
@@ -34,8 +40,39 @@ test("that there was a first one is remembered even when all users are gone", as
   expect(await codeOf(lab.accounts.signUps.signUp(bodyOf("bob@example.org"), lab.requester()))).toBe("signup_closed");
 });
 
+test("whoever comes first without the set-up code is no admin, and takes nothing from who has it", async () => {
+  const { signUps, setUp } = lab.accounts;
+  expect(await codeOf(signUps.signUp(bodyOf("eve@example.org"), lab.requester()))).toBe("signup_closed");
+  expect(await codeOf(signUps.signUp(bodyOf("eve@example.org", { setup_code: "0".repeat(32) }), lab.requester()))).toBe("token_invalid");
+  using open = new AccountsLab(lab.db, { signup: "open" }, { mailer: new FakeMailer(false) });
+  const eve = must(await open.accounts.signUps.signUp(bodyOf("eve@example.org"), open.requester()), "a sign-in");
+  expect(eve.user.is_admin).toBe(false);
+  expect(eve.teamId).not.toBe("default");
+  expect(await signUps.isFirst()).toBe(true);
+
+  const ada = must(await open.accounts.signUps.signUp(firstBodyOf("ada@example.org"), open.requester()), "a sign-in");
+  expect(ada).toMatchObject({ user: { is_admin: true }, teamId: "default" });
+  const second = must(await open.accounts.signUps.signUp(firstBodyOf("bob@example.org"), open.requester()), "a sign-in");
+  expect(second.user.is_admin, "the code works once").toBe(false);
+  expect(await codeOf(signUps.signUp(bodyOf("carl@example.org", { setup_code: setUp.code }), lab.requester()))).toBe("signup_closed");
+});
+
+test("the set-up code is in a file of the operator's until it was used, and the same for all who have the secret key", async () => {
+  const { setUp } = lab.accounts;
+  await setUp.offer();
+  const path = join(lab.dir, "setup-code");
+  expect((await stat(path)).mode & 0o777).toBe(0o600);
+  expect((await readFile(path, "utf8")).trim()).toBe(setUp.code);
+  expect(setUpCodeOf("5e".repeat(32))).toBe(setUp.code);
+  expect(setUpCodeOf("5f".repeat(32))).not.toBe(setUp.code);
+  await lab.person("ada@example.org");
+  await expect(stat(path)).rejects.toThrow("ENOENT");
+  await setUp.offer();
+  await expect(stat(path)).rejects.toThrow("ENOENT");
+});
+
 test("an account is made by the token of the mail together with the password, once", async () => {
-  expect(await lab.accounts.signUps.signUp(bodyOf("ada@example.org"), lab.requester())).toBeUndefined();
+  expect(await lab.accounts.signUps.signUp(firstBodyOf("ada@example.org"), lab.requester())).toBeUndefined();
   await lab.accounts.mails.sendDue();
   const token = lab.mailer.tokenTo("ada@example.org");
   expect(await lab.db.selectFrom("user_account").selectAll().execute()).toEqual([]);
@@ -47,7 +84,7 @@ test("an account is made by the token of the mail together with the password, on
 });
 
 test("of many who confirm with one token at the same time, one does", async () => {
-  await lab.accounts.signUps.signUp(bodyOf("ada@example.org"), lab.requester());
+  await lab.accounts.signUps.signUp(firstBodyOf("ada@example.org"), lab.requester());
   await lab.accounts.mails.sendDue();
   const token = lab.mailer.tokenTo("ada@example.org");
   const tries = Array.from({ length: 5 }, () => codeOf(lab.accounts.signUps.confirm(token, goodPassword, lab.requester())));
@@ -57,7 +94,7 @@ test("of many who confirm with one token at the same time, one does", async () =
 });
 
 test("a token expires, and is not kept in clear", async () => {
-  await lab.accounts.signUps.signUp(bodyOf("ada@example.org"), lab.requester());
+  await lab.accounts.signUps.signUp(firstBodyOf("ada@example.org"), lab.requester());
   await lab.accounts.mails.sendDue();
   const token = lab.mailer.tokenTo("ada@example.org");
   const [row] = await lab.db.selectFrom("account_token").selectAll().execute();
@@ -144,7 +181,7 @@ describe("closed", () => {
 
 test("without a mail server nobody can be asked to confirm: one is in at once, and an address that is taken is told", async () => {
   using fileLab = new AccountsLab(lab.db, { signup: "open" }, { mailer: new FakeMailer(false) });
-  const ada = await fileLab.accounts.signUps.signUp(bodyOf("ada@example.org"), fileLab.requester());
+  const ada = await fileLab.accounts.signUps.signUp(firstBodyOf("ada@example.org"), fileLab.requester());
   expect(ada?.user).toMatchObject({ is_admin: true, time_email_confirmed: null });
   expect(await codeOf(fileLab.accounts.signUps.signUp(bodyOf("ada@example.org"), fileLab.requester()))).toBe("email_taken");
 });

@@ -11,6 +11,7 @@ import type { Passwords } from "./passwords.ts";
 import type { Requester } from "./requester.ts";
 import { hashOfSecret, newSecret } from "./secrets.ts";
 import type { NewSession, Sessions } from "./sessions.ts";
+import type { SetUp } from "./set-up.ts";
 
 /** Time to confirm an address in `ms` */
 const confirmTimeMs = 1 * hour;
@@ -24,6 +25,7 @@ export interface SignIn extends Pick<NewAccount, "user"> {
 export interface SignUpsDependencies {
   readonly db: Db;
   readonly newAccounts: NewAccounts;
+  readonly setUp: SetUp;
   readonly passwords: Passwords;
   readonly attempts: Attempts;
   readonly sessions: Sessions;
@@ -51,17 +53,21 @@ export class SignUps {
     return !(await hasFirstUser(this.#deps.db));
   }
 
-  /** Undefined: the address has to be confirmed. */
+  /** Undefined: the address has to be confirmed. Throws `signup_closed`, `email_taken`, `token_invalid`. */
   async signUp(body: SignUpBody, requester: Requester): Promise<SignIn | undefined> {
-    const { db, attempts, newAccounts, passwords, mails } = this.#deps;
+    const { db, attempts, newAccounts, setUp, passwords, mails } = this.#deps;
     await attempts.count("signUpAddress", addressKey(requester.address));
-    await newAccounts.requireOpen(db, body.invitation !== undefined);
+    const isOperator = body.setup_code !== undefined && setUp.isCode(body.setup_code);
+    if (body.setup_code !== undefined && !isOperator)
+      throw new PlatformError("token_invalid", "setup_code: this is not the platform's set-up code");
+    await newAccounts.requireOpen(db, { hasInvitation: body.invitation !== undefined, isOperator });
     const passwordHash = await passwords.hash(body.password);
     const invitationHash = body.invitation === undefined ? null : hashOfSecret(body.invitation);
     if (!mails.isReal || invitationHash !== null) {
-      return this.#create({ email: body.email, name: body.name, passwordHash, invitationHash, isEmailConfirmed: false }, requester);
+      const { email, name } = body;
+      return this.#create({ email, name, passwordHash, invitationHash, isOperator, isEmailConfirmed: false }, requester);
     }
-    await this.#askToConfirm(body, passwordHash);
+    await this.#askToConfirm(body, passwordHash, isOperator);
     return undefined;
   }
 
@@ -77,29 +83,31 @@ export class SignUps {
       throw new PlatformError("login_failed", "this is not the password that was chosen at sign-up");
     }
     await attempts.forgetLogin(found.detail.email, addressKey(requester.address));
-    const { email, name, password_hash: passwordHash } = found.detail;
-    return this.#create({ email, name, passwordHash, invitationHash: null, isEmailConfirmed: true }, requester, hash);
+    const { email, name, password_hash: passwordHash, is_operator: isOperator = false } = found.detail;
+    return this.#create({ email, name, passwordHash, invitationHash: null, isOperator, isEmailConfirmed: true }, requester, hash);
   }
 
   async #create(applicant: Parameters<NewAccounts["create"]>[1], requester: Requester, tokenHash?: Uint8Array): Promise<SignIn> {
-    const { db, newAccounts, sessions, now } = this.#deps;
-    return db.transaction().execute(async (transaction) => {
+    const { db, newAccounts, setUp, sessions, now } = this.#deps;
+    const signIn = await db.transaction().execute(async (transaction) => {
       if (tokenHash !== undefined && (await takeAccountToken(transaction, "sign_up", tokenHash, now())) === undefined) {
         throw tokenInvalid("sign up again");
       }
       const account = await newAccounts.create(transaction, applicant, requester);
       return { ...account, session: await sessions.create(transaction, account.user.id, account.teamId, requester) };
     });
+    if (applicant.isOperator) await setUp.offer();
+    return signIn;
   }
 
   /** As much work for an address that has an account: its owner is told, and whoever asked cannot tell. */
-  async #askToConfirm({ email, name }: SignUpBody, passwordHash: string): Promise<void> {
+  async #askToConfirm({ email, name }: SignUpBody, passwordHash: string, isOperator: boolean): Promise<void> {
     const { db, attempts, mails, now } = this.#deps;
-    const isAllowed = await attempts.allows("mailTo", email);
+    const isAllowed = await attempts.allows("signUpMailTo", email);
     const token = newSecret();
     const hasAccount = (await findUserByEmail(db, email)) !== undefined;
     await db.transaction().execute(async (transaction) => {
-      const detail = { email, name, password_hash: passwordHash };
+      const detail = { email, name, password_hash: passwordHash, is_operator: isOperator };
       const timeExpires = new Date(now().getTime() + confirmTimeMs);
       await insertAccountToken(transaction, { hash: hashOfSecret(token), kind: "sign_up", userId: null, detail, timeExpires }, now());
       if (isAllowed) await mails.enqueue(transaction, email, hasAccount ? mails.texts.accountExists() : mails.texts.confirm(token));

@@ -6,7 +6,9 @@ import { systemCaller } from "../accounts/caller.ts";
 import { openDatabase, type Database } from "../db/database.ts";
 import { applyObserved, insertSandbox, markStopped, type ObservedSandbox } from "../db/sandboxes.ts";
 import { plainSandbox } from "../testing/plain-sandbox.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
+import { postgresOfRun } from "../testing/postgres-of-run.ts";
+import type { TestPostgres } from "../testing/postgres.ts";
 import { Usage } from "../usage/usage.ts";
 import { Audit } from "./audit.ts";
 import { verifyChain } from "./verify-chain.ts";
@@ -18,7 +20,7 @@ describe.skipIf(reason !== undefined)("on a real PostgreSQL", () => {
   let postgres: TestPostgres;
   let replicas: readonly [Database, Database];
   beforeAll(async () => {
-    postgres = await startPostgres();
+    postgres = postgresOfRun();
     const url = await postgres.createDatabase();
     replicas = [await openDatabase({ kind: "server", url }, silentLogger), await openDatabase({ kind: "server", url }, silentLogger)];
   }, 60_000);
@@ -102,7 +104,8 @@ describe.skipIf(reason !== undefined)("on a real PostgreSQL", () => {
       await Promise.all(
         [one, two, one, two].map(async ({ db }) => {
           await applyObserved(db, observed(generation, state, sec), time(sec));
-          await new Usage(db).happened(state === "running" ? "sandbox.resumed" : "sandbox.paused", "itwice", time(sec));
+          const kind = state === "running" ? "sandbox.resumed" : "sandbox.paused";
+          await new Usage(db).happened({ kind, sandboxId: "itwice", hostId: "host-1", time: time(sec) });
         }),
       );
     }

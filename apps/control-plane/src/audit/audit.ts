@@ -49,9 +49,10 @@ export class Audit {
   /**
    * Appends an entry. `db`: the transaction of the act, so that both happen or neither does; without one, it is one of its own. It holds the
    * chain's lock until the transaction ends: make it the transaction's last statement, and the only one of its kind.
+   * `more`: what the act brought with it.
    */
-  async record(db: Db, caller: Caller, entry: AuditEntry): Promise<void> {
-    await this.append(db, [this.pending(caller, entry)]);
+  async record(db: Db, caller: Caller, entry: AuditEntry, more: readonly PendingEntry[] = []): Promise<void> {
+    await this.append(db, [this.pending(caller, entry), ...more]);
     this.#recorded.set(caller, entry.status ?? "success");
   }
 

@@ -67,7 +67,13 @@ export interface SessionTable {
 /** What goes on when a token is used, by its kind. */
 export interface TokenDetails {
   /** An account that is made when the address is confirmed */
-  sign_up: { readonly email: string; readonly name: string; readonly password_hash: string };
+  sign_up: {
+    readonly email: string;
+    readonly name: string;
+    readonly password_hash: string;
+    /** Whether they showed the platform's set-up code; absent: they did not */
+    readonly is_operator?: boolean;
+  };
   reset: Record<string, never>;
   /** On the way to a provider and back */
   oauth: {
@@ -80,6 +86,8 @@ export interface TokenDetails {
     readonly invitation_hash: string | null;
     /** Whose account the provider is connected to; null: it is signed in or up */
     readonly connect_user_id: string | null;
+    /** The session in which they set out: what ended it ends this, too */
+    readonly connect_session_id: string | null;
   };
   exchange: { readonly challenge: string };
 }

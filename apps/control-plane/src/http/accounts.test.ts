@@ -1,7 +1,12 @@
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
 import { endpoints, errorBodySchema, meSchema, signedInSchema, teamQuotaSchema, type SignedIn } from "@roost/contract";
 import { must } from "@roost/kit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
+import { setUpCodeOf } from "../accounts/set-up.ts";
 import { FakeMailer, goodPassword } from "../testing/accounts-lab.ts";
 import { World } from "../testing/world.ts";
 
@@ -9,9 +14,10 @@ import { World } from "../testing/world.ts";
 
 let world: World;
 let mailer: FakeMailer;
+const secretKey = "5e".repeat(32);
 beforeAll(async () => {
   mailer = new FakeMailer(false);
-  world = await World.start({ mailer, options: { signup: "open", trustedProxies: [] } });
+  world = await World.start({ mailer, options: { signup: "open", trustedProxies: [], secretKey } });
 }, 60_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
@@ -30,7 +36,12 @@ let count = 0;
 async function signUp(): Promise<SignedIn & { readonly email: string }> {
   count += 1;
   const email = `user${count}@example.org`;
-  const answer = await ask("POST", "/v1/auth/signup", { email, password: goodPassword, name: `User ${count}` });
+  const answer = await ask("POST", "/v1/auth/signup", {
+    email,
+    password: goodPassword,
+    name: `User ${count}`,
+    setup_code: setUpCodeOf(secretKey),
+  });
   expect(answer.status).toBe(201);
   const body = (await answer.json()) as { signed_in: SignedIn };
   return { ...signedInSchema.parse(body.signed_in), email };
@@ -84,12 +95,18 @@ describe("cookies", () => {
   });
 
   test("over TLS it is bound to the host and to TLS", async () => {
-    const tls = await World.start({ mailer: new FakeMailer(false), options: { publicUrl: "https://roost.example.org" } });
+    const tls = await World.start({ mailer: new FakeMailer(false), options: { publicUrl: "https://roost.example.org", secretKey } });
     try {
       const answer = await fetch(`${tls.url}/v1/auth/signup`, {
         method: "POST",
         headers: { "content-type": "application/json" },
-        body: JSON.stringify({ email: "a@example.org", password: goodPassword, name: "A", deliver: "cookie" }),
+        body: JSON.stringify({
+          email: "a@example.org",
+          password: goodPassword,
+          name: "A",
+          deliver: "cookie",
+          setup_code: setUpCodeOf(secretKey),
+        }),
       });
       const set = must(answer.headers.get("set-cookie"), "a cookie");
       expect(set).toMatch(/^__Host-roost_session=session_[0-9a-f]{64}; .*Path=\/; HttpOnly; Secure; SameSite=Lax$/);
@@ -212,4 +229,37 @@ test("what signs in has nothing of it in the URL, and is not stored by caches", 
   const answer = await ask("GET", "/v1/auth/methods");
   expect(answer.headers.get("cache-control")).toBe("no-store");
   expect(await answer.json()).toEqual({ sign_up: "open", is_first: false, has_mail: false, github: false });
+});
+
+test("a link on another site's page does not connect GitHub to its visitor's account", async () => {
+  const { email } = await signUp();
+  const { cookie } = await loginWithCookie(email);
+  const start = async (headers: Record<string, string>) =>
+    codeOf(await ask("GET", "/v1/auth/github?connect=1", undefined, { cookie, ...headers }));
+  for (const site of ["cross-site", "same-site"]) expect(await start({ "sec-fetch-site": site }), site).toBe("origin_forbidden");
+  for (const site of ["same-origin", "none"]) expect(await start({ "sec-fetch-site": site }), site).toBe("provider_unavailable");
+  expect(await start({})).toBe("provider_unavailable");
+});
+
+test("a platform without an admin puts the set-up code into its state folder, until somebody used it", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "roost-set-up-"));
+  const fresh = await World.start({ mailer: new FakeMailer(false), options: { dir } });
+  try {
+    const setupCode = (await readFile(join(dir, "setup-code"), "utf8")).trim();
+    const methods = async () => (await (await fetch(`${fresh.url}/v1/auth/methods`)).json()) as { is_first: boolean };
+    expect(await methods()).toMatchObject({ is_first: true });
+    const signUpWith = async (email: string, code: object) => {
+      const body = { email, password: goodPassword, name: "A", ...code };
+      const headers = { "content-type": "application/json" };
+      return fetch(`${fresh.url}/v1/auth/signup`, { method: "POST", headers, body: JSON.stringify(body) });
+    };
+    expect(await codeOf(await signUpWith("eve@example.org", {}))).toBe("signup_closed");
+    const made = (await (await signUpWith("ada@example.org", { setup_code: setupCode })).json()) as { signed_in: SignedIn };
+    expect(made.signed_in.user.is_admin).toBe(true);
+    expect(await methods()).toMatchObject({ is_first: false });
+    await expect(readFile(join(dir, "setup-code"))).rejects.toThrow("ENOENT");
+  } finally {
+    await fresh[Symbol.asyncDispose]();
+    await rm(dir, { recursive: true });
+  }
 });

@@ -144,3 +144,21 @@ test("secrets of links stand behind the #, where no server sees them", () => {
     expect(mail.subject).not.toContain(token);
   }
 });
+
+test("a mail says what to do in a terminal, against which platform, also for whoever has no account yet", () => {
+  const { texts } = mailsWith(new FakeMailer());
+  const token = "0".repeat(64);
+  const commandsIn = ({ text: said, html }: { readonly text: string; readonly html: string }) => {
+    const commands = [...said.matchAll(/: (roost .*)$/gm)].map((match) => match[1] ?? "");
+    for (const command of commands) expect(html).toContain(`<code>${command}</code>`);
+    return commands;
+  };
+  const end = `${token} --url https://roost.example.org`;
+  expect(commandsIn(texts.confirm(token))).toEqual([`roost account confirm ${end}`]);
+  expect(commandsIn(texts.reset(token))).toEqual([`roost account reset-password ${end}`]);
+  expect(commandsIn(texts.invite("Team", "Ada", token))).toEqual([
+    `roost account accept ${end}`,
+    `roost account signup --invitation ${end}`,
+  ]);
+  expect(commandsIn(texts.passwordChanged())).toEqual([]);
+});

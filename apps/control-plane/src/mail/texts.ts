@@ -5,31 +5,35 @@ export interface MailText {
   readonly html: string;
 }
 
-/** One thing that can be done about a mail: by a page, or by a command where there is none. */
+/** One thing that can be done about a mail: by a command, or by a page where the platform has some. */
 interface Action {
   readonly label: string;
   readonly url: string;
-  readonly command: string;
+  /** With when to use each, where there are several */
+  readonly commands: readonly { readonly when: string; readonly command: string }[];
 }
 
 export type MailTexts = ReturnType<typeof createMailTexts>;
 
 /**
  * The mails that accounts send. Secrets are behind the `#` of a link: they get into no server's log and no `Referer`, and what fetches links ahead
- * of people does not use them up. What users chose (names) is cut to one line, and cannot be a link of its own.
+ * of people does not use them up. Commands name the platform: whoever reads the mail may have none on their machine. What users chose (names) is cut to one line, and cannot be a link of its own.
  */
 export function createMailTexts(publicUrl: string) {
-  const action = (label: string, page: string, command: string, token: string): Action => ({
+  const action = (label: string, page: string, token: string, commands: Readonly<Record<string, string>>): Action => ({
     label,
     url: `${publicUrl}/account/${page}#token=${token}`,
-    command: `roost account ${command} ${token}`,
+    commands: Object.entries(commands).map(([when, command]) => ({
+      when,
+      command: `roost account ${command} ${token} --url ${publicUrl}`,
+    })),
   });
   return {
     confirm: (token: string): MailText =>
       compose(
         "Confirm your e-mail address",
         ["Somebody, hopefully you, signed up at Roost with this address. Confirm it within an hour, with the password chosen then."],
-        action("Confirm", "confirm", "confirm", token),
+        action("Confirm", "confirm", token, { "In a terminal": "confirm" }),
         "If it was not you, do nothing: there is no account until the address is confirmed.",
       ),
     accountExists: (): MailText =>
@@ -43,7 +47,7 @@ export function createMailTexts(publicUrl: string) {
       compose(
         "Reset your password",
         ["Somebody, hopefully you, asked to replace the password of your account at Roost. That can be done once, within 30 minutes."],
-        action("Choose a new password", "reset", "reset-password", token),
+        action("Choose a new password", "reset", token, { "In a terminal": "reset-password" }),
         "If it was not you, do nothing: the password stays as it is.",
       ),
     passwordChanged: (): MailText =>
@@ -59,18 +63,24 @@ export function createMailTexts(publicUrl: string) {
         [
           `${oneLine(inviter)} asks you to join the team “${oneLine(team)}” at Roost. You can accept within seven days, with an account of this address.`,
         ],
-        action("Join", "invitation", "accept", token),
+        action("Join", "invitation", token, {
+          "In a terminal, signed in with an account of this address": "accept",
+          "Without an account, to make one and join": "signup --invitation",
+        }),
         "If you do not know what this is, do nothing.",
       ),
   };
 }
 
 function compose(subject: string, paragraphs: readonly string[], action: Action | undefined, end: string): MailText {
-  const what = action === undefined ? [] : [`${action.label}: ${action.url}`, `Or in a terminal: ${action.command}`];
+  const commands = action?.commands ?? [];
+  const page = action === undefined ? [] : [`${action.label} in a browser, where this platform has a dashboard: ${action.url}`];
+  const what = [...commands.map(({ when, command }) => `${when}: ${command}`), ...page];
   const link =
-    action === undefined
+    commands.map(({ when, command }) => `<p>${escapeHtml(when)}: <code>${escapeHtml(command)}</code></p>`).join("") +
+    (action === undefined
       ? ""
-      : `<p><a href="${escapeHtml(action.url)}">${escapeHtml(action.label)}</a></p><p>Or in a terminal: <code>${escapeHtml(action.command)}</code></p>`;
+      : `<p><a href="${escapeHtml(action.url)}">${escapeHtml(action.label)} in a browser</a>, where this platform has a dashboard.</p>`);
   const toHtml = (text: string) => `<p>${escapeHtml(text)}</p>`;
   return {
     subject,

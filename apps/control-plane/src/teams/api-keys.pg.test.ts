@@ -8,7 +8,9 @@ import { openDatabase, type Database } from "../db/database.ts";
 import { deleteMembership, setRole } from "../db/members.ts";
 import { lockTeam } from "../db/teams.ts";
 import { keyCaller, userCaller } from "../testing/callers.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
+import { postgresOfRun } from "../testing/postgres-of-run.ts";
+import type { TestPostgres } from "../testing/postgres.ts";
 import { apiKeyCacheMs } from "./api-key-cache.ts";
 import { ApiKeys } from "./api-keys.ts";
 
@@ -26,7 +28,7 @@ const refused = { code: "api_key_invalid" };
 
 beforeAll(async () => {
   if (reason !== undefined) return;
-  postgres = await startPostgres();
+  postgres = postgresOfRun();
   const url = await postgres.createDatabase();
   for (let count = 0; count < 2; count += 1) {
     const database = await openDatabase({ kind: "server", url }, silentLogger);

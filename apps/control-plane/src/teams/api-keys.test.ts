@@ -1,4 +1,4 @@
-import { adminOnlyScopes, apiKeysPerTeamMax, defaultTeamId, platformScopes, scopeNames, scopesOfRole } from "@roost/contract";
+import { adminOnlyScopes, apiKeysPerTeamMax, defaultTeamId, platformScopes, scopeNames, scopesOfRole, type Scope } from "@roost/contract";
 import { minute, second, silentLogger } from "@roost/kit";
 import { sql } from "kysely";
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from "vitest";
@@ -154,6 +154,9 @@ test("another team neither sees nor revokes it; one that is gone has none", asyn
   await expect(keys.check(theirs.key)).rejects.toMatchObject(refused);
 });
 
+const revokeMadeBy = async (...[userId, teamId, lost]: [string, string | undefined, ReadonlySet<Scope>?]) =>
+  (await keys.revokeMadeBy(database.db, userId, teamId, lost)).map((entry) => entry.resource_id);
+
 test("what a user made goes, with what that made in its turn, in one team or in all", async () => {
   const other = await createTestTeam(database.db);
   const leaver = await userCaller(database.db, "admin");
@@ -164,10 +167,10 @@ test("what a user made goes, with what that made in its turn, in one team or in 
   const child = await make({ scopes: ["sandboxes:read"] }, byKey);
   const elsewhere = await make({}, { ...leaver, teamId: other });
   const stays = await make();
-  expect([...(await keys.revokeMadeBy(database.db, userId, defaultTeamId))].sort()).toEqual([own.row.id, child.row.id].sort());
+  expect((await revokeMadeBy(userId, defaultTeamId)).sort()).toEqual([own.row.id, child.row.id].sort());
   for (const { key } of [own, child]) await expect(keys.check(key)).rejects.toMatchObject(refused);
   await keys.check(elsewhere.key);
-  expect(await keys.revokeMadeBy(database.db, userId, undefined)).toEqual([elsewhere.row.id]);
+  expect(await revokeMadeBy(userId, undefined)).toEqual([elsewhere.row.id]);
   await expect(keys.check(elsewhere.key)).rejects.toMatchObject(refused);
   await keys.check(stays.key);
 });
@@ -177,8 +180,8 @@ test("who becomes less than they were loses the keys that may what they may not"
   const member = await make({ scopes: ["sandboxes:read"] }, user);
   const keyMaker = await make({ scopes: ["sandboxes:read", "keys:write"] }, user);
   const host = await make({ scopes: ["hosts:read"] }, user);
-  expect(await keys.revokeMadeBy(database.db, user.actor.id, undefined, platformScopes)).toEqual([host.row.id]);
-  expect(await keys.revokeMadeBy(database.db, user.actor.id, defaultTeamId, adminOnlyScopes)).toEqual([keyMaker.row.id]);
+  expect(await revokeMadeBy(user.actor.id, undefined, platformScopes)).toEqual([host.row.id]);
+  expect(await revokeMadeBy(user.actor.id, defaultTeamId, adminOnlyScopes)).toEqual([keyMaker.row.id]);
   await keys.check(member.key);
   await expect(keys.check(host.key)).rejects.toMatchObject(refused);
 });

@@ -15,7 +15,7 @@ import {
 import { hour, minute, type Logger } from "@roost/kit";
 
 import { requireScope, scopesOfUser, systemCaller, type Actor, type Caller } from "../accounts/caller.ts";
-import type { Audit } from "../audit/audit.ts";
+import type { Audit, PendingEntry } from "../audit/audit.ts";
 import {
   findApiKey,
   holdMakingKey,
@@ -127,21 +127,32 @@ export class ApiKeys {
   /**
    * Revokes what a user made, directly or by keys that they made: in one team (they left it), or in all (undefined). With `lost` only what has one of
    * these scopes, which they have no more. To be called in the transaction that takes it from them, after that; and `forget` once it is over.
+   * Answers what is to be recorded of it, each in its team's log, together with what the caller records.
    */
-  async revokeMadeBy(transaction: Db, userId: string, teamId: string | undefined, lost?: ReadonlySet<Scope>): Promise<readonly string[]> {
+  async revokeMadeBy(
+    transaction: Db,
+    userId: string,
+    teamId: string | undefined,
+    lost?: ReadonlySet<Scope>,
+  ): Promise<readonly PendingEntry[]> {
     const has = (row: ApiKeyRow) => lost === undefined || [...scopesOfKey(row)].some((scope) => lost.has(scope));
-    const all: string[] = [];
+    const all: PendingEntry[] = [];
     for (;;) {
       const rows = (await listApiKeysMadeBy(transaction, userId, teamId)).filter(has);
       const ids = rows.map(({ id }) => id);
       if (ids.length === 0) break;
       await revokeApiKeys(transaction, ids, new Date(this.#now()));
       for (const { id, team_id: of } of rows) await tellOfKey(transaction, "key.revoked", of, systemCaller(of).actor, id);
-      all.push(...ids); // one of them may just have made another: it was waited for, and is seen now
+      all.push(...rows.map((row) => this.#revocation(row, userId))); // one of them may just have made another: it was waited for, and is seen now
     }
     this.#cache.clear();
-    if (all.length > 0) this.#log.info({ apiKeyIds: all, madeBy: userId }, "API keys revoked");
+    if (all.length > 0) this.#log.info({ apiKeyIds: all.map((entry) => entry.resource_id), madeBy: userId }, "API keys revoked");
     return all;
+  }
+
+  #revocation({ id, team_id: teamId }: ApiKeyRow, madeBy: string): PendingEntry {
+    const resource = { kind: "api_key", id };
+    return this.#audit.pending(systemCaller(teamId), { action: "key.revoke", resource, detail: { made_by: madeBy } });
   }
 
   /** Keys were changed by other means than these: nothing that is remembered of them is believed. */

@@ -1,10 +1,11 @@
-import { inviteBodySchema } from "@roost/contract";
+import { adminOnlyScopes, inviteBodySchema } from "@roost/contract";
 import { hour } from "@roost/kit";
 import { beforeEach, expect, test } from "vitest";
 
 import type { SessionCaller } from "../accounts/session-authenticator.ts";
 import type { SignIn } from "../accounts/sign-ups.ts";
 import type { AccountsLab } from "../testing/accounts-lab.ts";
+import { keyCaller } from "../testing/callers.ts";
 import { codeOf } from "../testing/code-of.ts";
 import { eachAccountsLab } from "../testing/each-accounts-lab.ts";
 import { newSlug } from "./slug.ts";
@@ -154,6 +155,31 @@ test("a team is deleted when it has no sandboxes; its keys and members are gone,
   expect(await codeOf(lab.apiKeys.check(key))).toBe("api_key_invalid");
   expect(await codeOf(lab.callerOf(owner, team.id))).toBe("team_not_found");
   expect((await lab.accounts.members.listTeams(ada)).map(({ id }) => id)).toEqual(["default"]);
+});
+
+test("the first team stays, whoever owns it: the platform's own key acts for it", async () => {
+  expect(await codeOf(lab.accounts.members.deleteTeam(ada, "default"))).toBe("team_in_use");
+  await lab.apiKeys.createForPlatform("this machine");
+});
+
+test("an API key makes nobody an admin who may then more than it may itself", async () => {
+  const bob = await lab.member(ada, "bob@example.org");
+  const few = keyCaller(["team:write"]);
+  expect(await codeOf(lab.accounts.members.setRole(few, "default", bob.user.id, "admin"))).toBe("scope_missing");
+  expect(await codeOf(lab.accounts.members.invite(few, "default", { email: "eve@example.org", role: "admin" }))).toBe("scope_missing");
+  expect(await lab.accounts.members.invite(few, "default", { email: "carl@example.org" })).toMatchObject({ role: "member" });
+  const all = keyCaller(adminOnlyScopes);
+  expect(await lab.accounts.members.setRole(all, "default", bob.user.id, "admin")).toMatchObject({ role: "admin" });
+});
+
+test("somebody whose account is gone makes and joins no team", async () => {
+  const bob = await lab.callerOf(await lab.person("bob@example.org"));
+  const { token } = await invite("bob@example.org");
+  const { members, profiles } = lab.accounts;
+  await members.deleteTeam(bob, bob.teamId);
+  await profiles.delete(bob, "bob@example.org");
+  expect(await codeOf(members.createTeam(bob, "Ghost")), "a request that was on its way").toBe("api_key_invalid");
+  expect(await codeOf(members.accept(bob, token))).toBe("api_key_invalid");
 });
 
 test("what happens to a team is told, with who did it", async () => {

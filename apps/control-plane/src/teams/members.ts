@@ -1,7 +1,7 @@
-import { adminOnlyScopes, newId, PlatformError, type InviteInput, type OwnTeam, type TeamRole } from "@roost/contract";
+import { adminOnlyScopes, defaultTeamId, newId, PlatformError, type InviteInput, type OwnTeam, type TeamRole } from "@roost/contract";
 import { hour } from "@roost/kit";
 
-import type { Caller } from "../accounts/caller.ts";
+import { requireScope, type Caller } from "../accounts/caller.ts";
 import { addressKey, type Attempts } from "../accounts/attempts.ts";
 import { invitationInvalid } from "../accounts/new-accounts.ts";
 import { hashOfSecret, newSecret } from "../accounts/secrets.ts";
@@ -15,6 +15,7 @@ import {
   countOwners,
   deleteInvitation,
   deleteMembership,
+  findInvitedTo,
   findMember,
   findMembership,
   insertInvitation,
@@ -31,7 +32,7 @@ import {
   type MemberRow,
 } from "../db/members.ts";
 import { findTeam, insertTeam, lockTeam, quotaOf, type TeamRow } from "../db/teams.ts";
-import { confirmEmail, findUser } from "../db/users.ts";
+import { confirmEmail, lockUser } from "../db/users.ts";
 import type { Mails } from "../mail/mails.ts";
 import type { ApiKeys } from "./api-keys.ts";
 import { newSlug } from "./slug.ts";
@@ -83,6 +84,7 @@ export class Members {
   async createTeam(caller: SessionCaller, name: string): Promise<OwnTeam> {
     const { db, sessions, audit, now } = this.#deps;
     const team = await db.transaction().execute(async (transaction) => {
+      if ((await lockUser(transaction, caller.actor.id)) === undefined) throw sessionOver(); // also of two at the same moment, the second counts the first
       const others = await listTeamsOf(transaction, caller.actor.id);
       if (others.filter((other) => other.role === "owner").length >= ownedTeamsMax) {
         throw new PlatformError("team_limit", `you own ${ownedTeamsMax} teams, which is the most; delete one or hand one over first`);
@@ -118,6 +120,9 @@ export class Members {
   async deleteTeam(caller: Caller, teamId: string): Promise<void> {
     await this.#change(caller, teamId, async (transaction) => {
       await requireOwner(transaction, caller, teamId);
+      if (teamId === defaultTeamId) {
+        throw new PlatformError("team_in_use", "the platform's first team stays: the platform's own API key acts for it");
+      }
       const count = await countLiveSandboxes(transaction, teamId);
       if (count > 0) throw new PlatformError("team_in_use", `the team has ${count} sandboxes that have not ended; delete them first`);
       const resource = { kind: "team", id: teamId };
@@ -131,6 +136,8 @@ export class Members {
   async transfer(caller: Caller, teamId: string, userId: string): Promise<MemberRow[]> {
     return this.#change(caller, teamId, async (transaction) => {
       await requireOwner(transaction, caller, teamId);
+      // Somebody who is deleting their account at this moment has looked already whether they own a team
+      if ((await lockUser(transaction, userId)) === undefined) throw noMember(userId);
       await requireMember(transaction, teamId, userId);
       if (userId !== caller.actor.id) {
         await setRole(transaction, teamId, userId, "owner");
@@ -153,21 +160,27 @@ export class Members {
 
   /** Throws `member_not_found`, `owner_only`. */
   async setRole(caller: Caller, teamId: string, userId: string, role: Exclude<TeamRole, "owner">): Promise<MemberRow> {
+    requireRights(caller, role);
     return this.#change(caller, teamId, async (transaction) => {
       const member = await requireMember(transaction, teamId, userId);
       if (member.role === "owner") {
         throw new PlatformError("owner_only", "an owner stays one until they hand the team over: POST /v1/teams/{team}/transfer");
       }
       await setRole(transaction, teamId, userId, role);
-      if (role === "member") await this.#deps.apiKeys.revokeMadeBy(transaction, userId, teamId, adminOnlyScopes);
+      const revoked = role === "member" ? await this.#deps.apiKeys.revokeMadeBy(transaction, userId, teamId, adminOnlyScopes) : [];
       await tellOfTeam(transaction, "team.member_changed", teamId, caller, `a member is ${role} now`, { user_id: userId, role });
       const resource = { kind: "user", id: userId };
-      await this.#deps.audit.record(transaction, caller, {
-        action: "member.role",
-        resource,
-        scope: "admin",
-        detail: { from: member.role, to: role },
-      });
+      await this.#deps.audit.record(
+        transaction,
+        caller,
+        {
+          action: "member.role",
+          resource,
+          scope: "admin",
+          detail: { from: member.role, to: role },
+        },
+        revoked,
+      );
       return { ...member, role };
     });
   }
@@ -183,10 +196,10 @@ export class Members {
         await requireOwner(transaction, caller, teamId);
       }
       await deleteMembership(transaction, teamId, userId);
-      await this.#deps.apiKeys.revokeMadeBy(transaction, userId, teamId);
+      const revoked = await this.#deps.apiKeys.revokeMadeBy(transaction, userId, teamId);
       await tellOfTeam(transaction, "team.member_removed", teamId, caller, "a member is in the team no more", { user_id: userId });
       const resource = { kind: "user", id: userId };
-      await this.#deps.audit.record(transaction, caller, { action: "member.remove", resource, scope: "admin" });
+      await this.#deps.audit.record(transaction, caller, { action: "member.remove", resource, scope: "admin" }, revoked);
     });
   }
 
@@ -199,8 +212,9 @@ export class Members {
   async invite(caller: Caller, teamId: string, { email, role = "member" }: InviteInput): Promise<InvitationRow> {
     const { attempts, mails, audit, now } = this.#deps;
     await this.getTeam(caller, teamId);
+    requireRights(caller, role);
     await attempts.count("inviteTeam", teamId);
-    await attempts.count("mailTo", `${teamId} ${email}`);
+    await attempts.count("inviteMailTo", `${teamId} ${email}`);
     const token = newSecret();
     const made = await this.#change(caller, teamId, async (transaction, team) => {
       if (await isMemberWithEmail(transaction, teamId, email)) {
@@ -248,11 +262,14 @@ export class Members {
   async accept(caller: SessionCaller, token: string): Promise<OwnTeam> {
     const { db, attempts, sessions, audit, now } = this.#deps;
     await attempts.count("tokenAddress", addressKey(caller.address));
-    const user = await findUser(db, caller.actor.id);
-    if (user === undefined) throw sessionOver();
+    const hash = hashOfSecret(token);
     const joined = await db.transaction().execute(async (transaction) => {
-      const invitation = await takeInvitation(transaction, hashOfSecret(token), user.email, now());
-      const team = invitation === undefined ? undefined : await lockTeam(transaction, invitation.team_id);
+      // The team first, as whoever takes the invitation back does: else each would have what the other waits for
+      const teamId = await findInvitedTo(transaction, hash);
+      const team = teamId === undefined ? undefined : await lockTeam(transaction, teamId);
+      const user = await lockUser(transaction, caller.actor.id);
+      if (user === undefined) throw sessionOver();
+      const invitation = team === undefined ? undefined : await takeInvitation(transaction, hash, user.email, now());
       if (invitation === undefined || team === undefined) throw invitationInvalid();
       // They read what is sent to the account's address: the token was
       await confirmEmail(transaction, user.id, now());
@@ -285,6 +302,11 @@ export class Members {
   }
 }
 
+/** Makes nobody an admin who may then do what the caller, an API key with few scopes say, may not. */
+function requireRights(caller: Caller, role: TeamRole): void {
+  if (role === "admin") for (const scope of adminOnlyScopes) requireScope(caller, scope);
+}
+
 /** Asked anew, where the team is locked: a request may be older than a change of its caller's role. */
 async function requireOwner(transaction: Db, caller: Caller, teamId: string): Promise<void> {
   const membership = caller.actor.kind === "user" ? await findMembership(transaction, teamId, caller.actor.id) : undefined;
@@ -293,8 +315,12 @@ async function requireOwner(transaction: Db, caller: Caller, teamId: string): Pr
 
 async function requireMember(transaction: Db, teamId: string, userId: string): Promise<MemberRow> {
   const member = await findMember(transaction, teamId, userId);
-  if (member === undefined) throw new PlatformError("member_not_found", `the team has no member "${userId}"`);
+  if (member === undefined) throw noMember(userId);
   return member;
+}
+
+function noMember(userId: string): PlatformError {
+  return new PlatformError("member_not_found", `the team has no member "${userId}"`);
 }
 
 export function teamNotFound(teamId: string): PlatformError {

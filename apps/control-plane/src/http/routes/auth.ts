@@ -1,4 +1,4 @@
-import type { SignedIn } from "@roost/contract";
+import { PlatformError, type SignedIn } from "@roost/contract";
 import { must, second } from "@roost/kit";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 
@@ -67,6 +67,7 @@ export function addAuthRoutes(app: FastifyInstance, services: Services): void {
   });
 
   addRoute(app, "startGithub", 302, async ({ query, request, reply }) => {
+    if (query.connect === "1") requireOwnPage(request);
     const caller = query.connect === "1" ? sessionOf(await authentication.identify(request.raw, request.id)) : undefined;
     const { url, browserSecret } = await github.depart(query, caller, requesterOf(request));
     cookies.set(reply, "oauth", browserSecret, oauthTimeMs / second);
@@ -82,6 +83,16 @@ export function addAuthRoutes(app: FastifyInstance, services: Services): void {
   addRoute(app, "exchangeCode", 200, async ({ body, request }) =>
     viewSignIn(await github.exchange(body.code, body.verifier, requesterOf(request)), "token"),
   );
+}
+
+/**
+ * A link on another site's page must not connect whoever is signed in at GitHub in this browser to its visitor's account. Browsers say where a link was;
+ * what does not say it is no browser that could be misled.
+ */
+function requireOwnPage({ headers }: FastifyRequest): void {
+  const site = headers["sec-fetch-site"];
+  if (site === undefined || site === "same-origin" || site === "none") return;
+  throw new PlatformError("origin_forbidden", "GitHub is connected to an account from pages of this platform only");
 }
 
 /** What `access: "session"` has made sure of. */

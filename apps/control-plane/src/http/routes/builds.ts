@@ -1,7 +1,7 @@
-import { PlatformError } from "@roost/contract";
+import { PlatformError, type Build } from "@roost/contract";
 import type { FastifyInstance } from "fastify";
 
-import { ownedBy } from "../../db/owned-id.ts";
+import { ownedBy, type OwnedId } from "../../db/owned-id.ts";
 import { decodePosition, encodePosition } from "../../page-position.ts";
 import { placeOf } from "../../templates/builds.ts";
 import { isBuildId } from "../../templates/names.ts";
@@ -12,10 +12,18 @@ import type { Services } from "../services.ts";
 /** Builds of templates, and their logs. */
 export function addBuildRoutes(app: FastifyInstance, { templates, builds, sandboxes }: Services): void {
   addRoute(app, "createBuild", 202, async ({ caller, body, operation }) =>
-    sandboxes.operations.around("build.create", operation, { subject: { kind: "template", id: body.name } }, async () => {
-      const { template, build } = await builds.request({ ...body, teamId: caller.teamId, memoryMib: body.memory_mb });
-      return viewBuild(await builds.start(build, body.recipe, body.credentials), template.name);
-    }),
+    sandboxes.operations.run(
+      "build.create",
+      operation,
+      async (running) => {
+        const request = { ...body, teamId: caller.teamId, actor: caller.actor, memoryMib: body.memory_mb };
+        const { template, build } = await builds.create(request, body.recipe, body.credentials, async (transaction, id) =>
+          running.begin(transaction, { subject: { kind: "template", id: body.name }, made: [id] }),
+        );
+        return viewBuild(build, template.name);
+      },
+      (answer) => (operation.key === null ? null : { status: 202, body: answer }),
+    ),
   );
   addRoute(app, "listBuilds", 200, async ({ caller, query }) => {
     const { teamId } = caller;
@@ -36,10 +44,7 @@ export function addBuildRoutes(app: FastifyInstance, { templates, builds, sandbo
     };
   });
   const nameOf = async (templateId: string) => (await templates.namesOf([templateId])).get(templateId) ?? "";
-  addRoute(app, "getBuild", 200, async ({ caller, params }) => {
-    const row = await builds.get(ownedBy(caller.teamId, params.build));
-    return viewBuild(row, await nameOf(row.template_id));
-  });
+  addRoute(app, "getBuild", 200, async ({ caller, params }) => viewOwnBuild({ builds, templates }, ownedBy(caller.teamId, params.build)));
   addRoute(app, "cancelBuild", 200, async ({ caller, params }) => {
     const row = await builds.cancel(ownedBy(caller.teamId, params.build));
     return viewBuild(row, await nameOf(row.template_id));
@@ -54,6 +59,12 @@ export function addBuildRoutes(app: FastifyInstance, { templates, builds, sandbo
     });
     return { lines: lines.slice(0, limit).map(viewLogLine), next_offset: lines.length > limit ? offset + limit : null };
   });
+}
+
+/** A build as its team sees it. Throws `build_not_found`. */
+export async function viewOwnBuild({ builds, templates }: Pick<Services, "builds" | "templates">, owned: OwnedId): Promise<Build> {
+  const row = await builds.get(owned);
+  return viewBuild(row, (await templates.namesOf([row.template_id])).get(row.template_id) ?? "");
 }
 
 function cursorFrom(cursor: string) {

@@ -17,6 +17,7 @@ export function addEventRoutes(app: FastifyInstance, { events, eventStreams, aut
     const stillMay = async () => {
       const now = await authentication.identify(request.raw, request.id);
       authorize(now, "events:read");
+      if (caller.isAdmin && !now.isAdmin) throw new PlatformError("admin_only", "this stream is of what admins of the platform may see");
       if (now.teamId !== caller.teamId) throw new PlatformError("api_key_invalid", "this stream is of another team");
     };
     const revoked = async (ended: AbortSignal) => watchCaller(stillMay, log, ended);

@@ -8,11 +8,13 @@ import { readFile, writeFile } from "../../guest/file-transfer.ts";
 import { listFiles, makeFolder, moveFile, removeFile, statFile } from "../../guest/files.ts";
 import type { Caller } from "../../accounts/caller.ts";
 import { ownedBy } from "../../db/owned-id.ts";
+import { cutWhenCallerMayNot, whileCallerMay } from "../caller-watch.ts";
 import { addRoute } from "../route.ts";
 import type { Services } from "../services.ts";
 import { TransferMeter } from "../transfer-meter.ts";
 
-export function addFileRoutes(app: FastifyInstance, { sandboxes, guests, metrics }: Services): void {
+export function addFileRoutes(app: FastifyInstance, services: Services): void {
+  const { sandboxes, guests, metrics } = services;
   const guestOf = async (caller: Caller, id: string) => guests.of(await sandboxes.getUsable(ownedBy(caller.teamId, id)));
 
   addRoute(app, "readFile", 200, async ({ caller, params, query, signal, request, reply }) => {
@@ -27,7 +29,12 @@ export function addFileRoutes(app: FastifyInstance, { sandboxes, guests, metrics
     setFileHeaders(reply, answer);
     const meter = new TransferMeter((bytes) => metrics.countFileBytes("down", bytes));
     answer.on("error", (error) => meter.destroy(error)); // the caller's connection is then cut: it must not look complete
-    meter.on("close", () => answer.destroy());
+    const over = new AbortController();
+    meter.on("close", () => {
+      over.abort();
+      answer.destroy();
+    });
+    cutWhenCallerMayNot(services, { request, caller }, over.signal, (error) => void meter.destroy(error));
     return reply.send(answer.pipe(meter));
   });
 
@@ -65,7 +72,10 @@ export function addFileRoutes(app: FastifyInstance, { sandboxes, guests, metrics
       const meter = new TransferMeter((bytes) => metrics.countFileBytes("up", bytes));
       request.raw.on("error", (error) => meter.destroy(error));
       try {
-        await writeFile(guest, { ...query, user: query.user, signal, contentLength, body: request.raw.pipe(meter) });
+        const body = request.raw.pipe(meter);
+        await whileCallerMay(services, { request, caller }, signal, async (allowed) =>
+          writeFile(guest, { ...query, user: query.user, signal: allowed, contentLength, body }),
+        );
       } finally {
         meter.destroy();
       }

@@ -35,8 +35,15 @@ export function addSnapshotRoutes(app: FastifyInstance, { sandboxes, snapshots }
   }));
 
   addRoute(app, "createSnapshot", 201, async ({ caller, body, operation }) =>
-    sandboxes.operations.around("snapshot.create", operation, { subject: { kind: "sandbox", id: body.sandbox_id } }, async () =>
-      snapshots.create(caller, body),
+    sandboxes.operations.run(
+      "snapshot.create",
+      operation,
+      async (running) =>
+        snapshots.create(caller, body, {
+          replace: false,
+          record: async (transaction, id) => running.begin(transaction, { subject: { kind: "sandbox", id: body.sandbox_id }, made: [id] }),
+        }),
+      (answer) => (operation.key === null ? null : { status: 201, body: answer }),
     ),
   );
   addRoute(app, "listSnapshots", 200, async ({ caller }) => ({ snapshots: await snapshots.list(caller.teamId) }));

@@ -13,14 +13,13 @@ import {
   viewSnapshotTemplateDetail,
 } from "../../templates/template-view.ts";
 import { putArchive, uploadLength } from "../archive-upload.ts";
+import { whileCallerMay } from "../caller-watch.ts";
 import { addRoute } from "../route.ts";
 import type { Services } from "../services.ts";
 
 /** What a team's sandboxes start from: base templates, which hosts have, the team's snapshots, what it built, and what others let it use. */
-export function addTemplateRoutes(
-  app: FastifyInstance,
-  { templates, lookup, snapshots, buildFiles, listHostTemplates, metrics }: Services,
-): void {
+export function addTemplateRoutes(app: FastifyInstance, services: Services): void {
+  const { templates, lookup, snapshots, buildFiles, listHostTemplates, metrics } = services;
   /** Hosts are asked again where what they said last is older than a build. */
   const upToDate = async (onHosts: readonly HostTemplate[], built: readonly BuiltTemplate[]) =>
     built.every((template) => template.build === undefined || onHostOf(template, onHosts) !== undefined) ? onHosts : listHostTemplates(0);
@@ -49,12 +48,18 @@ export function addTemplateRoutes(
     return { templates: all.sort((a, b) => (a.name < b.name ? -1 : 1)) };
   });
   addRoute(app, "getTemplate", 200, async ({ caller, params }) => detailOf(caller.teamId, params.name));
-  addRoute(app, "deleteTemplate", 204, async ({ caller, params }) => templates.delete(caller.teamId, params.name));
+  addRoute(app, "updateTemplate", 200, async ({ caller, params, body }) => {
+    const { name } = await templates.setPublic(caller.teamId, params.name, body.is_public, caller.actor);
+    return detailOf(caller.teamId, name);
+  });
+  addRoute(app, "deleteTemplate", 204, async ({ caller, params }) => templates.delete(caller.teamId, params.name, caller.actor));
   addRoute(app, "setTemplateTag", 200, async ({ caller, params, body }) => {
-    const { row } = await templates.tag(caller.teamId, params.name, [params.tag], body.build_id);
+    const { row } = await templates.tag(caller.teamId, params.name, [params.tag], body.build_id, caller.actor);
     return detailOf(caller.teamId, row.name);
   });
-  addRoute(app, "removeTemplateTag", 204, async ({ caller, params }) => templates.untag(caller.teamId, params.name, [params.tag]));
+  addRoute(app, "removeTemplateTag", 204, async ({ caller, params }) =>
+    templates.untag(caller.teamId, params.name, [params.tag], caller.actor),
+  );
   addRoute(app, "findTemplateFiles", 200, async ({ caller, params, query }) => {
     const { name } = await templates.parseNewName(caller.teamId, query.name);
     const template = await templates.findOwn(caller.teamId, name);
@@ -68,9 +73,11 @@ export function addTemplateRoutes(
     addRoute(uploads, "putTemplateFiles", 204, async ({ caller, params, query, request, signal }) => {
       const length = uploadLength(request.raw);
       const { name } = await templates.parseNewName(caller.teamId, query.name);
-      const template = await templates.ensure(caller.teamId, name);
-      await putArchive(buildFiles, { templateId: template.id, hash: params.hash, length, request: request.raw, signal }, (bytes) =>
-        metrics.countFileBytes("up", bytes),
+      const template = await templates.ensure(caller.teamId, name, caller.actor);
+      await whileCallerMay(services, { request, caller }, signal, async (allowed) =>
+        putArchive(buildFiles, { templateId: template.id, hash: params.hash, length, request: request.raw, signal: allowed }, (bytes) =>
+          metrics.countFileBytes("up", bytes),
+        ),
       );
     });
   });
