@@ -25,6 +25,8 @@ export const eventKinds = [
   "sandbox.failed",
   "sandbox.stopped",
   "template.created",
+  /** of a built one; `detail` has what changed: `is_public`, or `tags` and the `build_id` that they mean now, or `removed_tags` */
+  "template.updated",
   "template.deleted",
   /** its memory image did not match this host, was left alone, and a new one was made by booting; the message says what did not match */
   "template.reimaged",

@@ -32,6 +32,9 @@ export type HostState = (typeof hostStates)[number];
 /** What becomes of the sandboxes of a host that is drained: they are paused, or run until they end or pause by themselves. */
 export const drainModes = ["pause", "wait"] as const;
 export type DrainMode = (typeof drainModes)[number];
+/** What is said to who asks for the third that one would expect. */
+export const noMoving =
+  "sandboxes cannot be moved to another host: what was saved of one is on its host alone. `pause` saves them there, `wait` lets them end";
 
 export type HostRequest = "register" | "cordon" | "uncordon" | "drain";
 
@@ -124,7 +127,7 @@ export type UpdateHostBody = z.output<typeof updateHostBodySchema>;
 
 export const drainHostBodySchema = z.strictObject({
   mode: z
-    .enum(drainModes)
+    .enum(drainModes, { error: ({ input }) => (input === "move" ? noMoving : undefined) })
     .default("pause")
     .describe("`pause`: sandboxes that run are paused, a few at a time; `wait`: they go on until they end or pause by themselves"),
 });

@@ -46,7 +46,7 @@ export const operationSchema = z
     state: z.enum(operationStates),
     step: z.string().describe("What was last done of it"),
     subject: z.object({ kind: z.string(), id: z.string() }).describe("What it is about"),
-    made: z.array(z.string()).describe("Ids of the sandboxes that it makes"),
+    made: z.array(z.string()).describe("Ids of the sandboxes that it makes, or of the build or snapshot"),
     error: z
       .object({ code: z.enum(errorCodes), message: z.string() })
       .nullable()

@@ -62,6 +62,15 @@ export const templateDetailSchema = templateSchema
   .meta({ id: "TemplateDetail" });
 export type TemplateDetail = z.infer<typeof templateDetailSchema>;
 
+export const updateTemplateBodySchema = z
+  .strictObject({
+    is_public: z
+      .boolean()
+      .describe("Whether every team may list it, start sandboxes from it, and so read all that is in it, its memory too"),
+  })
+  .meta({ id: "UpdateTemplate" });
+export type UpdateTemplateInput = z.input<typeof updateTemplateBodySchema>;
+
 export const setTagBodySchema = z
   .strictObject({ build_id: buildIdSchema.optional().describe("Default: the build that the template's name, with its tag, means now") })
   .meta({ id: "SetTag" });

@@ -89,6 +89,16 @@ test("the platform's events are for its admins", async () => {
   expect((await world.channels.create(world.caller, body({ platform_events: true }))).channel.platform_events).toBe(true);
 });
 
+test("a channel with the platform's events is changed by admins of the platform only: it would lead wherever a member of their team likes", async () => {
+  const { channel } = await world.channels.create(world.caller, body({ platform_events: true }));
+  const member = { ...world.caller, isAdmin: false };
+  const elsewhere = patch({ config: { url: world.receiver.url("/elsewhere") } });
+  await expect(world.channels.update(member, channel.id, elsewhere)).rejects.toMatchObject({ code: "admin_only" });
+  await expect(world.channels.rotate(member, channel.id)).rejects.toMatchObject({ code: "admin_only" });
+  expect(await world.channels.update(world.caller, channel.id, elsewhere)).toMatchObject({ platform_events: true });
+  await world.channels.delete(member, channel.id);
+});
+
 test("another team finds none of it", async () => {
   const { channel } = await world.webhook("hook");
   await world.happen("i1", "one");

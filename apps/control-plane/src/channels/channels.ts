@@ -116,6 +116,7 @@ export class Channels {
   async update(caller: Caller, id: string, body: UpdateChannelBody): Promise<Channel> {
     const { db, box, audit } = this.#deps;
     const row = await this.#find(caller.teamId, id);
+    requireAdminFor(caller, row);
     let patch: ChannelPatch = {
       ...(body.name === undefined ? {} : { name: body.name }),
       ...(body.kinds === undefined ? {} : { kinds: body.kinds }),
@@ -160,6 +161,7 @@ export class Channels {
   async rotate(caller: Caller, id: string): Promise<ChannelSecret> {
     const { db, box, audit } = this.#deps;
     const row = await this.#find(caller.teamId, id);
+    requireAdminFor(caller, row);
     const secret = newChannelSecret(row.kind);
     const known = this.#open(row);
     if (secret === null) {
@@ -236,6 +238,12 @@ export class Channels {
 
 function configFrom(kind: ChannelKind, config: Readonly<Record<string, string>>): Record<string, string> {
   return parse(channelConfigSchemas[kind], config, "config");
+}
+
+/** Where the platform's events go is for its admins to say, not for everybody in their team. */
+function requireAdminFor(caller: Caller, row: ChannelRow): void {
+  if (!row.platform_events || caller.isAdmin) return;
+  throw new PlatformError("admin_only", `channel ${row.id} has the platform's events: only admins of the platform may change it`);
 }
 
 export function channelNotFound(id: string): PlatformError {

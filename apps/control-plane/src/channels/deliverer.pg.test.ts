@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 
 import type { Database } from "../db/database.ts";
 import { ChannelWorld } from "../testing/channel-world.ts";
-import { whyNoPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
 import { openTwoControlPlanes, type TwoControlPlanes } from "../testing/two-control-planes.ts";
 
 const why = whyNoPostgres();

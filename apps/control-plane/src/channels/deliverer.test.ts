@@ -29,6 +29,23 @@ afterEach(async () => world[Symbol.asyncDispose]());
 const rowsOf = async (channelId: string) =>
   database.db.selectFrom("delivery").selectAll().where("channel_id", "=", channelId).orderBy("position").execute();
 
+/** Whether somebody in the team is an admin of the platform. */
+async function setAdmin(isAdmin: boolean): Promise<void> {
+  const { db } = database;
+  const now = new Date();
+  const user = { id: "uadmin00000000000000a", email: "admin@example.org", name: "admin", is_admin: isAdmin, time_created: now };
+  await db
+    .insertInto("user_account")
+    .values({ ...user, password_hash: null, time_email_confirmed: now, time_deactivated: null, time_deleted: null })
+    .onConflict((conflict) => conflict.column("id").doUpdateSet({ is_admin: isAdmin }))
+    .execute();
+  await db
+    .insertInto("membership")
+    .values({ team_id: "default", user_id: "uadmin00000000000000a", role: "owner", time_created: now })
+    .onConflict((conflict) => conflict.doNothing())
+    .execute();
+}
+
 test("an event arrives signed, under an id of its own, and is not sent again", async () => {
   const { channel, secret } = await world.webhook("hook");
   await world.happen("i1", "one");
@@ -69,12 +86,29 @@ test("what is nobody's is sent to channels of the platform's admins that want it
   await world.webhook("platform", { platform_events: true });
   const { db } = database;
   const actor = world.caller.actor;
+  await setAdmin(true);
   await emit(db, { kind: "host.unreachable", teamId: null, subject: { kind: "host", id: "h1" }, actor, message: "gone" });
   await emit(db, { kind: "team.created", teamId: "gother000000000000000", subject: { kind: "team", id: "x" }, actor, message: "theirs" });
   await world.happen("i1", "ours");
   await world.deliver(deliverer);
   expect(world.messagesAt("/team")).toEqual(["ours"]);
   expect(world.messagesAt("/platform").sort()).toEqual(["gone", "ours"]);
+});
+
+test("nothing of the platform's is sent to a team whose admin is none any more", async () => {
+  await world.webhook("platform", { platform_events: true });
+  const { db } = database;
+  const actor = world.caller.actor;
+  for (const [isAdmin, message] of [
+    [true, "while"],
+    [false, "after"],
+  ] as const) {
+    await setAdmin(isAdmin);
+    await emit(db, { kind: "host.unreachable", teamId: null, subject: { kind: "host", id: "h1" }, actor, message });
+    await world.happen("i1", `ours ${message}`);
+  }
+  await world.deliver(deliverer);
+  expect(world.messagesAt("/platform").sort()).toEqual(["ours after", "ours while", "while"]);
 });
 
 test("what fails is tried again under the same id, later each time, and arrives once it can", async () => {

@@ -64,22 +64,28 @@ export async function listPublicTemplates(db: Db, teamId: string, limit: number)
     .execute();
 }
 
+/** Tells of a change of a template, in the transaction that makes it. */
+export type TellOfTemplate = (transaction: Db, template: BuiltTemplateRow) => Promise<void>;
+
 /** A team's template of that name, made when there is none; undefined when a snapshot of the team has the name, with or without a tag. */
 export async function ensureBuiltTemplate(
   db: Db,
   { id, teamId, name }: { readonly id: string; readonly teamId: string; readonly name: string },
   now: Date,
+  tell: TellOfTemplate = async () => undefined,
 ): Promise<BuiltTemplateRow | undefined> {
   return db.transaction().execute(async (transaction) => {
     await lockTeam(transaction, teamId);
     const known = await findBuiltTemplate(transaction, teamId, name);
     if (known !== undefined) return known;
     if (await hasSnapshotNamed(transaction, teamId, name)) return undefined;
-    return transaction
+    const made = await transaction
       .insertInto("built_template")
       .values({ id, team_id: teamId, name, is_public: false, time_created: now, time_updated: now })
       .returningAll()
       .executeTakeFirstOrThrow();
+    await tell(transaction, made);
+    return made;
   });
 }
 
@@ -122,8 +128,18 @@ export async function listBuiltTemplateIds(db: Db): Promise<string[]> {
   return (await db.selectFrom("built_template").select("id").execute()).map((row) => row.id);
 }
 
-export async function setPublic(db: Db, id: string, isPublic: boolean): Promise<void> {
-  await db.updateTable("built_template").set({ is_public: isPublic }).where("id", "=", id).execute();
+/** Nothing is told of what is so already. */
+export async function setPublic(db: Db, id: string, isPublic: boolean, tell: TellOfTemplate): Promise<void> {
+  await db.transaction().execute(async (transaction) => {
+    const changed = await transaction
+      .updateTable("built_template")
+      .set({ is_public: isPublic })
+      .where("id", "=", id)
+      .where("is_public", "<>", isPublic)
+      .returningAll()
+      .executeTakeFirst();
+    if (changed !== undefined) await tell(transaction, changed);
+  });
 }
 
 /** Of these templates, by template and tag. */
@@ -157,7 +173,12 @@ export async function listTagged(db: Db, templateIds: readonly string[]): Promis
 }
 
 /** Lets tags mean a build from now on; false when it is not ready, or gone. */
-export async function assignTags(db: Db, templateId: string, buildId: string, tags: readonly string[], now: Date): Promise<boolean> {
+export async function assignTags(
+  db: Db,
+  { id: templateId, buildId, tags }: { readonly id: string; readonly buildId: string; readonly tags: readonly string[] },
+  now: Date,
+  tell: (transaction: Db) => Promise<void>,
+): Promise<boolean> {
   return db.transaction().execute(async (transaction) => {
     const build = await transaction
       .selectFrom("build")
@@ -173,12 +194,31 @@ export async function assignTags(db: Db, templateId: string, buildId: string, ta
       .values(tags.map((tag) => ({ template_id: templateId, tag, build_id: buildId, time_created: now })))
       .onConflict((conflict) => conflict.columns(["template_id", "tag"]).doUpdateSet({ build_id: buildId, time_created: now }))
       .execute();
+    await tell(transaction);
     return true;
   });
 }
 
-export async function removeTags(db: Db, templateId: string, tags: readonly string[]): Promise<void> {
-  await db.deleteFrom("template_tag").where("template_id", "=", templateId).where("tag", "in", tags).execute();
+/** Tells which of them there were. */
+export async function removeTags(
+  db: Db,
+  templateId: string,
+  tags: readonly string[],
+  tell: (transaction: Db, removed: readonly string[]) => Promise<void>,
+): Promise<void> {
+  await db.transaction().execute(async (transaction) => {
+    const removed = await transaction
+      .deleteFrom("template_tag")
+      .where("template_id", "=", templateId)
+      .where("tag", "in", tags)
+      .returning("tag")
+      .execute();
+    if (removed.length > 0)
+      await tell(
+        transaction,
+        removed.map(({ tag }) => tag),
+      );
+  });
 }
 
 /** What keeps a template from being deleted; undefined: it is deleted, with its builds and tags. */
@@ -196,10 +236,11 @@ export async function deleteBuiltTemplate(
   id: string,
   hostTemplateOf: (buildId: string) => string,
   now: Date,
+  tell: TellOfTemplate = async () => undefined,
 ): Promise<Obstacle | undefined> {
   return db.transaction().execute(async (transaction) => {
     // from here on no sandbox can come from them (see `lockBuild`), and no build can be added
-    const template = await transaction.selectFrom("built_template").select("team_id").where("id", "=", id).forUpdate().executeTakeFirst();
+    const template = await transaction.selectFrom("built_template").selectAll().where("id", "=", id).forUpdate().executeTakeFirst();
     if (template === undefined) return undefined;
     const builds = await transaction.selectFrom("build").select(["id", "state"]).where("template_id", "=", id).forUpdate().execute();
     const ids = builds.map((build) => build.id);
@@ -218,6 +259,7 @@ export async function deleteBuiltTemplate(
       await removeFromHosts(transaction, ids.map(hostTemplateOf), now);
     }
     await transaction.deleteFrom("built_template").where("id", "=", id).execute();
+    await tell(transaction, template);
     return undefined;
   });
 }

@@ -5,7 +5,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { FakeHost } from "../testing/fake-host.ts";
 import { firstTeam, own } from "../testing/first-team.ts";
-import { startPostgres, whyNoPostgres, type TestPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
+import { postgresOfRun } from "../testing/postgres-of-run.ts";
+import type { TestPostgres } from "../testing/postgres.ts";
 import { HostLink } from "../hosts/host-link.ts";
 import { Hosts } from "../hosts/hosts.ts";
 import { Reconciler } from "../sandboxes/reconciler.ts";
@@ -26,7 +28,7 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
   let one: Database;
   let two: Database;
   beforeAll(async () => {
-    postgres = await startPostgres();
+    postgres = postgresOfRun();
     const url = await postgres.createDatabase();
     // Two control planes that start at the same moment on an empty database.
     [one, two] = await Promise.all([

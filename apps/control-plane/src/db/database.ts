@@ -3,7 +3,7 @@ import type { Logger } from "@roost/kit";
 import { Kysely, PostgresDialect, sql } from "kysely";
 import pg from "pg";
 
-import { migrate } from "./migrate.ts";
+import { migrate, type Migration } from "./migrate.ts";
 import { makeDatabaseFolder } from "./new-folder.ts";
 import { PgliteDialect } from "./pglite-dialect.ts";
 import { durableStartParams, DurableNodeFs } from "./pglite-filesystem.ts";
@@ -47,11 +47,11 @@ const idleTransactionTimeoutMs = 60_000;
 /** int8 as number: generations and byte counts stay far below 2^53. */
 const int8Oid = 20;
 
-/** Opens the database and brings its tables up to date. */
-export async function openDatabase(location: DatabaseLocation, log: Logger): Promise<Database> {
+/** Opens the database and brings its tables up to date. `migrations`: others than this version's, for tests */
+export async function openDatabase(location: DatabaseLocation, log: Logger, migrations?: readonly Migration[]): Promise<Database> {
   const database = location.kind === "server" ? openServer(location.url, log) : await openPglite(location, log);
   try {
-    await migrate(database.db, { isExclusive: database.isExclusive, log });
+    await migrate(database.db, { isExclusive: database.isExclusive, log, migrations });
     return database;
   } catch (error) {
     await database.close();

@@ -32,6 +32,18 @@ export interface Publication {
   readonly timeExpires: Date;
 }
 
+/**
+ * Whether a channel's team has an admin of the platform, or a key of one. A channel that was made by an admin outlives their being one: asked when an event is
+ * published, so that nothing has to be remembered of it when somebody ceases to be one.
+ */
+const isOfAdmins = (now: Date) => sql`(
+  EXISTS (SELECT FROM membership JOIN user_account ON user_account.id = membership.user_id
+           WHERE membership.team_id = channel.team_id AND user_account.is_admin
+             AND user_account.time_deactivated IS NULL AND user_account.time_deleted IS NULL)
+  OR EXISTS (SELECT FROM api_key
+              WHERE api_key.team_id = channel.team_id AND api_key.is_admin AND (api_key.scopes IS NULL OR jsonb_exists(api_key.scopes, 'admin'))
+                AND api_key.time_revoked IS NULL AND (api_key.time_expires IS NULL OR api_key.time_expires > ${now}::timestamptz)))`;
+
 /** Gives the oldest events that have none their positions, and channels their deliveries; answers how many events. */
 export async function publishEvents(db: Db, { now, timeExpires }: Publication): Promise<number> {
   return db.transaction().execute(async (transaction) => {
@@ -44,7 +56,7 @@ export async function publishEvents(db: Db, { now, timeExpires }: Publication): 
         UPDATE event SET
           position = ${base}::bigint + next.place,
           -- its host may have told of a sandbox before there was a record
-          team_id = coalesce(event.team_id, (SELECT sandbox.team_id FROM sandbox WHERE sandbox.id = event.sandbox_id))
+          team_id = coalesce(event.team_id, (SELECT sandbox.team_id FROM sandbox WHERE sandbox.id = event.sandbox_id AND sandbox.host_id = event.host_id))
         FROM next WHERE event.number = next.number RETURNING 1
       ) SELECT count(*) AS count FROM published`.execute(transaction);
     const count = rows[0]?.count ?? 0;
@@ -54,7 +66,7 @@ export async function publishEvents(db: Db, { now, timeExpires }: Publication): 
       SELECT gen_random_uuid(), channel.id, event.id, event.position, event.subject_kind || ':' || event.subject_id, 'pending',
              ${now}::timestamptz, ${now}::timestamptz, ${timeExpires}::timestamptz
         FROM event JOIN channel ON channel.is_enabled
-         AND (channel.team_id = event.team_id OR (event.team_id IS NULL AND channel.platform_events))
+         AND (channel.team_id = event.team_id OR (event.team_id IS NULL AND channel.platform_events AND ${isOfAdmins(now)}))
          AND (channel.kinds = '[]' OR jsonb_exists(channel.kinds, event.kind) OR jsonb_exists(channel.kinds, split_part(event.kind, '.', 1) || '.*'))
        WHERE event.position > ${base}::bigint AND event.position <= ${base}::bigint + ${count}::bigint
          FOR KEY SHARE OF channel`.execute(transaction);

@@ -27,7 +27,10 @@ interface ToldSubject {
   readonly template: string | null;
 }
 
-/** False when it was known already, or is about what nobody sees: a sandbox that works for a build, whose log tells what happens. */
+/**
+ * False when it was known already, or is not to be told: it is about a sandbox that works for a build, whose log tells what happens, or about one that another
+ * host has. Hosts may be a team's own, and whoever is root there must not tell other teams anything in the name of theirs.
+ */
 export async function insertEvent(db: Db, event: NewEvent): Promise<boolean> {
   const subject = await subjectOf(db, event);
   if (subject === undefined) return false;
@@ -55,19 +58,29 @@ export async function insertEvent(db: Db, event: NewEvent): Promise<boolean> {
 
 async function subjectOf(db: Db, { hostId, sandboxId, template }: NewEvent): Promise<ToldSubject | undefined> {
   if (sandboxId !== null) {
-    const row = await db.selectFrom("sandbox").select(["team_id", "for_build_id"]).where("id", "=", sandboxId).executeTakeFirst();
-    if (row !== undefined && row.for_build_id !== null) return undefined;
+    const row = await db
+      .selectFrom("sandbox")
+      .select(["team_id", "host_id", "for_build_id"])
+      .where("id", "=", sandboxId)
+      .executeTakeFirst();
+    if (row !== undefined && (row.for_build_id !== null || row.host_id !== hostId)) return undefined;
     return { teamId: row?.team_id ?? null, kind: "sandbox", id: sandboxId, template };
   }
   if (template === null) return { teamId: null, kind: "host", id: hostId, template };
   // hosts know templates of teams by names of their own
   const owned =
-    (await db.selectFrom("snapshot").select(["team_id", "name"]).where("host_template", "=", template).executeTakeFirst()) ??
+    (await db
+      .selectFrom("snapshot")
+      .select(["team_id", "name"])
+      .where("host_template", "=", template)
+      .where("host_id", "=", hostId)
+      .executeTakeFirst()) ??
     (await db
       .selectFrom("build")
       .innerJoin("built_template", "built_template.id", "build.template_id")
       .select(["built_template.team_id", "built_template.name"])
       .where("build.host_template", "=", template)
+      .where("build.host_id", "=", hostId)
       .executeTakeFirst());
   const name = owned?.name ?? template;
   return { teamId: owned?.team_id ?? null, kind: "template", id: name, template: name };

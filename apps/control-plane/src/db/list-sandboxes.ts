@@ -20,19 +20,14 @@ export interface SandboxPageQuery extends SandboxFilter {
   readonly limit: number;
 }
 
-/** Newest first. */
+/** Newest first. A later page begins where the index says; it does not walk over those before. */
 export async function listSandboxes(db: Db, query: SandboxPageQuery): Promise<SandboxRow[]> {
   const { states, after } = query;
   let select = db.selectFrom("sandbox").selectAll();
   select = states === undefined ? select.where("state", "<>", "stopped") : select.where("state", "in", states.length === 0 ? [] : states);
   select = select.where((row) => matches(row, query));
   if (after !== undefined) {
-    select = select.where((row) =>
-      row.or([
-        row("time_created", "<", after.timeCreated),
-        row.and([row("time_created", "=", after.timeCreated), row("id", "<", after.id)]),
-      ]),
-    );
+    select = select.where(sql<boolean>`(time_created, id) < (${after.timeCreated}::timestamptz, ${after.id})`);
   }
   return select.orderBy("time_created", "desc").orderBy("id", "desc").limit(query.limit).execute();
 }
@@ -61,13 +56,8 @@ export async function listPresent(db: Db, query: PresentPageQuery, now: Date): P
     .selectAll()
     .where((row) => isPresent(row, query, now));
   if (after !== undefined) {
-    const beyond = order === "asc" ? ">" : "<";
-    select = select.where((row) =>
-      row.or([
-        row("time_started", beyond, after.timeStarted),
-        row.and([row("time_started", "=", after.timeStarted), row("id", beyond, after.id)]),
-      ]),
-    );
+    const beyond = sql.raw(order === "asc" ? ">" : "<");
+    select = select.where(sql<boolean>`(time_started, id) ${beyond} (${after.timeStarted}::timestamptz, ${after.id})`);
   }
   return select.orderBy("time_started", order).orderBy("id", order).limit(query.limit).execute();
 }

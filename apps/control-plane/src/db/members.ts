@@ -138,6 +138,11 @@ export async function deleteInvitation(db: Db, teamId: string, id: string): Prom
   return db.deleteFrom("invitation").where("team_id", "=", teamId).where("id", "=", id).returningAll().executeTakeFirst();
 }
 
+/** Id of the team that an invitation is for, whether it can still be used or not. */
+export async function findInvitedTo(db: Db, hash: Uint8Array): Promise<string | undefined> {
+  return (await db.selectFrom("invitation").select("team_id").where("token_hash", "=", hash).executeTakeFirst())?.team_id;
+}
+
 /** Uses it up, if it is to this address, has not expired, and its team is there. */
 export async function takeInvitation(db: Db, hash: Uint8Array, email: string, now: Date): Promise<InvitationRow | undefined> {
   return db

@@ -1,18 +1,15 @@
-import { PGlite } from "@electric-sql/pglite";
 import { silentLogger } from "@roost/kit";
-import { Kysely, sql } from "kysely";
+import { sql } from "kysely";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { makeMigrationsModule, makeOpenApi, migrationsModule, openApiFile } from "../generate.ts";
 import { firstTeam, own } from "../testing/first-team.ts";
-import { emptyDatabase, openTestDatabase } from "../testing/test-database.ts";
+import { openTestDatabase } from "../testing/test-database.ts";
 import type { Database } from "./database.ts";
 import { listTemplates } from "./hosts.ts";
 import { migrate, MigrationError, splitStatements } from "./migrate.ts";
 import { migrations } from "./migrations.generated.ts";
-import { PgliteDialect } from "./pglite-dialect.ts";
 import { findSandbox } from "./sandboxes.ts";
-import type { Tables } from "./schema.ts";
 import { readFile } from "node:fs/promises";
 
 let database: Database;
@@ -56,10 +53,9 @@ test("a migration that fails leaves nothing of itself or of those before it", as
 });
 
 test("sandboxes and templates of the first version are kept, with what they had no word for", async () => {
-  const pglite = await PGlite.create({ loadDataDir: await emptyDatabase() });
-  const db = new Kysely<Tables>({ dialect: new PgliteDialect(pglite) });
+  const old = await openTestDatabase(migrations.slice(0, 1));
+  const { db } = old;
   try {
-    await migrate(db, { ...options, migrations: migrations.slice(0, 1) });
     await sql`INSERT INTO host VALUES ('h', '{}', now(), now())`.execute(db);
     await sql`INSERT INTO template VALUES ('h', 'base', 'sha256:0', 10)`.execute(db);
     await sql`INSERT INTO sandbox (id, host_id, template, vcpus, memory_mib, disk_size_mib, timeout_sec, access_token, state, generation,
@@ -79,17 +75,15 @@ test("sandboxes and templates of the first version are kept, with what they had 
     });
     expect(await listTemplates(db)).toMatchObject([{ name: "base", kind: "base", vcpus: 0 }]);
   } finally {
-    await db.destroy();
-    await pglite.close();
+    await old.close();
   }
 });
 
 test("what there was before teams belongs to the first one, and its keys still may do everything", async () => {
-  const pglite = await PGlite.create({ loadDataDir: await emptyDatabase() });
-  const db = new Kysely<Tables>({ dialect: new PgliteDialect(pglite) });
+  const old = await openTestDatabase(migrations.filter(({ number }) => number <= 5));
+  const { db } = old;
   const build = "00000000-0000-4000-8000-000000000001";
   try {
-    await migrate(db, { ...options, migrations: migrations.filter(({ number }) => number <= 5) });
     await sql`INSERT INTO sandbox (id, host_id, template, vcpus, memory_mib, disk_size_mib, timeout_sec, access_token, state, generation,
       time_created, time_last_active, time_state_updated) VALUES ('iold', 'h', 'base', 1, 512, 10, 60, 't', 'running', 7, now(), now(), now())`.execute(
       db,
@@ -118,8 +112,7 @@ test("what there was before teams belongs to the first one, and its keys still m
       VALUES ('k2', 'default', 'new', ${Buffer.alloc(32, 1)}, 'abc', now())`.execute(db);
     expect(await db.selectFrom("api_key").select("is_admin").where("id", "=", "k2").executeTakeFirst()).toEqual({ is_admin: false });
   } finally {
-    await db.destroy();
-    await pglite.close();
+    await old.close();
   }
 });
 

@@ -30,7 +30,7 @@ export function checksumOf(migration: Migration): string {
  */
 export async function migrate(
   db: Db,
-  options: { readonly isExclusive: boolean; readonly log: Logger; readonly migrations?: readonly Migration[] },
+  options: { readonly isExclusive: boolean; readonly log: Logger; readonly migrations?: readonly Migration[] | undefined },
 ): Promise<void> {
   const migrations = options.migrations ?? allMigrations;
   await db.transaction().execute(async (transaction) => {

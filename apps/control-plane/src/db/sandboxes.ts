@@ -203,8 +203,8 @@ function expiryAfter(state: SandboxState, now: Date): RawBuilder<Date> {
   return sql`coalesce(time_expires, CASE WHEN expiry_sec > 0 THEN ${now}::timestamptz + make_interval(secs => expiry_sec) END)`;
 }
 
-/** Ends the record: its host has nothing of it any more. `reason` only where none was recorded before. */
-export async function markStopped(db: Db, id: string, reason: string, now: Date): Promise<boolean> {
+/** Ends the record: its host has nothing of it any more. `reason` only where none was recorded before; `hostId`: only while that host has it. */
+export async function markStopped(db: Db, id: string, reason: string, now: Date, hostId?: string): Promise<boolean> {
   const result = await db
     .updateTable("sandbox")
     .set({
@@ -221,6 +221,33 @@ export async function markStopped(db: Db, id: string, reason: string, now: Date)
     })
     .where("id", "=", id)
     .where("state", "<>", "stopped")
+    .$if(hostId !== undefined, (query) => query.where("host_id", "=", hostId ?? ""))
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
+/** What a create has where it is moved to. */
+export type NewPlace = Pick<NewSandbox, "hostId" | "vcpus" | "memoryMib" | "diskSizeMib">;
+
+/**
+ * Moves a create to another host after its own refused it; its reservation moves along. False when it is not that host's to refuse any more: somebody deleted it, or
+ * what the host said of it was heard.
+ */
+export async function moveCreating(db: Db, id: string, fromHostId: string, place: NewPlace, now: Date): Promise<boolean> {
+  const result = await db
+    .updateTable("sandbox")
+    .set({
+      host_id: place.hostId,
+      vcpus: place.vcpus,
+      memory_mib: place.memoryMib,
+      disk_size_mib: place.diskSizeMib,
+      generation: 0,
+      time_state_updated: now,
+    })
+    .where("id", "=", id)
+    .where("host_id", "=", fromHostId)
+    .where("state", "=", "creating")
+    .where("time_delete_requested", "is", null)
     .executeTakeFirst();
   return result.numUpdatedRows > 0n;
 }

@@ -35,7 +35,7 @@ export interface OperationTable {
   request_hash: Uint8Array | null;
   subject_kind: string;
   subject_id: string;
-  /** Ids of the sandboxes that it makes */
+  /** Ids of the sandboxes that it makes, or of the build or snapshot */
   made: Json<string[]>;
   state: OperationState;
   /** What was last done of it */

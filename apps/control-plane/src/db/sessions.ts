@@ -58,6 +58,18 @@ export async function setSessionTeam(db: Db, id: string, teamId: string): Promis
   await db.updateTable("session").set({ team_id: teamId }).where("id", "=", id).execute();
 }
 
+/** Whether it goes on. */
+export async function hasSession(db: Db, userId: string, id: string, now: Date): Promise<boolean> {
+  const row = await db
+    .selectFrom("session")
+    .select("id")
+    .where("id", "=", id)
+    .where("user_id", "=", userId)
+    .where("time_expires", ">", now)
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
 /** Newest first. */
 export async function listSessions(db: Db, userId: string, now: Date): Promise<SessionRow[]> {
   return db

@@ -39,8 +39,10 @@ export async function insertSnapshot(
   db: Db,
   snapshot: NewSnapshot,
   { replace, waitMsMax }: { readonly replace: boolean; /** How long in `ms` who makes one waits for it */ readonly waitMsMax: number },
+  record: (transaction: Db) => Promise<void> = async () => undefined,
 ): Promise<NameHolder | undefined> {
   return db.transaction().execute(async (transaction) => {
+    await record(transaction); // first: who asks for the same again is to wait for that, not to find the name taken
     await lockTeam(transaction, snapshot.teamId);
     const isAwaited = (time: Date) => time.getTime() > snapshot.timeCreated.getTime() - waitMsMax;
     const holders = await holdersOf(transaction, snapshot.teamId, snapshot.name);
@@ -124,6 +126,17 @@ export async function finishSnapshot(
 async function removeRow(db: Db, { id, host_template: name }: Pick<SnapshotRow, "id" | "host_template">, now: Date): Promise<void> {
   await db.deleteFrom("snapshot").where("id", "=", id).execute();
   await removeFromHosts(db, [name], now);
+}
+
+/** One that is ready, by its id. */
+export async function findReadySnapshot(db: Db, teamId: string, id: string): Promise<SnapshotRow | undefined> {
+  return db
+    .selectFrom("snapshot")
+    .selectAll()
+    .where("id", "=", id)
+    .where("team_id", "=", teamId)
+    .where("state", "=", "ready")
+    .executeTakeFirst();
 }
 
 /** Nobody waits for it any more. Its name is free; its host may be making it still. */

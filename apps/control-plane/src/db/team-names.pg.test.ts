@@ -10,7 +10,7 @@ import { BuiltTemplates } from "../templates/built-templates.ts";
 import { hostTemplateOfSnapshot, newTemplateId } from "../templates/names.ts";
 import { FakeHost } from "../testing/fake-host.ts";
 import { firstTeam } from "../testing/first-team.ts";
-import { whyNoPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
 import { openTwoControlPlanes, type TwoControlPlanes } from "../testing/two-control-planes.ts";
 import { ensureBuiltTemplate, listRemovals } from "./built-templates.ts";
 import type { Database } from "./database.ts";

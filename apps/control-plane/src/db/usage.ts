@@ -49,18 +49,21 @@ export async function usageBy(db: Db, teamId: string, span: Span, group: UsageGr
   return rows;
 }
 
-/** Each interval is cut at midnights (UTC), so a day has what was used on that day. */
+/**
+ * Each interval is cut at midnights (UTC), so a day has what was used on that day. Days are counted without a time zone: with one, adding a day means the
+ * session's, which is of the server, and there two days a year have 23 or 25 hours.
+ */
 async function usageByDay(db: Db, teamId: string, span: Span, limit: number): Promise<UsageRow[]> {
   const bounds = {
-    from: sql<Date>`greatest(day, ${span.from}::timestamptz)`,
-    to: sql<Date>`least(day + interval '1 day', ${span.to}::timestamptz)`,
+    from: sql<Date>`greatest(day AT TIME ZONE 'UTC', ${span.from}::timestamptz)`,
+    to: sql<Date>`least((day + interval '1 day') AT TIME ZONE 'UTC', ${span.to}::timestamptz)`,
   };
   const { rows } = await sql<UsageRow>`
-    SELECT to_char(day AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS key, ${sums} FROM (
+    SELECT to_char(day, 'YYYY-MM-DD') AS key, ${sums} FROM (
       SELECT sandbox_interval.*, day, ${secondsIn(bounds)} AS seconds
         FROM sandbox_interval, generate_series(
-          date_trunc('day', greatest(time_started, ${span.from}::timestamptz), 'UTC'),
-          least(coalesce(time_ended, ${span.to}::timestamptz), ${span.to}::timestamptz) - interval '1 microsecond',
+          date_trunc('day', greatest(time_started, ${span.from}::timestamptz) AT TIME ZONE 'UTC'),
+          (least(coalesce(time_ended, ${span.to}::timestamptz), ${span.to}::timestamptz) - interval '1 microsecond') AT TIME ZONE 'UTC',
           interval '1 day') AS day
        WHERE ${ofSpan(teamId, span)}
     ) AS part GROUP BY day ORDER BY day LIMIT ${limit}`.execute(db);
@@ -130,13 +133,28 @@ export async function forgetIntervals(db: Db, before: Date): Promise<number> {
   return Number(result.numDeletedRows);
 }
 
+/** What a host tells of a sandbox afterwards. */
+export interface PastChange {
+  readonly sandboxId: string;
+  readonly hostId: string;
+  readonly state: "running" | "paused";
+  readonly instant: Date;
+}
+
 /**
  * A sandbox was paused or resumed at an instant that lies within a known interval: its host remembers what happened while nobody listened. Anything
- * else changes nothing: what goes on is decided by its state.
+ * else changes nothing: what goes on is decided by its state, and what another host says of it counts for nothing.
  */
-export async function splitInterval(db: Db, sandboxId: string, state: "running" | "paused", instant: Date): Promise<boolean> {
+export async function splitInterval(db: Db, { sandboxId, hostId, state, instant }: PastChange): Promise<boolean> {
   return db.transaction().execute(async (transaction) => {
-    await sql`SELECT 1 FROM sandbox WHERE id = ${sandboxId} FOR UPDATE`.execute(transaction);
+    const sandbox = await transaction
+      .selectFrom("sandbox")
+      .select("id")
+      .where("id", "=", sandboxId)
+      .where("host_id", "=", hostId)
+      .forUpdate()
+      .executeTakeFirst();
+    if (sandbox === undefined) return false;
     const around = await transaction
       .selectFrom("sandbox_interval")
       .selectAll()

@@ -46,6 +46,7 @@ function pathOf({ path }: E2bRoute, of: Planted, id: E2bRouteId): string {
     hash: of.ids.hash,
     teamID: of.teamId,
     volumeID: "some-volume",
+    webhookID: "some-webhook",
     secretID: "some-secret",
   };
   const filled = path.replaceAll(/\{(\w+)\}/g, (_match, name: string) => {

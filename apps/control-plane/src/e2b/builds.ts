@@ -27,6 +27,7 @@ export function addE2bBuildRoutes(app: FastifyInstance, services: Services): voi
   addE2bRoute(app, "requestBuild", { body: requestBuildSchema }, async ({ caller, body }) => {
     const { template, build } = await builds.request({
       teamId: caller.teamId,
+      actor: caller.actor,
       name: body.name,
       tags: body.tags ?? [],
       vcpus: body.cpuCount,

@@ -22,6 +22,10 @@ const noOldBuilds = "this is how clients built templates before E2B's Template b
 const noVolumes = "there are no volumes yet; what must outlive a sandbox goes into a snapshot";
 const noSecrets = "requests of sandboxes are not rewritten on their way out, so there is nothing that would use a secret";
 const noTeamMetrics = "what a team has, had and used is at GET /v1/stats and GET /v1/usage";
+const noWebhooks =
+  "its webhooks are signed without a time, so whoever has seen one can send it again; POST /v1/channels makes one by the Standard Webhooks specification";
+const noEvents =
+  "its events name executions of a sandbox, which there are none of here; GET /v1/events?sandbox_id=… lists what happened, GET /v1/events/stream streams it";
 
 export const e2bRoutes = {
   createSandbox: { method: "POST", path: "/sandboxes", access: "sandboxes:write", mark: "SDK", answer: 201, summary: "Create a sandbox" },
@@ -404,6 +408,69 @@ export const e2bRoutes = {
     answer: 200,
     summary: "Most sandboxes of a team at once",
     refused: noTeamMetrics,
+  },
+  createWebhook: {
+    method: "POST",
+    path: "/events/webhooks",
+    access: "caller",
+    mark: "optional",
+    answer: 201,
+    summary: "Register a webhook for events of sandboxes",
+    refused: noWebhooks,
+  },
+  listWebhooks: {
+    method: "GET",
+    path: "/events/webhooks",
+    access: "caller",
+    mark: "optional",
+    answer: 200,
+    summary: "Webhooks",
+    refused: noWebhooks,
+  },
+  getWebhook: {
+    method: "GET",
+    path: "/events/webhooks/{webhookID}",
+    access: "caller",
+    mark: "optional",
+    answer: 200,
+    summary: "One webhook",
+    refused: noWebhooks,
+  },
+  updateWebhook: {
+    method: "PATCH",
+    path: "/events/webhooks/{webhookID}",
+    access: "caller",
+    mark: "optional",
+    answer: 200,
+    summary: "Change a webhook",
+    refused: noWebhooks,
+  },
+  deleteWebhook: {
+    method: "DELETE",
+    path: "/events/webhooks/{webhookID}",
+    access: "caller",
+    mark: "optional",
+    answer: 200,
+    summary: "Delete a webhook",
+    refused: noWebhooks,
+  },
+  listTeamEvents: {
+    method: "GET",
+    path: "/events/sandboxes",
+    access: "caller",
+    mark: "optional",
+    answer: 200,
+    summary: "Events of all sandboxes",
+    refused: noEvents,
+  },
+  listSandboxEvents: {
+    method: "GET",
+    path: "/events/sandboxes/{sandboxID}",
+    access: "caller",
+    mark: "optional",
+    answer: 200,
+    summary: "Events of a sandbox",
+    refused: noEvents,
   },
 } as const satisfies Record<string, E2bRoute>;
 

@@ -80,15 +80,16 @@ export function addE2bTemplateRoutes(app: FastifyInstance, services: Services): 
   addE2bRoute(app, "deleteTemplate", {}, async ({ caller, params }) => {
     const { teamId } = caller;
     const text = params["templateID"] ?? "";
-    if ((await templates.findOwn(teamId, text)) !== undefined) return templates.delete(teamId, text);
+    if ((await templates.findOwn(teamId, text)) !== undefined) return templates.delete(teamId, text, caller.actor);
     const own = await findOwn(teamId, text);
     if (own === undefined) throw templateNotFound(text);
     await snapshots.delete(caller, own.name);
   });
   for (const id of ["updateTemplate", "updateTemplateV2"] as const) {
-    addE2bRoute(app, id, { body: updateTemplateSchema }, async ({ caller: { teamId }, params, body }) => {
+    addE2bRoute(app, id, { body: updateTemplateSchema }, async ({ caller: { teamId, actor }, params, body }) => {
       const text = params["templateID"] ?? "";
-      const row = body.public === undefined ? await templates.find(teamId, text) : await templates.setPublic(teamId, text, body.public);
+      const row =
+        body.public === undefined ? await templates.find(teamId, text) : await templates.setPublic(teamId, text, body.public, actor);
       return { names: [row.name] };
     });
   }
@@ -108,12 +109,12 @@ export function addE2bTemplateRoutes(app: FastifyInstance, services: Services): 
   addE2bRoute(app, "assignTemplateTags", { body: assignTagsSchema }, async ({ caller, body }) => {
     requireReference("target", body.target);
     const tags = [...new Set(body.tags.map(parseTag))];
-    const { build } = await templates.tag(caller.teamId, body.target, tags);
+    const { build } = await templates.tag(caller.teamId, body.target, tags, undefined, caller.actor);
     return { tags, buildID: build.id };
   });
   addE2bRoute(app, "removeTemplateTags", { body: removeTagsSchema }, async ({ caller, body }) => {
     requireReference("name", body.name);
-    await templates.untag(caller.teamId, body.name, body.tags.map(parseTag));
+    await templates.untag(caller.teamId, body.name, body.tags.map(parseTag), caller.actor);
   });
 }
 

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { systemCaller } from "../accounts/caller.ts";
 import type { Database, Db } from "../db/database.ts";
 import { publishEvents } from "../db/event-stream.ts";
-import { whyNoPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
 import { openTwoControlPlanes, type TwoControlPlanes } from "../testing/two-control-planes.ts";
 import { EventFeed } from "./event-feed.ts";
 import { emit } from "./outbox.ts";

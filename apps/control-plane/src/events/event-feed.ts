@@ -23,8 +23,10 @@ export interface EventWish {
 /** What comes after a position, as far as it is known. */
 export interface EventStretch {
   readonly events: readonly EventRow[];
-  /** Nothing up to here is missing */
+  /** Nothing up to here is missing, but for what was forgotten */
   readonly position: number;
+  /** Up to where something of what came after the asked position had been forgotten when it was read; undefined: nothing was */
+  readonly forgottenUntil?: number | undefined;
 }
 
 export interface EventFeedDependencies {
@@ -129,7 +131,12 @@ export class EventFeed {
     }
     const rows = await readStreamFor(this.#deps.db, wish.audience, after, readAtOnce);
     const last = rows.at(-1)?.position ?? position;
-    return { events: rows.filter((row) => isWanted(row, wish)), position: rows.length < readAtOnce ? Math.max(position, last) : last };
+    return {
+      events: rows.filter((row) => isWanted(row, wish)),
+      position: rows.length < readAtOnce ? Math.max(position, last) : last,
+      // after the read: what is forgotten before or in it is missing there
+      forgottenUntil: await this.forgottenAfter(wish.audience, after),
+    };
   }
 }
 

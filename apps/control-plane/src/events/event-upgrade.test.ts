@@ -1,6 +1,5 @@
-import { PGlite } from "@electric-sql/pglite";
 import { silentLogger } from "@roost/kit";
-import { Kysely, sql } from "kysely";
+import { sql } from "kysely";
 import { expect, test } from "vitest";
 
 import { systemCaller } from "../accounts/caller.ts";
@@ -8,17 +7,14 @@ import { publishEvents } from "../db/event-stream.ts";
 import { listEvents } from "../db/events.ts";
 import { migrate } from "../db/migrate.ts";
 import { migrations } from "../db/migrations.generated.ts";
-import { PgliteDialect } from "../db/pglite-dialect.ts";
-import type { Tables } from "../db/schema.ts";
-import { emptyDatabase } from "../testing/test-database.ts";
+import { openTestDatabase } from "../testing/test-database.ts";
 import { viewEvent } from "./event-view.ts";
 import { emit } from "./outbox.ts";
 
 test("events from before there was a stream have their places in it, and those after come after them", async () => {
-  const pglite = await PGlite.create({ parsers: { 20: Number }, loadDataDir: await emptyDatabase() });
-  const db = new Kysely<Tables>({ dialect: new PgliteDialect(pglite) });
+  const old = await openTestDatabase(migrations.filter(({ number }) => number < 6));
+  const { db } = old;
   try {
-    await migrate(db, { isExclusive: true, log: silentLogger, migrations: migrations.filter(({ number }) => number < 6) });
     for (const [id, sandbox, template] of [
       ["e1", "i1", null],
       ["e2", null, "base"],
@@ -41,7 +37,6 @@ test("events from before there was a stream have their places in it, and those a
     ]);
     expect(views.map(({ position }) => position)).toEqual([1, 2, 3, 4]);
   } finally {
-    await db.destroy();
-    await pglite.close();
+    await old.close();
   }
 }, 60_000);

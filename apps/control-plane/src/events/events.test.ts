@@ -7,6 +7,9 @@ import { systemCaller } from "../accounts/caller.ts";
 import type { Database } from "../db/database.ts";
 import { publishEvents } from "../db/event-stream.ts";
 import { forgetEvents, forgottenUntil, type NewEvent } from "../db/events.ts";
+import { insertSandbox } from "../db/sandboxes.ts";
+import { insertSnapshot } from "../db/snapshots.ts";
+import { plainSandbox } from "../testing/plain-sandbox.ts";
 import { ServiceWorld } from "../testing/service-world.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import { Events } from "./events.ts";
@@ -124,6 +127,51 @@ test("what happens to a sandbox that works for a build is not remembered: its lo
   await database.db.updateTable("sandbox").set({ for_build_id: randomUUID() }).where("id", "=", row.id).execute();
   await events.record(eventOf(1, { sandboxId: row.id, message: "hidden" }));
   expect((await events.list(admin, { limit: 10 })).events.map(({ message }) => message)).not.toContain("hidden");
+});
+
+test("a host tells of its own sandboxes and templates only", async () => {
+  const { db } = database;
+  const row = await world.create();
+  await events.record(eventOf(1, { hostId: "host-2", sandboxId: row.id, kind: "sandbox.failed", message: "forged" }));
+  // told before there was a record of the sandbox: whose it is is known only when it is published
+  await events.record(eventOf(2, { hostId: "host-2", sandboxId: "ilater", kind: "sandbox.failed", message: "forged early" }));
+  const sizes = { vcpus: 1, memoryMib: 512, diskSizeMib: 1_000, timeoutSec: 0, checkpointIntervalSec: 0 };
+  const mine = { teamId: "default", hostId: "host-1", template: "base", accessToken: "token", metadata: {}, autoResume: false };
+  await insertSandbox(db, { ...plainSandbox, ...sizes, ...mine, templateSnapshotId: null, id: "ilater", timeCreated: new Date() });
+  const now = new Date();
+  await insertSnapshot(
+    db,
+    {
+      id: randomUUID(),
+      teamId: "default",
+      name: "mine",
+      hostId: "host-1",
+      hostTemplate: "snapshot-1",
+      hasMemory: true,
+      sourceSandboxId: "ilater",
+      timeCreated: now,
+    },
+    { replace: false, waitMsMax: 0 },
+  );
+  await events.record(eventOf(3, { hostId: "host-2", sandboxId: null, template: "snapshot-1", kind: "template.stale", message: "forged" }));
+  await events.record(eventOf(4, { sandboxId: null, template: "snapshot-1", kind: "template.stale", message: "true" }));
+  await publishEvents(db, { now, timeExpires: now });
+  const seen = (await events.list({ teamId: "default", isAdmin: false }, { limit: 10 })).events;
+  expect(seen.filter(({ kind }) => kind !== "sandbox.created").map(({ message, template }) => [message, template])).toEqual([
+    ["true", "mine"],
+  ]);
+});
+
+test("what is yet to come has happened now at the latest: a host's clock that is ahead makes no event last", async () => {
+  const now = new Date("2026-01-02T00:00:00Z");
+  const early = new Events(database.db, silentLogger, () => now);
+  await early.record(eventOf(1, { time: new Date("2038-01-01T00:00:00Z"), message: "ahead" }));
+  await early.record(eventOf(2, { time: new Date("2026-01-01T00:00:00Z"), message: "past" }));
+  const { events: listed } = await early.list(admin, { limit: 10 });
+  expect(listed.map(({ message, time }) => [message, time])).toEqual([
+    ["ahead", now.toISOString()],
+    ["past", "2026-01-01T00:00:00.000Z"],
+  ]);
 });
 
 test("an event is told if its transaction is committed, and not if it is not", async () => {

@@ -10,14 +10,21 @@ import { viewEvent } from "./event-view.ts";
 export class Events {
   readonly #db: Db;
   readonly #log: Logger;
+  readonly #now: () => Date;
 
-  constructor(db: Db, log: Logger) {
+  constructor(db: Db, log: Logger, now: () => Date = () => new Date()) {
     this.#db = db;
     this.#log = log;
+    this.#now = now;
   }
 
-  /** Remembers what a host told; what was told before is not remembered twice. */
-  async record(event: NewEvent): Promise<void> {
+  /**
+   * Remembers what a host told; what was told before is not remembered twice. Nothing has happened that is yet to come: an event from a clock that is ahead would
+   * be the newest of all lists for so long, and be kept for so much longer.
+   */
+  async record(told: NewEvent): Promise<void> {
+    const now = this.#now();
+    const event = told.time > now ? { ...told, time: now } : told;
     if (!(await insertEvent(this.#db, event))) return;
     const { kind, hostId, sandboxId, template, message } = event;
     this.#log.debug({ event: kind, hostId, sandboxId, template }, message);

@@ -23,7 +23,7 @@ export interface EmittedEvent {
 
 /**
  * Tells of a change, in the transaction that makes it: it is told if and only if the change is made. From there on it cannot be lost: a publisher
- * (./publisher.ts) gives it its place in the stream and a delivery for each channel that wants it.
+ * (./event-feed.ts) gives it its place in the stream and a delivery for each channel that wants it.
  */
 export async function emit(transaction: Db, event: EmittedEvent): Promise<void> {
   const { kind, subject, actor } = event;

@@ -5,12 +5,13 @@ import type { Template } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js"
 import { minute, type Logger } from "@roost/kit";
 
 import type { Caller } from "../accounts/caller.ts";
-import type { Database } from "../db/database.ts";
-import { ownedBy } from "../db/owned-id.ts";
+import type { Database, Db } from "../db/database.ts";
+import { ownedBy, type OwnedId } from "../db/owned-id.ts";
 import {
   abandonSnapshot,
   deleteSnapshot,
   findSnapshot,
+  findReadySnapshot,
   finishSnapshot,
   insertSnapshot,
   listSnapshots,
@@ -28,6 +29,9 @@ import { hostTemplateOfSnapshot } from "../templates/names.ts";
 
 /** How long in `ms` a snapshot's name is kept for who makes it: after that its maker has given up, or is no more */
 const nameKeptMs = saveTimeoutMs + 1 * minute;
+
+/** Writes down, in the transaction that begins a snapshot, what it is made for. */
+export type RecordSnapshot = (transaction: Db, snapshotId: string) => Promise<void>;
 
 export interface SnapshotsDependencies {
   readonly database: Database;
@@ -58,11 +62,14 @@ export class Snapshots {
     return this.#deps.now?.() ?? new Date();
   }
 
-  /** `replace`: a snapshot of that name gives way, when this one is ready. */
+  /**
+   * `replace`: a snapshot of that name gives way, when this one is ready. `record` writes down what it is made for, in the transaction that takes its name, so that
+   * whoever finds that nobody works at it any more knows what to give back.
+   */
   async create(
     caller: Caller,
     body: CreateSnapshotBody,
-    { replace }: { readonly replace: boolean } = { replace: false },
+    { replace, record = async () => undefined }: { readonly replace: boolean; readonly record?: RecordSnapshot } = { replace: false },
   ): Promise<Snapshot> {
     const { hosts, records, log } = this.#deps;
     const { sandbox_id: sandboxId, name, memory } = body;
@@ -72,8 +79,13 @@ export class Snapshots {
     const host = hosts.get(source.host_id);
     const id = randomUUID();
     const hostTemplate = hostTemplateOfSnapshot(id);
-    const record = { id, teamId: caller.teamId, name, hostId: host.id, hostTemplate, hasMemory: memory, sourceSandboxId: sandboxId };
-    const holder = await insertSnapshot(this.#db, { ...record, timeCreated: this.#now() }, { replace, waitMsMax: nameKeptMs });
+    const begun = { id, teamId: caller.teamId, name, hostId: host.id, hostTemplate, hasMemory: memory, sourceSandboxId: sandboxId };
+    const holder = await insertSnapshot(
+      this.#db,
+      { ...begun, timeCreated: this.#now() },
+      { replace, waitMsMax: nameKeptMs },
+      async (transaction) => record(transaction, id),
+    );
     if (holder !== undefined) throw nameTaken(name, holder);
     const made = await this.#make(id, sandboxId, { hostTemplate, memory }, host);
     const row = await finishSnapshot(this.#db, id, made, this.#now(), async (transaction, { team_id: teamId }) =>
@@ -136,6 +148,13 @@ export class Snapshots {
   /** The same as they are recorded. */
   async rows(teamId: string): Promise<SnapshotRow[]> {
     return listSnapshots(this.#db, teamId);
+  }
+
+  /** One that is ready. Throws `snapshot_not_found`. */
+  async getById({ id, team_id: teamId }: OwnedId): Promise<Snapshot> {
+    const row = await findReadySnapshot(this.#db, teamId, id);
+    if (row === undefined) throw notFound(id);
+    return viewSnapshot(row);
   }
 
   async get(teamId: string, name: string): Promise<Snapshot> {

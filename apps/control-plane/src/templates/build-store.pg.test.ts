@@ -6,7 +6,7 @@ import { deleteBuiltTemplate } from "../db/built-templates.ts";
 import { lockBuild } from "../db/builds.ts";
 import type { Database } from "../db/database.ts";
 import { firstTeam } from "../testing/first-team.ts";
-import { whyNoPostgres } from "../testing/postgres.ts";
+import { whyNoPostgres } from "../testing/postgres-binaries.ts";
 import { openTwoControlPlanes, type TwoControlPlanes } from "../testing/two-control-planes.ts";
 import { appendBuildLog, claimBuild, finishBuild } from "./build-store.ts";
 import { hostTemplateOf, newTemplateId } from "./names.ts";

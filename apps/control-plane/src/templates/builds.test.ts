@@ -61,6 +61,24 @@ const line = (message: string, level: BuildLogLevel = "info", step: string | nul
   message,
 });
 
+test("a build that is created is there with its recipe and with what it is made for, or not at all", async () => {
+  const asked = { teamId: firstTeam, name: "one:v1", tags: ["stable"], vcpus: 2, memoryMib: 1024 };
+  const secret = { type: "basic", username: "me", password: "hidden" } as const;
+  const seen: string[] = [];
+  const failing = builds.create(asked, recipe, secret, async (_transaction, id) => {
+    seen.push(id);
+    throw new Error("its record is not written");
+  });
+  await expect(failing).rejects.toThrow("not written");
+  expect(await database.db.selectFrom("build").selectAll().execute()).toEqual([]);
+  expect(builds.credentialsOf(seen[0] ?? "")).toBeUndefined();
+  expect(pokes).toBe(0);
+  const { build, template } = await builds.create(asked, recipe, secret, async (_transaction, id) => void seen.push(id));
+  expect(build).toMatchObject({ id: seen[1], template_id: template.id, state: "waiting", tags: ["v1", "stable"], step_count: 3, recipe });
+  expect(builds.credentialsOf(build.id)).toEqual(secret);
+  expect(pokes).toBe(1);
+});
+
 test("a build waits for its recipe, and then for its turn", async () => {
   const { template, build } = await request("Default/One:V1", ["v2", "V1"]);
   expect(template).toMatchObject({ name: "one", id: expect.stringMatching(/^t[a-z0-9]{20}$/) });

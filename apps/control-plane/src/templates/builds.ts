@@ -11,8 +11,9 @@ import {
   type Recipe,
   type RegistryCredentials,
 } from "@roost/contract";
-import { hour, minute, nap, type Logger } from "@roost/kit";
+import { hour, minute, must, nap, type Logger } from "@roost/kit";
 
+import type { Actor } from "../accounts/caller.ts";
 import {
   countOpenBuilds,
   insertBuild,
@@ -21,6 +22,7 @@ import {
   startBuild,
   type BuildLogQuery,
   type BuildPageQuery,
+  type BuildStart,
 } from "../db/builds.ts";
 import { lockBuiltTemplate, type BuiltTemplateRow } from "../db/built-templates.ts";
 import type { Db } from "../db/database.ts";
@@ -46,11 +48,23 @@ const credentialsKeptMs = 2 * hour + 5 * minute;
 
 export interface BuildRequest {
   readonly teamId: string;
+  /** Who asks; default: the platform */
+  readonly actor?: Actor;
   /** With a tag, or without */
   readonly name: string;
   readonly tags: readonly string[];
   readonly vcpus: number;
   readonly memoryMib: number;
+}
+
+export interface RequestedBuild {
+  readonly template: BuiltTemplateRow;
+  readonly build: BuildRow;
+}
+
+interface NamedBuild {
+  readonly template: BuiltTemplateRow;
+  readonly tags: readonly string[];
 }
 
 export interface BuildsDependencies {
@@ -82,47 +96,51 @@ export class Builds {
   }
 
   /** Records a build, and its template if there is none; what it is to do is said by `start`. */
-  async request({
-    teamId,
-    name: text,
-    tags,
-    vcpus,
-    memoryMib,
-  }: BuildRequest): Promise<{ readonly template: BuiltTemplateRow; readonly build: BuildRow }> {
-    const { db, templates, log } = this.#deps;
-    const { name, tag } = await templates.parseNewName(teamId, text);
-    const all = [...new Set([...(tag === undefined ? [] : [tag]), ...tags.map(parseTag)])];
-    if (all.length > buildTagsMax) throw new PlatformError("request_invalid", `tags: a build has at most ${buildTagsMax}`);
-    const template = await templates.ensure(teamId, name);
-    const build = await db.transaction().execute(async (transaction) => {
-      await requireRoom(transaction, teamId);
-      if (!(await lockBuiltTemplate(transaction, template.id))) throw templateNotFound(text);
-      return insertBuild(transaction, {
-        id: randomUUID(),
-        teamId,
-        templateId: template.id,
-        tags: all.length === 0 ? [templateTagDefault] : all,
-        vcpus,
-        memoryMib,
-        timeCreated: this.#now(),
+  async request(request: BuildRequest): Promise<RequestedBuild> {
+    const named = await this.#named(request);
+    const build = await this.#deps.db.transaction().execute(async (transaction) => this.#insert(transaction, request, named, randomUUID()));
+    this.#logRequest(build, named.template);
+    return { template: named.template, build };
+  }
+
+  /**
+   * Both at once: there is a build with its recipe, or none. `record` writes down what it is made for, in the same transaction, so that whoever asks again for the
+   * same finds it.
+   */
+  async create(
+    request: BuildRequest,
+    recipe: Recipe,
+    credentials: RegistryCredentials | undefined,
+    record: (transaction: Db, buildId: string) => Promise<void>,
+  ): Promise<RequestedBuild> {
+    const named = await this.#named(request);
+    const id = randomUUID();
+    if (credentials !== undefined) this.#keep(id, credentials); // first: it may be taken on as soon as it is written
+    let build: BuildRow | undefined;
+    try {
+      build = await this.#deps.db.transaction().execute(async (transaction) => {
+        await record(transaction, id);
+        const inserted = await this.#insert(transaction, request, named, id);
+        return must(
+          await startBuild(transaction, inserted, this.#startOf(recipe, credentials)),
+          "a build that was just inserted has no recipe",
+        );
       });
-    });
-    log.info({ buildId: build.id, teamId, templateId: template.id, template: template.name }, "build requested");
-    return { template, build };
+    } finally {
+      if (build === undefined) this.forgetCredentials(id);
+    }
+    this.#logRequest(build, named.template);
+    this.#deps.poke();
+    return { template: named.template, build };
   }
 
   /** Lets a build begin as soon as it is its turn. Once per build. */
   async start(owned: OwnedId, recipe: Recipe, credentials?: RegistryCredentials): Promise<BuildRow> {
     const { id } = await this.get(owned); // before its credentials are touched
-    const { db, claimedBy, log } = this.#deps;
+    const { db, log } = this.#deps;
     const before = this.credentialsOf(id);
     if (credentials !== undefined) this.#keep(id, credentials); // first: it may be taken on as soon as it is written
-    const until = new Date(this.#now().getTime() + reservationMs);
-    const started = await startBuild(db, owned, {
-      recipe: JSON.stringify(recipe),
-      stepCount: recipe.steps.length + recipe.stages.reduce((sum, stage) => sum + stage.steps.length, 0),
-      ...(credentials === undefined ? {} : { reservation: { by: claimedBy, until } }),
-    });
+    const started = await startBuild(db, owned, this.#startOf(recipe, credentials));
     if (started !== undefined) {
       log.info({ buildId: id }, "build started");
       this.#deps.poke();
@@ -132,6 +150,39 @@ export class Builds {
     else this.forgetCredentials(id);
     const { state, recipe: known } = await this.get(owned);
     throw new PlatformError("build_wrong_state", `build ${id} ${known === null ? `is ${state}` : "has been started already"}`);
+  }
+
+  /** What a build is called, and its template, made when there is none. */
+  async #named({ teamId, actor, name: text, tags }: BuildRequest): Promise<NamedBuild> {
+    const { templates } = this.#deps;
+    const { name, tag } = await templates.parseNewName(teamId, text);
+    const all = [...new Set([...(tag === undefined ? [] : [tag]), ...tags.map(parseTag)])];
+    if (all.length > buildTagsMax) throw new PlatformError("request_invalid", `tags: a build has at most ${buildTagsMax}`);
+    return { template: await templates.ensure(teamId, name, actor), tags: all.length === 0 ? [templateTagDefault] : all };
+  }
+
+  async #insert(
+    transaction: Db,
+    { teamId, name: text, vcpus, memoryMib }: BuildRequest,
+    { template, tags }: NamedBuild,
+    id: string,
+  ): Promise<BuildRow> {
+    await requireRoom(transaction, teamId);
+    if (!(await lockBuiltTemplate(transaction, template.id))) throw templateNotFound(text);
+    return insertBuild(transaction, { id, teamId, templateId: template.id, tags, vcpus, memoryMib, timeCreated: this.#now() });
+  }
+
+  #startOf(recipe: Recipe, credentials: RegistryCredentials | undefined): BuildStart {
+    const until = new Date(this.#now().getTime() + reservationMs);
+    return {
+      recipe: JSON.stringify(recipe),
+      stepCount: recipe.steps.length + recipe.stages.reduce((sum, stage) => sum + stage.steps.length, 0),
+      ...(credentials === undefined ? {} : { reservation: { by: this.#deps.claimedBy, until } }),
+    };
+  }
+
+  #logRequest({ id, team_id: teamId }: BuildRow, template: BuiltTemplateRow): void {
+    this.#deps.log.info({ buildId: id, teamId, templateId: template.id, template: template.name }, "build requested");
   }
 
   /** What lets the build into its image's registry, as long as this process has it. */

@@ -190,6 +190,29 @@ test("a name that a base template or snapshot has is refused, whatever its tag",
   await expect(cut.ensure(firstTeam, "three")).rejects.toMatchObject({ code: "host_unreachable" });
 });
 
+test("its team is told what becomes of a template, by the name that it knows, and of what is so already nothing", async () => {
+  const { db } = database;
+  await db.deleteFrom("event").execute();
+  const actor = { kind: "user", id: "u1", name: "someone" } as const;
+  const made = await build("one");
+  await templates.setPublic(firstTeam, "one", true, actor);
+  await templates.setPublic(firstTeam, "one", true, actor);
+  await templates.tag(firstTeam, "one", ["v1", "v2"], undefined, actor);
+  await templates.untag(firstTeam, "one", ["v1", "nothing"], actor);
+  await templates.untag(firstTeam, "one", ["nothing"], actor);
+  await templates.delete(firstTeam, "one", actor);
+  const rows = await db.selectFrom("event").selectAll().where("subject_kind", "=", "template").orderBy("number").execute();
+  expect(rows.map(({ kind, message }) => `${kind}: ${message}`)).toEqual([
+    'template.created: template "one" was begun',
+    'template.updated: template "one" was published: every team may use it',
+    `template.updated: template "one" has the tags v1, v2 for build ${made.id}`,
+    'template.updated: template "one" has the tags v1 no more',
+    'template.deleted: template "one" was deleted',
+  ]);
+  for (const row of rows) expect(row).toMatchObject({ team_id: firstTeam, subject_kind: "template", subject_id: "one", template: "one" });
+  expect(rows.slice(1).every((row) => row.actor.id === "u1")).toBe(true);
+});
+
 test("a template is public or not, which changes nothing else", async () => {
   await build("one");
   expect(await templates.setPublic(firstTeam, "one", true)).toMatchObject({ name: "one", is_public: true });

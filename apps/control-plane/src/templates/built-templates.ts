@@ -1,6 +1,7 @@
 import { PlatformError, templateTagDefault } from "@roost/contract";
 import { second, sleep, type Logger } from "@roost/kit";
 
+import { systemCaller, type Actor } from "../accounts/caller.ts";
 import {
   assignTags,
   deleteBuiltTemplate,
@@ -18,6 +19,7 @@ import {
   setPublic,
   type BuiltTemplateRow,
   type TagRow,
+  type TellOfTemplate,
 } from "../db/built-templates.ts";
 import { listNewestBuilds, type NewestBuild } from "../db/builds.ts";
 import type { Db } from "../db/database.ts";
@@ -36,6 +38,7 @@ import {
   templateNotFound,
   type TemplateReference,
 } from "./names.ts";
+import { tellOfTemplate, type TemplateNews } from "./template-events.ts";
 
 /** Longest wait in `ms` for builds to end that go on when their template is deleted */
 const cancelTimeoutMs = 30 * second;
@@ -181,7 +184,7 @@ export class BuiltTemplates {
   }
 
   /** The team's template of that name, made when there is none. `template_exists` when something else is called that. */
-  async ensure(teamId: string, name: string): Promise<BuiltTemplateRow> {
+  async ensure(teamId: string, name: string, actor: Actor = systemCaller(teamId).actor): Promise<BuiltTemplateRow> {
     const { db, hosts } = this.#deps;
     const known = await findBuiltTemplate(db, teamId, name);
     if (known !== undefined) return known;
@@ -190,13 +193,20 @@ export class BuiltTemplates {
     const isBase = described.some(({ description }) =>
       description.templates.some((template) => template.kind === "base" && template.name.toLowerCase().split(":", 1)[0] === name),
     );
-    const made = isBase ? undefined : await ensureBuiltTemplate(db, { id: newTemplateId(), teamId, name }, this.#now());
+    const made = isBase
+      ? undefined
+      : await ensureBuiltTemplate(
+          db,
+          { id: newTemplateId(), teamId, name },
+          this.#now(),
+          this.#tell("template.created", actor, "was begun"),
+        );
     if (made !== undefined) return made;
     throw new PlatformError("template_exists", `"${name}" is the name of a ${isBase ? "base template" : "snapshot"}; take another`);
   }
 
   /** Deletes a template with all its builds. What goes on of them is cancelled first. */
-  async delete(teamId: string, text: string): Promise<void> {
+  async delete(teamId: string, text: string, actor: Actor = systemCaller(teamId).actor): Promise<void> {
     const { db, log } = this.#deps;
     const { row, reference } = await this.#find(teamId, text);
     if (reference.tag !== undefined) {
@@ -207,7 +217,13 @@ export class BuiltTemplates {
     }
     const end = performance.now() + cancelTimeoutMs;
     for (;;) {
-      const obstacle = await deleteBuiltTemplate(db, row.id, hostTemplateOf, this.#now());
+      const obstacle = await deleteBuiltTemplate(
+        db,
+        row.id,
+        hostTemplateOf,
+        this.#now(),
+        this.#tell("template.deleted", actor, "was deleted"),
+      );
       if (obstacle === undefined) break;
       if ("sandboxIds" in obstacle) {
         throw new PlatformError(
@@ -232,27 +248,45 @@ export class BuiltTemplates {
     text: string,
     tags: readonly string[],
     buildId?: string,
+    actor: Actor = systemCaller(teamId).actor,
   ): Promise<{ readonly row: BuiltTemplateRow; readonly build: BuildRow }> {
     const { db } = this.#deps;
     const { row, reference } = await this.#find(teamId, text);
     const build = await this.#buildOf(row, buildId ?? reference.tag);
-    if (!(await assignTags(db, row.id, build.id, tags, this.#now()))) throw buildNotFound(build.id);
+    const detail = { tags: tags.join(","), build_id: build.id };
+    const tell = this.#tell("template.updated", actor, `has the tags ${tags.join(", ")} for build ${build.id}`, detail);
+    if (!(await assignTags(db, { id: row.id, buildId: build.id, tags }, this.#now(), async (transaction) => tell(transaction, row)))) {
+      throw buildNotFound(build.id);
+    }
     return { row, build };
   }
 
   /** Tags that are not there are no error. The default one stays: the template's name means it. */
-  async untag(teamId: string, text: string, tags: readonly string[]): Promise<void> {
+  async untag(teamId: string, text: string, tags: readonly string[], actor: Actor = systemCaller(teamId).actor): Promise<void> {
     const { row } = await this.#find(teamId, text);
     if (tags.includes(templateTagDefault)) {
       throw new PlatformError("request_invalid", `the tag "${templateTagDefault}" cannot be removed: it is what the template's name means`);
     }
-    await removeTags(this.#deps.db, row.id, tags);
+    await removeTags(this.#deps.db, row.id, tags, async (transaction, removed) => {
+      const list = removed.join(",");
+      await this.#tell("template.updated", actor, `has the tags ${removed.join(", ")} no more`, { removed_tags: list })(transaction, row);
+    });
   }
 
-  async setPublic(teamId: string, text: string, isPublic: boolean): Promise<BuiltTemplateRow> {
-    const { row } = await this.#find(teamId, text);
-    await setPublic(this.#deps.db, row.id, isPublic);
+  /** Whether every team may use it. */
+  async setPublic(teamId: string, text: string, isPublic: boolean, actor: Actor = systemCaller(teamId).actor): Promise<BuiltTemplateRow> {
+    const { row, reference } = await this.#find(teamId, text);
+    if (reference.tag !== undefined) {
+      throw new PlatformError("request_invalid", `"${row.name}" is public or not with all its tags: leave out ":${reference.tag}"`);
+    }
+    const what = isPublic ? "was published: every team may use it" : "is its own team's again";
+    await setPublic(this.#deps.db, row.id, isPublic, this.#tell("template.updated", actor, what, { is_public: String(isPublic) }));
+    this.#deps.log.info({ templateId: row.id, template: row.name, isPublic }, "template published or taken back");
     return { ...row, is_public: isPublic };
+  }
+
+  #tell(kind: TemplateNews["kind"], actor: Actor, what: string, detail: Readonly<Record<string, string>> = {}): TellOfTemplate {
+    return async (transaction, row) => tellOfTemplate(transaction, row, { kind, actor, what, detail, time: this.#now() });
   }
 
   async #find(teamId: string, text: string): Promise<FoundTemplate> {

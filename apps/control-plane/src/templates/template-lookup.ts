@@ -29,7 +29,7 @@ export class TemplateLookup {
   async resolve(teamId: string, text: string): Promise<ResolvedTemplate | undefined> {
     const own = await this.ownName(teamId, text);
     if (own !== undefined && !isHostTemplateName(own)) {
-      const base = own === text ? undefined : await this.#deps.hosts.findBase(own);
+      const base = own === text ? undefined : await this.#deps.hosts.findBase(own, teamId);
       if (base !== undefined) return { hostTemplate: own, buildId: null, snapshotId: null, name: own };
       const snapshot = await findSnapshot(this.#deps.db, teamId, own);
       if (snapshot !== undefined) {

@@ -8,6 +8,7 @@ import { adoptSnapshots, forgetUnready, refreshSnapshots, type FoundSnapshot } f
 import { callTimeoutMs, type HostLink } from "../hosts/host-link.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import type { BuildFiles } from "./build-files.ts";
+import { removeLeftOfTeams } from "../teams/team-removal.ts";
 import { requestCancel } from "./build-store.ts";
 import { requestTimeoutMs } from "./builds.ts";
 import { madeFrom } from "../snapshots/snapshots.ts";
@@ -39,7 +40,7 @@ export interface TemplateUpkeepDependencies {
 }
 
 /**
- * Removes what nobody needs of templates: old builds, what hosts have of builds and snapshots that are gone, requests without a recipe, files. Records the snapshots that hosts have from before
+ * Removes what nobody needs of templates: old builds, what hosts have of builds and snapshots that are gone, what deleted teams have left, requests without a recipe, files. Records the snapshots that hosts have from before
  * they were recorded. Takes no input: reads the tables, and acts on what they say, so it does not matter who ended when.
  */
 export class TemplateUpkeep {
@@ -70,6 +71,7 @@ export class TemplateUpkeep {
     await forgetEmptyTemplates(db, before(emptyKeptMs));
     await forgetUnready(db, before(unreadySnapshotKeptMs), now);
     await this.#syncSnapshots();
+    await removeLeftOfTeams(this.#deps, now);
     for (const name of await listRemovals(db, batchSize)) await this.#remove(name);
     await files.removeUnused(before(filesKeptMs), async () => new Set(await listBuiltTemplateIds(db)));
   }

@@ -1,4 +1,4 @@
-import { newSandboxId, usageQuerySchema, type SandboxState } from "@roost/contract";
+import { newSandboxId, usageQuerySchema, type EventKind, type SandboxState } from "@roost/contract";
 import { must } from "@roost/kit";
 import fc from "fast-check";
 import { sql } from "kysely";
@@ -114,6 +114,7 @@ const sizes = {
   checkpointIntervalSec: 0,
 };
 
+const told = (kind: EventKind, sandboxId: string, time: Date, hostId = sizes.hostId) => ({ kind, sandboxId, time, hostId });
 const usageAt = (nowSec: number) => new Usage(database.db, () => at(nowSec));
 const query = (from: number, to: number | undefined, group: "day" | "sandbox" | "template" = "day") =>
   usageQuerySchema.parse({ from: at(from).toISOString(), ...(to === undefined ? {} : { to: at(to).toISOString() }), group });
@@ -167,6 +168,28 @@ test("spans are cut to what was asked, days at midnight, and what goes on is cou
   expect((await usageAt(now).get(team, query(0, 10, "template"))).rows).toMatchObject([{ key: "base", sandbox_seconds: 10 }]);
 });
 
+test("a day is 24 hours, whatever the time zone of the database's server, and is told once", async () => {
+  const hour = 3_600;
+  const sandbox = await new Subject().create(0);
+  await sandbox.tell({ state: "running", started: 17 * 24 * hour }); // 2026-03-27; on the 29th summer time begins in Berlin
+  await sql`SET TIME ZONE 'Europe/Berlin'`.execute(database.db);
+  try {
+    const { rows } = await usageAt(21 * 24 * hour).get(team, query(17 * 24 * hour, undefined));
+    expect(rows.map(({ key, sandbox_seconds }) => [key, sandbox_seconds])).toEqual(
+      [27, 28, 29, 30].map((date) => [`2026-03-${date}`, 24 * hour]),
+    );
+  } finally {
+    await sql`SET TIME ZONE DEFAULT`.execute(database.db);
+  }
+});
+
+test("what another host tells of a sandbox changes nothing", async () => {
+  const sandbox = await new Subject().create(0);
+  await sandbox.tell({ state: "running", started: 1 });
+  await usageAt(100).happened(told("sandbox.paused", sandbox.id, at(10), "host-2"));
+  expect(await sandbox.intervals()).toEqual(["running 1–"]);
+});
+
 test("questions that make no sense, and those about more than 400 days, are refused", async () => {
   await expect(usageAt(10).get(team, query(5, 5))).rejects.toMatchObject({ code: "request_invalid" });
   await expect(usageAt(10).get(team, query(-500 * 86_400, 0))).rejects.toThrow(/at most 400 days/);
@@ -209,14 +232,14 @@ test("pauses and resumes while nobody listened are found in what the host tells 
   ] as const;
   const truth = ["running 1–10", "paused 10–20", "running 20–30", "paused 30–40", "running 40–"];
   for (const times of [1, 2]) {
-    for (const [kind, sec] of events) await usage.happened(kind, sandbox.id, at(sec));
+    for (const [kind, sec] of events) await usage.happened(told(kind, sandbox.id, at(sec)));
     expect(await sandbox.intervals(), `told ${times} times`).toEqual(truth);
   }
   await markStopped(database.db, sandbox.id, "deleted", at(60));
   // What comes later, or is of the future, opens nothing
-  await usage.happened("sandbox.resumed", sandbox.id, at(70));
-  await usage.happened("sandbox.paused", sandbox.id, at(700));
-  await usage.happened("sandbox.created", sandbox.id, at(5));
+  await usage.happened(told("sandbox.resumed", sandbox.id, at(70)));
+  await usage.happened(told("sandbox.paused", sandbox.id, at(700)));
+  await usage.happened(told("sandbox.created", sandbox.id, at(5)));
   expect(await sandbox.intervals()).toEqual([...truth.slice(0, -1), "running 40–60"]);
 });
 
@@ -239,12 +262,12 @@ test("whatever is heard late, twice or not at all, once all is told the interval
         from = now;
         events.push({ kind: isRunning ? "sandbox.resumed" : "sandbox.paused", sec: now });
         if (isHeard) await sandbox.tell(isRunning ? { state: "running", started: now } : { state: "paused", paused: now });
-        if (isToldAfter) for (const event of events) await usage.happened(event.kind, sandbox.id, at(event.sec));
+        if (isToldAfter) for (const event of events) await usage.happened(told(event.kind, sandbox.id, at(event.sec)));
       }
       await sandbox.tell(
         isRunning ? { state: "running", started: from, heard: now + 5 } : { state: "paused", paused: from, heard: now + 5 },
       );
-      for (const event of events) await usage.happened(event.kind, sandbox.id, at(event.sec));
+      for (const event of events) await usage.happened(told(event.kind, sandbox.id, at(event.sec)));
       if (isStopped) await markStopped(database.db, sandbox.id, "deleted", at(now + 7));
       truth.push(`${isRunning ? "running" : "paused"} ${from}–${isStopped ? now + 7 : ""}`);
       expect(await sandbox.intervals()).toEqual(truth);

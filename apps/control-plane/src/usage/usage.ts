@@ -12,6 +12,7 @@ import {
 import { hour, second } from "@roost/kit";
 
 import type { Db } from "../db/database.ts";
+import type { NewEvent } from "../db/events.ts";
 import { loadNow, loadSteps, splitInterval, totalUsage, usageBy, type Load, type LoadStep, type Span } from "../db/usage.ts";
 
 const day = 24 * hour;
@@ -64,10 +65,10 @@ export class Usage {
   }
 
   /** A host told of a pause or resume that may have happened while nobody listened. */
-  async happened(kind: EventKind, sandboxId: string | null, instant: Date): Promise<void> {
+  async happened({ kind, sandboxId, hostId, time }: Pick<NewEvent, "kind" | "sandboxId" | "hostId" | "time">): Promise<void> {
     const state = stateAfter[kind];
-    if (state === undefined || sandboxId === null || instant > this.#now()) return;
-    await splitInterval(this.#db, sandboxId, state, instant);
+    if (state === undefined || sandboxId === null || time > this.#now()) return;
+    await splitInterval(this.#db, { sandboxId, hostId, state, instant: time });
   }
 
   #spanOf(query: UsageQuery): Span {

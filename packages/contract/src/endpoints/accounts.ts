@@ -36,7 +36,7 @@ export const accountEndpoints = {
     method: "POST",
     path: "/v1/auth/signup",
     access: "open",
-    summary: "Make an account. The first one is the platform's admin and owner of team `default`",
+    summary: "Make an account. The first one with the set-up code is the platform's admin and owner of team `default`",
     body: signUpBodySchema,
     answers: { 201: signUpSchema },
     errors: [...ofGuessing, "signup_closed", "email_taken", "token_invalid"],

@@ -58,6 +58,7 @@ export const auditRules: Readonly<Record<AuditedEndpointId, AuditRule | NotAudit
   statFile: readsOnly,
   createSnapshot: { action: "snapshot.create", kind: "snapshot", field: "name" },
   deleteSnapshot: { action: "snapshot.delete", kind: "snapshot", param: "name" },
+  updateTemplate: { action: "template.update", kind: "template", param: "name" },
   deleteTemplate: { action: "template.delete", kind: "template", param: "name" },
   setTemplateTag: { action: "template.update", kind: "template", param: "name" },
   removeTemplateTag: { action: "template.update", kind: "template", param: "name" },

@@ -1,5 +1,5 @@
 import { templateListSchema } from "../sandboxes.ts";
-import { filesPresenceSchema, filesQuerySchema, setTagBodySchema, templateDetailSchema } from "../templates.ts";
+import { filesPresenceSchema, filesQuerySchema, setTagBodySchema, templateDetailSchema, updateTemplateBodySchema } from "../templates.ts";
 import type { Endpoint } from "./endpoint.ts";
 
 export const templateEndpoints = {
@@ -16,6 +16,15 @@ export const templateEndpoints = {
     path: "/v1/templates/{name}",
     access: "templates:read",
     summary: "One template, by name or id",
+    answers: { 200: templateDetailSchema },
+    errors: ["template_not_found", "host_unreachable"],
+  },
+  updateTemplate: {
+    method: "PATCH",
+    path: "/v1/templates/{name}",
+    access: "templates:write",
+    summary: "Let every team use a built template, or only its own again",
+    body: updateTemplateBodySchema,
     answers: { 200: templateDetailSchema },
     errors: ["template_not_found", "host_unreachable"],
   },

@@ -50,6 +50,16 @@ export class Templates {
     return this.#api.call("getTemplate", { path: { name } }, options);
   }
 
+  /** Lets every team use a built template: start sandboxes from it, and so read all that is in it, its memory too. */
+  async publish(name: string, options: RequestOptions = {}): Promise<TemplateDetail> {
+    return this.#api.call("updateTemplate", { path: { name }, body: { is_public: true } }, options);
+  }
+
+  /** Lets only its own team use it again. Sandboxes that others have from it go on. */
+  async unpublish(name: string, options: RequestOptions = {}): Promise<TemplateDetail> {
+    return this.#api.call("updateTemplate", { path: { name }, body: { is_public: false } }, options);
+  }
+
   /** A built template with all its builds. Refused while sandboxes of it exist. */
   async delete(name: string, options: RequestOptions = {}): Promise<void> {
     await this.#api.call("deleteTemplate", { path: { name } }, savingTimeoutMs(options));

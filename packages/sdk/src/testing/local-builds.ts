@@ -1,6 +1,6 @@
 import { randomBytes, randomUUID } from "node:crypto";
 
-import type { Build, BuildLogLine, CreateBuildBody, SetTagInput, Template, TemplateDetail } from "@roost/contract";
+import type { Build, BuildLogLine, CreateBuildBody, SetTagInput, Template, TemplateDetail, UpdateTemplateInput } from "@roost/contract";
 
 import { FakeError, type FakeCall, type FakeHandlers, type FakeSocketCall } from "./fake-call.ts";
 
@@ -9,6 +9,7 @@ interface LocalTemplate {
   readonly id: string;
   /** Tag to build */
   readonly tags: Map<string, string>;
+  isPublic: boolean;
 }
 
 /** Builds that do nothing but say so: each step is a line of the log. */
@@ -51,7 +52,7 @@ export class LocalBuilds {
 
   /** Templates that builds made, as the list has them. */
   templates(): Template[] {
-    return [...this.#templates.values()].flatMap(({ name, id, tags }) =>
+    return [...this.#templates.values()].flatMap(({ name, id, tags, isPublic }) =>
       tags.size === 0
         ? []
         : [
@@ -61,7 +62,7 @@ export class LocalBuilds {
               id,
               build_id: tags.get("default") ?? null,
               tags: [...tags.keys()].sort(),
-              is_public: false,
+              is_public: isPublic,
               digest: `sha256:${"2".repeat(64)}`,
               disk_mb: 10_240,
               has_memory: true,
@@ -102,6 +103,11 @@ export class LocalBuilds {
         findTemplateFiles: (call) => ({ is_present: this.archives.has(call.parameters["hash"] ?? "") }),
         putTemplateFiles: async (call) => this.#put(call),
         getTemplate: (call) => this.#detail(call.parameters["name"] ?? ""),
+        updateTemplate: (call) => {
+          const template = this.#template(call.parameters["name"] ?? "");
+          template.isPublic = (call.body as UpdateTemplateInput).is_public;
+          return this.#detail(template.name);
+        },
         deleteTemplate: (call) => {
           this.#templates.delete(this.#template(call.parameters["name"] ?? "").name);
         },
@@ -130,7 +136,12 @@ export class LocalBuilds {
     if (missing !== undefined) throw new FakeError("request_invalid", `the archive ${missing} was not uploaded`);
     this.requests.push(body);
     const [name = "", tag] = body.name.split(":");
-    const template = this.#templates.get(name) ?? { name, id: `t${randomBytes(10).toString("hex")}`, tags: new Map<string, string>() };
+    const template = this.#templates.get(name) ?? {
+      name,
+      id: `t${randomBytes(10).toString("hex")}`,
+      tags: new Map<string, string>(),
+      isPublic: false,
+    };
     this.#templates.set(name, template);
     const tags = [...(tag === undefined ? [] : [tag]), ...body.tags];
     const now = new Date().toISOString();

@@ -85,14 +85,16 @@ export async function hostTemplateFor(
   name: string,
   {
     hosts,
+    teamId,
     resolve,
   }: {
+    readonly teamId: string;
     readonly hosts: Pick<Hosts, "findBase">;
     readonly resolve: (name: string) => Promise<{ readonly hostTemplate: string } | undefined>;
   },
 ): Promise<string> {
   if (isHostTemplateName(name)) throw templateNotFound(name);
-  if ((await hosts.findBase(name)) !== undefined) return name;
+  if ((await hosts.findBase(name, teamId)) !== undefined) return name;
   const resolved = await resolve(name);
   if (resolved === undefined) throw templateNotFound(name);
   return resolved.hostTemplate;
@@ -127,7 +129,8 @@ function describeSource(source: RecipeSource): string {
 
 /** No host can do this build: none is there, or none has what it begins from. */
 export function nowhere(needed: readonly string[], isAnyHostThere: boolean): PlatformError {
-  if (!isAnyHostThere) return new PlatformError("host_unreachable", "no host can be reached right now", { retryAfterSec: 5 });
+  if (!isAnyHostThere)
+    return new PlatformError("host_unreachable", "no host that takes new work can be reached right now", { retryAfterSec: 5 });
   return new PlatformError(
     "template_not_found",
     `no host that can be reached now has all that this build begins from: ${needed.join(", ")}`,

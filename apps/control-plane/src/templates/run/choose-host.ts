@@ -3,6 +3,8 @@ import type { HostLink } from "../../hosts/host-link.ts";
 import { nowhere } from "./build-source.ts";
 
 export interface HostWishes {
+  /** Whose build it is: it is sent files and credentials, so other teams' hosts are out of the question */
+  readonly teamId: string;
   /** Templates that it must have */
   readonly templates: readonly string[];
   /** Hosts that probably have what can be taken from the cache, the best first */
@@ -11,9 +13,9 @@ export interface HostWishes {
   readonly cachedSteps: (host: HostLink) => Promise<number>;
 }
 
-/** The host of a build: one that has what the build begins from; of these the one with most in its cache, then one that built this before, then the one with the most memory free. */
-export async function chooseHost(hosts: Hosts, { templates, preferred, cachedSteps }: HostWishes): Promise<HostLink> {
-  const described = await hosts.describe(0);
+/** The host of a build: one that takes sandboxes of its team and has what the build begins from; of these the one with most in its cache, then one that built this before, then the one with the most memory free. */
+export async function chooseHost(hosts: Hosts, { teamId, templates, preferred, cachedSteps }: HostWishes): Promise<HostLink> {
+  const described = await hosts.describeTakers(teamId, 0);
   const able = described.filter(({ description }) =>
     templates.every((name) => description.templates.some((template) => template.name === name)),
   );

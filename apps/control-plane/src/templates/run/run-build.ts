@@ -120,7 +120,7 @@ async function pickHost(parts: RunParts): Promise<HostLink> {
     return cachedPrefix(main.plan.steps, (layer, { isForced }) => !isForced && there.has(layer));
   };
   return patiently(signal, log, () =>
-    chooseHost(hosts, { templates: [...new Set(names.values())], preferred: preferredHosts, cachedSteps }),
+    chooseHost(hosts, { teamId, templates: [...new Set(names.values())], preferred: preferredHosts, cachedSteps }),
   );
 }
 
