@@ -38,6 +38,17 @@ export const controlPlaneOptions = defineOptions("ROOST_", {
   },
   address: { schema: z.string().default("127.0.0.1"), desc: "Address the API listens on; put TLS in front of anything but loopback" },
   port: { schema: z.coerce.number().int().min(0).max(65_535).default(7070), desc: "Port the API listens on; 0 takes a free one" },
+  tls: {
+    schema: z.union([z.boolean(), z.stringbool()]).default(false),
+    desc: "Also serve TLS with HTTP/2: with a certificate of a local authority that `roost tls trust` makes this machine trust, or ROOST_TLS_CERT",
+  },
+  tlsCert: {
+    schema: z.string().startsWith("/").optional(),
+    desc: "Serve TLS with this certificate, as PEM with those between it and its authority; read again when it changes",
+  },
+  tlsKey: { schema: z.string().startsWith("/").optional(), desc: "Key of that certificate, as PEM" },
+  tlsAddress: { schema: z.string().default("127.0.0.1"), desc: "Address that TLS is served on" },
+  tlsPort: { schema: z.coerce.number().int().min(0).max(65_535).default(7443), desc: "Port that TLS is served on; 0 takes a free one" },
   databaseUrl: {
     schema: z.string().startsWith("postgres").optional(),
     desc: "PostgreSQL 15 or newer, as postgres://user:password@host/name; default: the embedded database",
@@ -79,7 +90,7 @@ export const controlPlaneOptions = defineOptions("ROOST_", {
   },
   signup: {
     schema: z.enum(["open", "invite", "closed"]).default("invite"),
-    desc: "Who may sign up: `open` anybody, `invite` who was invited to a team, `closed` nobody; the first one always may, and becomes admin",
+    desc: "Who may sign up: `open` anybody, `invite` who was invited to a team, `closed` nobody; whoever has the set-up code may once, and becomes admin",
   },
   smtpUrl: {
     schema: z.url({ protocol: /^smtps?$/, error: "written as smtps://user:password@mail.example.org" }).optional(),
@@ -139,7 +150,7 @@ export const controlPlaneOptions = defineOptions("ROOST_", {
   },
   auditCommands: {
     schema: z.stringbool().default(false),
-    desc: "Whether the audit log has who ran commands and wrote files in sandboxes through the native API, without what they were",
+    desc: "Whether the audit log has who ran commands and wrote files in sandboxes, through the native API or the data plane (E2B's SDK), without what they were",
   },
   webhookAllowedRanges: {
     schema: rangesSchema.default([]),

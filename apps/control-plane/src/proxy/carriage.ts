@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 
-import { PlatformError, type GuestTunnels } from "@roost/contract";
+import { guestAgentPort, PlatformError, type GuestTunnels } from "@roost/contract";
 import { second, type Logger } from "@roost/kit";
 
 import type { SandboxRow } from "../db/sandboxes.ts";
@@ -9,6 +9,7 @@ import { findPlatformError } from "../guest/guest-errors.ts";
 import { whyNoAccess } from "./access.ts";
 import { exchange, IdleError, type ExchangeEnd } from "./exchange.ts";
 import { requestHeaders, responseHeaders, type RoutedBy } from "./forwarded-headers.ts";
+import { guestAgentActionOf, type GuestAgentUse } from "./guest-agent-use.ts";
 import { GuestConnections } from "./guest-connections.ts";
 import { OpenRequests, type OpenRequest } from "./open-requests.ts";
 import { joinRaw } from "./raw-tunnel.ts";
@@ -37,6 +38,8 @@ export interface CarriageDependencies {
   readonly log: Logger;
   /** Time in `ms` in which nothing moves before a request or connection is cut; tests shorten it */
   readonly idleTimeoutMs?: number;
+  /** Told of what changes something in a guest through its agent; undefined: nobody wants to know */
+  readonly onGuestAgentUse?: ((use: GuestAgentUse) => void) | undefined;
 }
 
 /** A request, and where it is to be carried. */
@@ -151,6 +154,7 @@ export class Carriage {
       by,
       isUpgrade: upgrade !== undefined,
       idleTimeoutMs: this.#idleTimeoutMs,
+      onAnswer: this.#noteOf(carried, sandbox),
       cut,
     });
     if (end.kind !== "upgraded") return end;
@@ -167,6 +171,13 @@ export class Carriage {
     const { client, head: clientHead } = upgrade;
     await joinRaw({ client, clientHead, guest: end.tunnel, guestHead: end.head, idleTimeoutMs: this.#idleTimeoutMs, cut });
     return { kind: "done" };
+  }
+
+  /** What is to be told of a request once its guest has answered; undefined: nothing. */
+  #noteOf({ request, port, by }: CarriedRequest, sandbox: SandboxRow): ((status: number) => void) | undefined {
+    const { onGuestAgentUse: tell } = this.#deps;
+    const action = tell === undefined || port !== guestAgentPort ? undefined : guestAgentActionOf(request.method, request.url ?? "");
+    return tell === undefined || action === undefined ? undefined : (status) => tell({ sandbox, request, by, action, status });
   }
 
   /** What to tell the client when its request could not be carried. */

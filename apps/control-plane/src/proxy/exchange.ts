@@ -26,6 +26,8 @@ export interface Exchange {
   readonly isUpgrade: boolean;
   /** Time in `ms` without a byte in either direction after which it is cut */
   readonly idleTimeoutMs: number;
+  /** Told the status of the guest's answer when it has begun */
+  readonly onAnswer?: ((status: number) => void) | undefined;
   /** Aborts when it is to be cut: the VM is gone, the platform ends */
   readonly cut: AbortSignal;
 }
@@ -161,6 +163,7 @@ class Carrier {
       return this.#fail(error); // a status or header that no client should see
     }
     this.#isAnswering = true;
+    this.#options.onAnswer?.(answer.statusCode ?? 502);
     answer.on("data", () => this.#idle.refresh());
     answer.once("end", () => {
       this.#isAnswered = true;

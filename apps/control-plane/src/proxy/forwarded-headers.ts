@@ -1,4 +1,5 @@
 import type { IncomingMessage } from "node:http";
+import type { TLSSocket } from "node:tls";
 
 import { accessTokenHeader, guestAgentPort } from "@roost/contract";
 
@@ -83,7 +84,8 @@ export function requestHeaders(request: IncomingMessage, { sandbox, port, upgrad
   const before = request.headers["x-forwarded-for"];
   const client = request.socket.remoteAddress ?? "unknown";
   headers.push("x-forwarded-for", typeof before === "string" ? `${before}, ${client}` : client);
-  headers.push("x-forwarded-proto", request.headers["x-forwarded-proto"] === "https" ? "https" : "http");
+  const isTls = (request.socket as Partial<TLSSocket>).encrypted === true || request.headers["x-forwarded-proto"] === "https";
+  headers.push("x-forwarded-proto", isTls ? "https" : "http");
   if (isForAgent && !sandbox.is_secure) headers.push(accessTokenHeader, sandbox.access_token);
   if (/\btrailers\b/i.test(String(request.headers.te ?? ""))) headers.push("te", "trailers");
   pushFraming(headers, request);
