@@ -27,6 +27,8 @@ export type ClientSettings = OptionValues<typeof clientOptions.table>;
 export const endpointSchema = z.object({
   formatVersion: z.literal(1),
   url: z.url(),
+  /** Where TLS is served, if it is */
+  tlsUrl: z.url().optional(),
   version: z.string(),
   pid: z.int().positive(),
   /** with the pid, the identity of the process */
@@ -37,6 +39,8 @@ export type Endpoint = z.infer<typeof endpointSchema>;
 
 export const endpointPath = (dir: string) => join(dir, "endpoint.json");
 export const apiKeyPath = (dir: string) => join(dir, "api-key");
+/** Certificate of the local authority that `--tls` makes */
+export const authorityPath = (dir: string) => join(dir, "tls", "authority.pem");
 
 /** What the local platform wrote about itself; undefined when there is none. */
 export async function readEndpoint(dir: string): Promise<Endpoint | undefined> {

@@ -1,4 +1,4 @@
-import { readFile, stat, writeFile } from "node:fs/promises";
+import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { newToken, type Me, type SignedIn } from "@roost/contract";
@@ -175,4 +175,65 @@ test("teams: listed, switched by name, people invited, listed and taken out", as
   expect((await run(["team", "rm-member", "bob@example.org", "Carol@example.org"])).exitCode).toBe(0);
   expect(seen.slice(1)).toEqual(["removed", "revoked"]);
   expect((await run(["team", "rm-member", "eve@example.org"])).exitCode).toBe(1);
+});
+
+test("teams: renamed, roles given, handed over, left, deleted; only the one that commands act for", async () => {
+  await login();
+  const seen: string[] = [];
+  const team = { id: teamId, name: "Research", slug: "research", quota: {}, created_at: now, role: "owner" };
+  const other = { ...team, id: `g${"d".repeat(20)}`, name: "Other", slug: "other" };
+  const member = { user_id: userId, name: "Bob", email: "bob@example.org", role: "admin", joined_at: now };
+  const note = (what: string) => (call: { readonly body: unknown; readonly parameters: Record<string, string> }) => {
+    seen.push(`${what} ${call.parameters["user"] ?? call.parameters["team"] ?? ""} ${JSON.stringify(call.body)}`);
+  };
+  Object.assign(cli.api.handlers.http, {
+    listTeams: () => ({ teams: [team, other] }),
+    listMembers: () => ({ members: [member] }),
+    updateTeam: (call: never) => (note("rename")(call), { ...team, name: "New" }),
+    setMemberRole: (call: never) => (note("role")(call), member),
+    transferTeam: (call: never) => (note("transfer")(call), { members: [member] }),
+    leaveTeam: note("leave"),
+    deleteTeam: note("delete"),
+  });
+  expect((await run(["team", "rename", "New"])).stderr).toContain("New");
+  expect((await run(["team", "role", "Bob@example.org", "admin"])).stderr).toContain("bob@example.org is admin");
+  expect(JSON.parse((await run(["team", "transfer", userId, "--json"])).stdout.toString())).toEqual({ members: [member] });
+  expect((await run(["team", "leave", "research"])).exitCode).toBe(0);
+  expect((await run(["team", "rm", "Research"])).exitCode).toBe(0);
+  expect(seen).toEqual([
+    `rename ${teamId} {"name":"New"}`,
+    `role ${userId} {"role":"admin"}`,
+    `transfer ${teamId} {"user_id":"${userId}"}`,
+    `leave ${teamId} undefined`,
+    `delete ${teamId} undefined`,
+  ]);
+  for (const command of ["leave", "rm"]) {
+    const elsewhere = await run(["team", command, "other"]);
+    expect(elsewhere.exitCode).toBe(1);
+    expect(elsewhere.stderr).toContain(`roost team switch ${other.id}`);
+  }
+  expect((await run(["team", "role", "eve@example.org", "admin"])).exitCode).toBe(1);
+  expect((await run(["team", "role", "bob@example.org", "owner"])).exitCode).toBe(2);
+  expect(seen).toHaveLength(5);
+});
+
+test("signing up on the platform's own machine finds the set-up code; elsewhere it is given", async () => {
+  const codes: unknown[] = [];
+  cli.api.handlers.http.signUp = ({ body }) => {
+    codes.push((body as { setup_code?: string }).setup_code);
+    return { state: "confirm", signed_in: null };
+  };
+  const signUp = (args: string[], more: Record<string, string>) =>
+    run(["account", "signup", "--email", "ada@example.org", "--name", "Ada", "--password-stdin", ...args], "correct horse battery", more);
+  const dir = join(cli.folder, "platform");
+  await mkdir(dir);
+  const endpoint = { formatVersion: 1, url: cli.api.url, version: "0", pid: 1, startTicks: "0", startedAt: now };
+  await writeFile(join(dir, "endpoint.json"), JSON.stringify(endpoint));
+  await signUp([], { ROOST_DIR: dir });
+  await writeFile(join(dir, "setup-code"), `${"ab".repeat(16)}\n`);
+  await signUp([], { ROOST_DIR: dir });
+  await signUp(["--setup-code", "cd".repeat(16)], { ROOST_DIR: dir });
+  await writeFile(join(dir, "endpoint.json"), JSON.stringify({ ...endpoint, url: "http://127.0.0.1:1" }));
+  await signUp([], { ROOST_DIR: dir });
+  expect(codes, "never to another platform").toEqual([undefined, "ab".repeat(16), "cd".repeat(16), undefined]);
 });

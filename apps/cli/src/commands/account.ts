@@ -1,3 +1,7 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import { setUpCodeFile, setUpCodeSchema } from "@roost/contract";
 import { RoostError, type Me, type Session } from "@roost/sdk";
 
 import type { CommandContext } from "../context.ts";
@@ -6,6 +10,8 @@ import { formatAgo } from "../output/format.ts";
 import { printable } from "../output/printable.ts";
 import { ask } from "../output/prompt.ts";
 import { formatFields, formatTable } from "../output/table.ts";
+import { isSamePlatform } from "../session-file.ts";
+import { readEndpoint } from "../settings.ts";
 import { keep, passwordOf } from "./login.ts";
 
 export async function whoami(context: CommandContext): Promise<number> {
@@ -37,6 +43,7 @@ export interface SignUpOptions {
   readonly email?: string;
   readonly name?: string;
   readonly invitation?: string;
+  readonly setupCode?: string;
   readonly passwordStdin?: boolean;
 }
 
@@ -47,15 +54,31 @@ export async function signUp(context: CommandContext, options: SignUpOptions): P
   const email = options.email ?? (await ask(io, "E-mail: ", { instead: "give it with --email" }));
   const name = options.name ?? (await ask(io, "Your name: ", { instead: "give it with --name" }));
   const password = await newPassword(context, options);
-  const { invitation } = options;
+  const { invitation, setupCode = await setUpCodeOf(context, url) } = options;
   const answer = await new SignIn({ url, userAgent: "roost-cli" }).signUp(
-    { email, name, password, ...(invitation === undefined ? {} : { invitation }) },
+    {
+      email,
+      name,
+      password,
+      ...(invitation === undefined ? {} : { invitation }),
+      ...(setupCode === undefined ? {} : { setup_code: setupCode }),
+    },
     { signal },
   );
   if (answer.signed_in !== null) await keep(context, url, answer.signed_in);
   else if (context.isJson) await context.printJson(answer);
   else await context.note(`a mail is on its way to ${printable(email)}; it says how to go on`);
   return exitCodes.ok;
+}
+
+/** The set-up code of the platform of this machine, for whoever can read its state folder: they become its admin without copying anything. */
+async function setUpCodeOf(context: CommandContext, url: string): Promise<string | undefined> {
+  const { dir } = context.settings;
+  const endpoint = await readEndpoint(dir);
+  if (endpoint === undefined || !isSamePlatform(endpoint.url, url)) return undefined;
+  // Not there: there is an admin already. Not to be read: somebody else's platform
+  const text = await readFile(join(dir, setUpCodeFile), "utf8").catch(() => "");
+  return setUpCodeSchema.safeParse(text.trim()).data;
 }
 
 /** Twice where somebody types it, because nobody sees what they type. */

@@ -82,6 +82,13 @@ test("bash: names of keys, and scopes", async () => {
   expect(await completionsOf("roost key create x --scopes host")).toEqual(["hosts:read", "hosts:write"]);
 });
 
+test("bash: people and teams", async () => {
+  expect(await completionsOf("roost team role ada")).toEqual(["ada@example.org"]);
+  expect(await completionsOf("roost team role ada@example.org ")).toEqual(["member", "admin"]);
+  expect(await completionsOf("roost admin suspend a")).toEqual(["ada@example.org"]);
+  expect(await completionsOf("roost admin quota ")).toEqual(["default"]);
+});
+
 test("what stands on the line is never run", async () => {
   await completionsOf("roost exec $(touch pwned) `touch pwned` ; touch pwned; ");
   await expect(promisify(execFile)("ls", [join(cli.folder, "pwned")])).rejects.toThrow("No such file");
@@ -98,4 +105,11 @@ test("no platform: commands still complete, ids silently do not", async () => {
 test.each(["zsh", "fish"])("a script for %s is printed", async (shell) => {
   const { stdout } = await promisify(execFile)(process.execPath, [bundle.main, "completion", shell]);
   expect(stdout).toContain("roost");
+});
+
+test("bash: hosts, and the tags that they have", async () => {
+  cli.api.sandboxes.hosts.add("rack-7", { tags: ["zone-a"] });
+  expect(await completionsOf("roost host drain ra")).toEqual(["rack-7"]);
+  expect(await completionsOf("roost host drain rack-7 --mode ")).toEqual(["pause", "wait"]);
+  expect(await completionsOf("roost create --host-tag zo")).toEqual(["zone-a"]);
 });

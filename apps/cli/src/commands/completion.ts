@@ -24,6 +24,12 @@ interface Offers {
   readonly builds: readonly string[];
   readonly keys: readonly string[];
   readonly channels: readonly string[];
+  /** E-mail addresses: of the team's members, or of all users where an admin asks */
+  readonly people: readonly string[];
+  /** Slugs */
+  readonly teams: readonly string[];
+  readonly hosts: readonly string[];
+  readonly hostTags: readonly string[];
 }
 
 /** Answers a completion script: candidates for the last of `words`, one a line, then a directive for the script. */
@@ -60,6 +66,10 @@ async function findOffers(context: CommandContext, command: Command | undefined,
     builds: first === "build" || before === "--build" ? await buildIds(context) : [],
     keys: first === "key" ? await namesOf(context, async (client) => client.keys.list({ timeoutMs: askTimeoutMs })) : [],
     channels: first === "channel" ? await namesOf(context, async (client) => client.channels.list({ timeoutMs: askTimeoutMs })) : [],
+    people: first === "member" || first === "user" ? await emailsOf(context, first) : [],
+    teams: first === "team" ? await slugs(context) : [],
+    hosts: first === "host" ? await namesOf(context, async (client) => client.hosts.list({ timeoutMs: askTimeoutMs })) : [],
+    hostTags: before === "--host-tag" || current.startsWith("--host-tag=") ? await hostTags(context) : [],
   };
 }
 
@@ -84,7 +94,7 @@ function addCommands(root: RootCommand, parent: Command, prefix: string, offers:
 function offersOf(
   command: Command,
   argument: string,
-  { sandboxIds, snapshots, templates, builds, keys, channels }: Offers,
+  { sandboxIds, snapshots, templates, builds, keys, channels, people, teams, hosts }: Offers,
 ): readonly string[] {
   if (argument === "id") return sandboxIds;
   if (argument === "name") return snapshots;
@@ -92,16 +102,20 @@ function offersOf(
   if (argument === "build") return builds;
   if (argument === "key") return keys;
   if (argument === "channel") return channels;
+  if (argument === "host") return hosts;
+  if (argument === "member" || argument === "user") return people;
+  if (argument === "team") return teams;
   if (argument === "target") return [...sandboxIds, ...snapshots];
   return command.name() === "cp" ? sandboxIds.map((id) => `${id}:`) : [];
 }
 
-function addOption(node: ReturnType<RootCommand["command"]>, option: Option, { templates, builds }: Offers): void {
+function addOption(node: ReturnType<RootCommand["command"]>, option: Option, { templates, builds, hostTags: tags }: Offers): void {
   const name = option.long?.replace(/^--/, "");
   if (name === undefined || option.hidden) return;
   const alias = option.short?.replace(/^-/, "");
   const isTemplate = name === "template" || name === "from-template" || name === "name";
-  const choices = isTemplate ? templates : name === "build" ? builds : name === "scopes" ? scopeNames : (option.argChoices ?? []);
+  const offered = new Map<string, readonly string[]>(Object.entries({ build: builds, scopes: scopeNames, "host-tag": tags })).get(name);
+  const choices = isTemplate ? templates : (offered ?? option.argChoices ?? []);
   if (!option.required && !option.optional) node.option(name, option.description, alias);
   else node.option(name, option.description, (offer) => choices.forEach((choice) => offer(choice, "")), alias);
 }
@@ -127,12 +141,49 @@ async function buildIds(context: CommandContext): Promise<string[]> {
   }
 }
 
+/** What hosts were given, and what each has by itself. */
+async function hostTags(context: CommandContext): Promise<string[]> {
+  try {
+    const hosts = await (await context.client()).hosts.list({ timeoutMs: askTimeoutMs });
+    const known = hosts.flatMap(({ tags, description }) =>
+      description === null ? tags : [...tags, `accelerator=${description.accelerator}`, `arch=${description.arch}`],
+    );
+    return [...new Set(known)].sort();
+  } catch {
+    return []; // as for ids
+  }
+}
+
 async function namesOf(
   context: CommandContext,
   ask: (client: RoostClient) => Promise<readonly { readonly name: string }[]>,
 ): Promise<string[]> {
   try {
     return (await ask(await context.client())).map(({ name }) => name);
+  } catch {
+    return []; // as for ids
+  }
+}
+
+async function emailsOf(context: CommandContext, whose: "member" | "user"): Promise<string[]> {
+  try {
+    const client = await context.client();
+    const options = { signal: AbortSignal.timeout(askTimeoutMs) };
+    if (whose === "user") {
+      const emails: string[] = [];
+      for await (const { email } of client.admin.users(options)) emails.push(email);
+      return emails;
+    }
+    const { team_id: teamId } = await client.account.get(options);
+    return teamId === null ? [] : (await client.teams.members(teamId, options)).map(({ email }) => email);
+  } catch {
+    return []; // as for ids
+  }
+}
+
+async function slugs(context: CommandContext): Promise<string[]> {
+  try {
+    return (await (await context.client()).teams.list({ timeoutMs: askTimeoutMs })).map(({ slug }) => slug);
   } catch {
     return []; // as for ids
   }

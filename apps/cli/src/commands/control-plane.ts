@@ -1,18 +1,12 @@
-import { mkdir } from "node:fs/promises";
-
 import { controlPlaneOptions } from "@roost/control-plane/options";
 import type { AnyOptions } from "@roost/kit";
 
 import type { CommandContext, CommonOptions } from "../context.ts";
-import { CliError, UsageError } from "../failure.ts";
+import { UsageError } from "../failure.ts";
 import { checkPort } from "../platform/checks.ts";
-import { stateFolderMode } from "../platform/endpoint.ts";
-import { openLog } from "../platform/open-log.ts";
-import { openTelemetry } from "../platform/open-telemetry.ts";
-import { PlatformLock } from "../platform/platform-lock.ts";
 import { logOptions, refuseUnknownNames } from "../platform/platform-options.ts";
 import { refuseToStart } from "../platform/refuse-to-start.ts";
-import { serve } from "../platform/serve.ts";
+import { runServer } from "../platform/run-server.ts";
 import { apiKeyPath, clientOptions } from "../settings.ts";
 
 /** Where hosts find a control plane of their own unless a setting says another port */
@@ -39,20 +33,13 @@ export async function controlPlane(
     await checkPort({ host: settings.address, port: settings.port }),
     await checkPort({ host: settings.hostsAddress, port: settings.hostsPort }, "ROOST_HOSTS_PORT"),
   ]);
-  await mkdir(dir, { recursive: true, mode: stateFolderMode });
-  await using lock = await PlatformLock.take(dir);
-  if (lock === undefined) throw new CliError(`a platform already runs in ${dir}`, { hint: "ROOST_DIR chooses another folder" });
-  const log = openLog(context, logSettings);
-  await using _telemetry = await openTelemetry(context, "roost-control-plane", log);
-  try {
+  const server = { dir, what: "the control plane", service: "roost-control-plane", log: logSettings, sandboxes: "leave" } as const;
+  return runServer(context, server, async (log) => {
     const { startControlPlaneProcess } = await import("../platform/control-plane-process.ts");
     const running = await startControlPlaneProcess(settings, log);
-    await context.note(
-      `Roost's API listens at ${running.url}; a key for it is in ${apiKeyPath(dir)}. Hosts register at port ${settings.hostsPort}.`,
-    );
-    return await serve(context, running, { dir, sandboxes: "leave", ignoresHangup: logSettings.logFile !== undefined }, log);
-  } catch (error) {
-    log.error({ err: error }, "the control plane failed");
-    throw error;
-  }
+    return {
+      running,
+      note: `Roost's API listens at ${running.url}; a key for it is in ${apiKeyPath(dir)}. Hosts register at port ${settings.hostsPort}.`,
+    };
+  });
 }

@@ -14,6 +14,7 @@ export interface CreateOptions {
   readonly env?: Record<string, string>;
   readonly autoResume?: boolean;
   readonly checkpointInterval?: number;
+  readonly hostTag?: readonly string[];
 }
 
 /** The request that the options ask for; what is not given is left to the platform's defaults. */
@@ -27,6 +28,7 @@ export function createInput(options: CreateOptions): CreateSandboxInput {
     checkpoint_interval_sec: options.checkpointInterval,
     metadata: options.metadata,
     envs: options.env,
+    ...(options.hostTag === undefined ? {} : { host_tags: [...options.hostTag] }),
   };
 }
 

@@ -1,3 +1,4 @@
+import type { CreateSandboxBody } from "@roost/contract";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
 import { TestCli, type CliResult } from "../testing/test-cli.ts";
@@ -56,9 +57,39 @@ test("tag, drain and rm do what they say", async () => {
   expect(out(await cli.run(["host", "tag", "rack-7", "ssd", "zone=a"]))).toBe("ssd zone=a\n");
   expect(out(await cli.run(["host", "drain", "rack-7", "--mode", "wait"]))).toBe(`${id}\n`);
   expect(hosts().all.get(id)?.drain?.mode).toBe("wait");
-  expect((await cli.run(["host", "drain", "rack-7", "--mode", "move"])).exitCode).toBe(2);
+  expect(await cli.run(["host", "drain", "rack-7", "--mode", "move"])).toMatchObject({
+    exitCode: 2,
+    stderr: expect.stringContaining("cannot be moved"),
+  });
+  expect(await cli.run(["host", "drain", "rack-7", "--mode", "x"])).toMatchObject({
+    exitCode: 2,
+    stderr: expect.stringContaining("pause or wait"),
+  });
   expect(out(await cli.run(["host", "rm", "rack-7", "--preview"]))).toContain("sandbox i1 (running, team default)");
   expect(await cli.run(["host", "rm", "rack-7"])).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("has sandboxes") });
   expect(out(await cli.run(["host", "rm", "rack-7", "--force"]))).toBe(`${id}\n`);
   expect(hosts().all.size).toBe(0);
+});
+
+test("rename and assign change what they say", async () => {
+  const { id } = hosts().add("rack-7");
+  expect(out(await cli.run(["host", "rename", "rack-7", "gpu-1"]))).toBe(`${id}\n`);
+  expect(out(await cli.run(["host", "assign", "gpu-1", "gteam"]))).toBe(`${id}\n`);
+  expect(hosts().all.get(id)).toMatchObject({ name: "gpu-1", team_id: "gteam" });
+  await cli.run(["host", "assign", "gpu-1"]);
+  expect(hosts().all.get(id)?.team_id).toBeNull();
+});
+
+test("create and run ask for hosts with all the tags that are given", async () => {
+  const asked: unknown[] = [];
+  const original = cli.api.handlers.http.createSandbox;
+  cli.api.handlers.http.createSandbox = (call) => {
+    asked.push((call.body as CreateSandboxBody).host_tags);
+    return original?.(call);
+  };
+  await cli.run(["create", "--host-tag", "ssd", "--host-tag", "accelerator=kvm"]);
+  await cli.run(["create"]);
+  await cli.run(["run", "--host-tag", "ssd", "--", "true"]);
+  expect(asked).toEqual([["ssd", "accelerator=kvm"], [], ["ssd"]]);
+  expect((await cli.run(["create", "--host-tag", ""])).exitCode).toBe(2);
 });

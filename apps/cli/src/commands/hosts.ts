@@ -1,4 +1,4 @@
-import type { DrainMode, Host, HostDeletion } from "@roost/contract";
+import type { DrainMode, Host, HostDeletion, UpdateHostBody } from "@roost/contract";
 import { sleep } from "@roost/kit";
 import { RoostError, type RoostClient } from "@roost/sdk";
 
@@ -139,6 +139,15 @@ export async function tagHost(context: CommandContext, reference: string, tags: 
   const host = await client.hosts.update(id, { tags: [...tags] }, { signal: context.signal });
   if (context.isJson) await context.printJson(host);
   else await context.print(host.tags.join(" "));
+  return exitCodes.ok;
+}
+
+export async function updateHost(context: CommandContext, reference: string, changes: UpdateHostBody): Promise<number> {
+  const client = await context.client();
+  const { id } = await findHost(client, reference, context.signal);
+  const host = await client.hosts.update(id, changes, { signal: context.signal });
+  if (context.isJson) await context.printJson(host);
+  else await context.print(host.id);
   return exitCodes.ok;
 }
 

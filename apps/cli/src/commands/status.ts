@@ -36,6 +36,7 @@ export async function status(context: CommandContext): Promise<number> {
       running: true,
       healthy: health.isHealthy,
       url,
+      tls_url: running?.endpoint.tlsUrl,
       pid: running?.endpoint.pid,
       version: running?.endpoint.version,
       hosts,
@@ -46,6 +47,7 @@ export async function status(context: CommandContext): Promise<number> {
       formatFields(context.colors, [
         ["platform", health.isHealthy ? context.colors.green("healthy") : context.colors.red(`not healthy: ${printable(health.detail)}`)],
         ["url", url],
+        ["tls", running?.endpoint.tlsUrl],
         ["api key", isLocal ? `in ${apiKeyPath(context.settings.dir)}` : undefined],
         ["process", running === undefined ? undefined : `pid ${running.endpoint.pid}, version ${running.endpoint.version}`],
         ["up for", running === undefined ? undefined : formatDuration((Date.now() - Date.parse(running.endpoint.startedAt)) / 1000)],

@@ -111,14 +111,84 @@ export async function removeMembers(context: CommandContext, references: readonl
   const teamId = await currentTeamId(context, client);
   const [found, invitations] = await Promise.all([client.teams.members(teamId, { signal }), client.teams.invitations(teamId, { signal })]);
   for (const reference of references) {
-    const member: Member | undefined = found.find(({ user_id: id, email }) => id === reference || email === reference.toLowerCase());
+    const member = memberIn(found, reference);
     const open = invitations.find(({ id, email }) => id === reference || email === reference.toLowerCase());
     if (member !== undefined) await client.teams.removeMember(teamId, member.user_id, { signal });
     else if (open !== undefined) await client.teams.revokeInvitation(teamId, open.id, { signal });
-    else throw new RoostError("member_not_found", `the team has no member ${JSON.stringify(reference)}`);
+    else throw noMember(reference);
     await context.note(`${printable(member?.email ?? open?.email ?? reference)} is out`);
   }
   return exitCodes.ok;
+}
+
+export async function renameTeam(context: CommandContext, name: string): Promise<number> {
+  const client = await context.client();
+  const team = await client.teams.rename(await currentTeamId(context, client), name, { signal: context.signal });
+  if (context.isJson) await context.printJson(team);
+  else await context.note(`the team is called ${printable(team.name)} now`);
+  return exitCodes.ok;
+}
+
+export async function setRole(context: CommandContext, reference: string, role: "member" | "admin"): Promise<number> {
+  const client = await context.client();
+  const { signal } = context;
+  const teamId = await currentTeamId(context, client);
+  const { user_id: userId } = await findMember(client, teamId, reference, signal);
+  const member = await client.teams.setRole(teamId, userId, role, { signal });
+  if (context.isJson) await context.printJson(member);
+  else await context.note(`${printable(member.email)} is ${member.role} now`);
+  return exitCodes.ok;
+}
+
+export async function transferTeam(context: CommandContext, reference: string): Promise<number> {
+  const client = await context.client();
+  const { signal } = context;
+  const teamId = await currentTeamId(context, client);
+  const next = await findMember(client, teamId, reference, signal);
+  const found = await client.teams.transfer(teamId, next.user_id, { signal });
+  if (context.isJson) await context.printJson({ members: found });
+  else await context.note(`${printable(next.email)} owns the team now`);
+  return exitCodes.ok;
+}
+
+/** `reference`: the team that is acted for, so that nobody leaves another one than they think. */
+export async function leaveTeam(context: CommandContext, reference: string): Promise<number> {
+  const client = await context.client();
+  const team = await currentTeam(context, client, reference);
+  await client.teams.leave(team.id, { signal: context.signal });
+  if (context.isJson) await context.printJson(team);
+  else await context.note(`you are in team ${printable(team.name)} no more; \`roost team switch\` acts for another one`);
+  return exitCodes.ok;
+}
+
+/** Likewise. */
+export async function removeTeam(context: CommandContext, reference: string): Promise<number> {
+  const client = await context.client();
+  const team = await currentTeam(context, client, reference);
+  await client.teams.delete(team.id, { signal: context.signal });
+  if (context.isJson) await context.printJson(team);
+  else await context.note(`team ${printable(team.name)} is deleted; its templates, snapshots and channels go within minutes`);
+  return exitCodes.ok;
+}
+
+function memberIn(members: readonly Member[], reference: string): Member | undefined {
+  return members.find(({ user_id: id, email }) => id === reference || email === reference.toLowerCase());
+}
+
+async function findMember(client: RoostClient, teamId: string, reference: string, signal: AbortSignal): Promise<Member> {
+  const member = memberIn(await client.teams.members(teamId, { signal }), reference);
+  if (member === undefined) throw noMember(reference);
+  return member;
+}
+
+function noMember(reference: string): RoostError {
+  return new RoostError("member_not_found", `the team has no member ${JSON.stringify(reference)}`);
+}
+
+async function currentTeam(context: CommandContext, client: RoostClient, reference: string): Promise<OwnTeam> {
+  const team = chooseTeam(await client.teams.list({ signal: context.signal }), reference);
+  if (team.id === (await currentTeamId(context, client))) return team;
+  throw new CliError(`you do not act for team ${JSON.stringify(reference)}`, { hint: `first: roost team switch ${team.id}` });
 }
 
 async function currentTeamId(context: CommandContext, client: RoostClient): Promise<string> {

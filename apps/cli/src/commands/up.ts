@@ -1,23 +1,18 @@
-import { mkdir } from "node:fs/promises";
-
 import type { AnyOptions } from "@roost/kit";
 import { controlPlaneOptions } from "@roost/control-plane/options";
 import { hostAgentOptions } from "@roost/host-agent/options";
 
 import type { CommandContext, CommonOptions } from "../context.ts";
-import { CliError, exitCodes } from "../failure.ts";
+import { exitCodes } from "../failure.ts";
 import { withProgress } from "../output/progress.ts";
-import { requiredChecks } from "../platform/checks.ts";
+import { checkPort, requiredChecks } from "../platform/checks.ts";
 import { logPath, startDetached } from "../platform/detach.ts";
 import { e2bEnvironment, formatExports, formatExportsWithoutKey } from "../platform/e2b-environment.ts";
-import { findRunning, stateFolderMode } from "../platform/endpoint.ts";
-import { openLog } from "../platform/open-log.ts";
+import { findRunning } from "../platform/endpoint.ts";
 import { fateOf } from "../platform/sandbox-fate.ts";
+import { alreadyRunning, runServer } from "../platform/run-server.ts";
 import { refuseToStart } from "../platform/refuse-to-start.ts";
-import { openTelemetry } from "../platform/open-telemetry.ts";
-import { PlatformLock } from "../platform/platform-lock.ts";
 import { fateOptions, logOptions, refuseUnknownNames } from "../platform/platform-options.ts";
-import { serve } from "../platform/serve.ts";
 import { apiKeyPath, clientOptions, readApiKey } from "../settings.ts";
 
 export interface UpFlags extends CommonOptions, Readonly<Record<string, unknown>> {
@@ -40,7 +35,9 @@ export async function up(context: CommandContext, flags: UpFlags, tables: readon
     return announce(context, dir, running.endpoint, true);
   }
   const folders = { dir, cacheDir: settings.hostAgent.cacheDir };
-  refuseToStart(await requiredChecks(folders, { host: address, port }));
+  const { tls, tlsCert, tlsAddress, tlsPort } = settings.controlPlane;
+  const tlsChecks = tls || tlsCert !== undefined ? [await checkPort({ host: tlsAddress, port: tlsPort }, "ROOST_TLS_PORT")] : [];
+  refuseToStart([...(await requiredChecks(folders, { host: address, port })), ...tlsChecks]);
 
   if (flags.detach === true) {
     const given = flagsOf(flags, tables);
@@ -60,27 +57,23 @@ async function serveHere(
   },
 ): Promise<number> {
   const { dir } = settings.controlPlane;
-  await mkdir(dir, { recursive: true, mode: stateFolderMode });
-  await using lock = await PlatformLock.take(dir);
-  if (lock === undefined) throw alreadyRunning(dir, undefined);
-  const log = openLog(context, settings.log);
-  await using _telemetry = await openTelemetry(context, "roost", log);
-  const { startPlatform } = await import("../platform/compose.ts");
-  try {
-    const platform = await startPlatform(settings, log);
-    const isDetached = settings.log.logFile !== undefined;
-    if (!isDetached) await context.note(await startedText(dir, platform.url, context.io.stderr.isTTY === true));
-    const options = { dir, sandboxes: fateOf(settings.fate), ignoresHangup: isDetached };
-    return await serve(context, platform, options, log);
-  } catch (error) {
-    log.error({ err: error }, "the platform failed");
-    throw error;
-  }
+  const isDetached = settings.log.logFile !== undefined;
+  const server = { dir, what: "the platform", service: "roost", log: settings.log, sandboxes: fateOf(settings.fate) } as const;
+  return runServer(context, server, async (log) => {
+    const { startPlatform } = await import("../platform/compose.ts");
+    const running = await startPlatform(settings, log);
+    return { running, note: isDetached ? undefined : await startedText(dir, running, context.io.stderr.isTTY === true) };
+  });
 }
 
-async function startedText(dir: string, url: string, isTerminal: boolean): Promise<string> {
+async function startedText(
+  dir: string,
+  { url, tlsUrl }: { readonly url: string; readonly tlsUrl?: string | undefined },
+  isTerminal: boolean,
+): Promise<string> {
   const exports = await e2bExports(dir, url, isTerminal);
-  return `Roost listens at ${url}; its API key is in ${apiKeyPath(dir)}.\n${exports}\nCtrl-C ends it; sandboxes go on.`;
+  const tls = tlsUrl === undefined ? "" : ` and ${tlsUrl}`;
+  return `Roost listens at ${url}${tls}; its API key is in ${apiKeyPath(dir)}.\n${exports}\nCtrl-C ends it; sandboxes go on.`;
 }
 
 /** What the E2B SDK and CLI need to use this platform. The key itself is shown to a person only: other outputs are often kept as logs. */
@@ -94,24 +87,20 @@ async function e2bExports(dir: string, url: string, isTerminal: boolean): Promis
 async function announce(
   context: CommandContext,
   dir: string,
-  endpoint: { readonly url: string; readonly pid: number },
+  endpoint: { readonly url: string; readonly tlsUrl?: string | undefined; readonly pid: number },
   wasRunning: boolean,
 ): Promise<number> {
-  const { url, pid } = endpoint;
-  if (context.isJson) await context.printJson({ url, pid, api_key_path: apiKeyPath(dir), log_path: logPath(dir), was_running: wasRunning });
+  const { url, tlsUrl, pid } = endpoint;
+  if (context.isJson)
+    await context.printJson({ url, tls_url: tlsUrl, pid, api_key_path: apiKeyPath(dir), log_path: logPath(dir), was_running: wasRunning });
   else {
     await context.print(`Roost ${wasRunning ? "already runs" : "runs"} at ${url} (pid ${pid})`);
+    if (tlsUrl !== undefined) await context.print(`TLS:     ${tlsUrl}`);
     await context.print(`API key: ${apiKeyPath(dir)}`);
     await context.print(`log:     ${logPath(dir)}`);
     await context.print(await e2bExports(dir, url, context.io.stdout.isTTY === true));
   }
   return exitCodes.ok;
-}
-
-function alreadyRunning(dir: string, pid: number | undefined): CliError {
-  return new CliError(`a platform already runs in ${dir}${pid === undefined ? "" : ` (pid ${pid})`}`, {
-    hint: "`roost status` shows it, `roost down` ends it; ROOST_DIR chooses another folder",
-  });
 }
 
 /** The settings that were given as flags, as flags again; those from the environment are inherited. */

@@ -26,6 +26,12 @@ export function parseInteger(text: string): number {
   return Number(text);
 }
 
+/** Collects what may be given several times. */
+export function parseRepeated(text: string, before: readonly string[] = []): readonly string[] {
+  if (text.trim() === "") throw new InvalidArgumentError("It is empty.");
+  return [...before, text.trim()];
+}
+
 /** Collects repeated `key=value`. */
 export function parsePair(text: string, before: Readonly<Record<string, string>> = {}): Record<string, string> {
   const at = text.indexOf("=");

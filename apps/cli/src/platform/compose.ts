@@ -42,10 +42,11 @@ export async function startPlatform(
     });
     owned.defer("end the control plane", async () => controlPlane.close());
     await ensureApiKey(options.controlPlane.dir, controlPlane.apiKeys);
-    const { url } = await controlPlane.listen();
+    const { url, tlsUrl } = await controlPlane.listen();
 
     return owned.handOver({
       url,
+      tlsUrl,
       // first what users talk to, then what supports it
       drain: async () => {
         await controlPlane.drain();

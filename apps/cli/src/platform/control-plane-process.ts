@@ -9,9 +9,10 @@ export async function startControlPlaneProcess(options: ControlPlaneOptions, log
   const controlPlane = await createControlPlane(options, { hosts: [], log });
   try {
     await ensureApiKey(options.dir, controlPlane.apiKeys);
-    const { url } = await controlPlane.listen();
+    const { url, tlsUrl } = await controlPlane.listen();
     return {
       url,
+      tlsUrl,
       drain: () => controlPlane.drain(),
       pauseSandboxes: async () => Promise.reject(new Error("sandboxes belong to the hosts here: `roost host drain` pauses those of one")),
       close: () => controlPlane.close(),

@@ -23,9 +23,17 @@ export async function findRunning(dir: string): Promise<RunningPlatform | undefi
 }
 
 /** Tells clients where this process listens. */
-export async function writeEndpoint(dir: string, url: string): Promise<void> {
+export async function writeEndpoint(dir: string, url: string, tlsUrl?: string): Promise<void> {
   const { pid, startTicks } = must(await identifyProcess(process.pid), "a process can identify itself");
-  const endpoint: Endpoint = { formatVersion: 1, url, version, pid, startTicks, startedAt: new Date().toISOString() };
+  const endpoint: Endpoint = {
+    formatVersion: 1,
+    url,
+    ...(tlsUrl === undefined ? {} : { tlsUrl }),
+    version,
+    pid,
+    startTicks,
+    startedAt: new Date().toISOString(),
+  };
   await writeFileDurably(endpointPath(dir), `${JSON.stringify(endpoint, undefined, 2)}\n`);
 }
 

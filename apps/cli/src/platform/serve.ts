@@ -13,6 +13,8 @@ const endTimeoutMs = 90_000;
 export interface Served {
   /** Where its API listens; null: it has none */
   readonly url: string | null;
+  /** And where by TLS, if it does */
+  readonly tlsUrl?: string | undefined;
   /** Takes no new work, finishes what runs. */
   drain(): Promise<void>;
   /** Pauses all sandboxes; those that cannot be paused go on. */
@@ -52,7 +54,7 @@ export async function serve(context: CommandContext, platform: Served, options: 
       resolve("one that came while it started");
     }
   });
-  if (platform.url !== null) await writeEndpoint(options.dir, platform.url);
+  if (platform.url !== null) await writeEndpoint(options.dir, platform.url, platform.tlsUrl);
   try {
     const signal = await firstSignal;
     const sandboxes = takeEndRequest(options.dir, self) ?? options.sandboxes;

@@ -54,6 +54,7 @@ function defineSignUpCommands(account: Command, { run }: ProgramEnvironment): vo
       .option("--email <address>", "your address (default: it is asked for)")
       .option("--name <name>", "your name (default: it is asked for)")
       .option("--invitation <token>", "of the mail that asked you to join a team")
+      .option("--setup-code <code>", "makes the first account the admin's; on the platform's own machine it is found in the state folder")
       .option("--password-stdin", stdinText)
       .addHelpText("after", examples("roost account signup --email ada@example.org --name Ada", "roost account signup --invitation 5c0f…")),
   ).action(async (options) => run(options, async (context) => (await import("../commands/account.ts")).signUp(context, options)));

@@ -1,10 +1,16 @@
-import { drainModes } from "@roost/contract";
-import { Option, type Command } from "commander";
+import { drainModes, noMoving, type DrainMode } from "@roost/contract";
+import { InvalidArgumentError, Option, type Command } from "commander";
 
 import { examples, withCommonOptions, type ProgramEnvironment } from "./define.ts";
 
 const group = "Hosts:";
 const anHost = ["<host>", "a host's id, its beginning, or its name"] as const;
+
+function parseDrainMode(text: string): DrainMode {
+  const mode = drainModes.find((known) => known === text);
+  if (mode !== undefined) return mode;
+  throw new InvalidArgumentError(text === "move" ? noMoving : `Write ${drainModes.join(" or ")}.`);
+}
 
 /** Machines that run sandboxes, for who runs the platform. */
 export function defineHostCommands(program: Command, { run }: ProgramEnvironment): void {
@@ -67,6 +73,28 @@ export function defineHostCommands(program: Command, { run }: ProgramEnvironment
     run(options, async (context) => (await import("../commands/hosts.ts")).tagHost(context, reference, tags)),
   );
 
+  withCommonOptions(
+    host
+      .command("rename")
+      .description("give a host another name")
+      .argument(...anHost)
+      .argument("<name>", "its new name")
+      .addHelpText("after", examples("roost host rename rack-7 gpu-1")),
+  ).action(async (reference: string, name: string, options) =>
+    run(options, async (context) => (await import("../commands/hosts.ts")).updateHost(context, reference, { name })),
+  );
+
+  withCommonOptions(
+    host
+      .command("assign")
+      .description("give a host new sandboxes of one team only, or of all teams if none is given; those on it stay")
+      .argument(...anHost)
+      .argument("[team]", "id of the team")
+      .addHelpText("after", examples("roost host assign rack-7 g0123456789abcdefghij", "roost host assign rack-7")),
+  ).action(async (reference: string, team: string | undefined, options) =>
+    run(options, async (context) => (await import("../commands/hosts.ts")).updateHost(context, reference, { team_id: team ?? null })),
+  );
+
   for (const [name, description] of [
     ["cordon", "give a host no new sandboxes; those on it go on"],
     ["uncordon", "give a host new sandboxes again; ends a drain"],
@@ -90,6 +118,7 @@ export function defineHostCommands(program: Command, { run }: ProgramEnvironment
       .addOption(
         new Option("--mode <mode>", "what becomes of sandboxes that run: paused, or left until they end")
           .choices(drainModes)
+          .argParser(parseDrainMode)
           .default("pause"),
       )
       .option("--no-wait", "do not wait for the end")

@@ -78,6 +78,23 @@ export function definePlatformCommands(program: Command, { run, settings }: Prog
       .addHelpText("after", examples('eval "$(roost e2b-env)"', "roost e2b-env --shell fish | source", "roost e2b-env --json")),
   ).action(async (options) => run(options, async (context) => (await import("../commands/e2b-env.ts")).e2bEnv(context, options)));
 
+  const tls = program.command("tls").helpGroup(group).description("the local certificate authority that `roost up --tls` makes");
+  withLocalOptions(
+    tls
+      .command("trust")
+      .description("make programs and browsers of this machine trust it (needs root)")
+      .addHelpText("after", examples("sudo roost tls trust")),
+  ).action(async (options) => run(options, async (context) => (await import("../commands/tls.ts")).trustAuthority(context)));
+  withLocalOptions(tls.command("distrust").description("take that back (needs root)")).action(async (options) =>
+    run(options, async (context) => (await import("../commands/tls.ts")).distrustAuthority(context)),
+  );
+  withLocalOptions(
+    tls
+      .command("authority")
+      .description("print its certificate, for other machines and programs")
+      .addHelpText("after", examples("roost tls authority > roost.pem && NODE_EXTRA_CA_CERTS=roost.pem node agent.js")),
+  ).action(async (options) => run(options, async (context) => (await import("../commands/tls.ts")).printAuthority(context)));
+
   withLocalOptions(
     program
       .command("doctor")

@@ -2,6 +2,7 @@ import { Command } from "commander";
 
 import { version } from "../version.ts";
 import { defineAccountCommands } from "./account-commands.ts";
+import { defineAdminCommands } from "./admin-commands.ts";
 import { defineAuditCommands } from "./audit-commands.ts";
 import { defineChannelCommands } from "./channel-commands.ts";
 import type { ProgramEnvironment } from "./define.ts";
@@ -51,6 +52,7 @@ Exit codes: 0 fine · 1 error · 2 wrong usage · 130 interrupted; exec, run and
   defineAccountCommands(program, environment);
   defineTeamCommands(program, environment);
   defineKeyCommands(program, environment);
+  defineAdminCommands(program, environment);
   defineHostCommands(program, environment);
   defineChannelCommands(program, environment);
   defineAuditCommands(program, environment);

@@ -1,6 +1,6 @@
 import { Option, type Command } from "commander";
 
-import { parseEnvironment, parseInteger, parseMemory, parsePair, parseSeconds } from "../parse/values.ts";
+import { parseEnvironment, parseInteger, parseMemory, parsePair, parseRepeated, parseSeconds } from "../parse/values.ts";
 import { examples, withCommonOptions, type ProgramEnvironment } from "./define.ts";
 
 const group = "Sandboxes:";
@@ -15,7 +15,8 @@ export function withCreateOptions(command: Command): Command {
     .option("--vcpus <count>", "virtual CPUs (default: the template's, else 1)", parseInteger)
     .option("-m, --memory <size>", "memory: MiB, or with m or g (default: the template's, else 512m)", parseMemory)
     .option("--idle-timeout <time>", "pause it after this long without activity; 0 = never (default: 30m)", parseSeconds)
-    .option("--metadata <key=value>", "label it; repeatable", parsePair);
+    .option("--metadata <key=value>", "label it; repeatable", parsePair)
+    .option("--host-tag <tag>", "only on a host that has this tag, such as accelerator=kvm; repeatable: all of them", parseRepeated);
 }
 
 export function defineSandboxCommands(program: Command, { io, run }: ProgramEnvironment): void {

@@ -1,4 +1,4 @@
-import type { Command } from "commander";
+import { Argument, type Command } from "commander";
 
 import { examples, withCommonOptions, type ProgramEnvironment } from "./define.ts";
 
@@ -69,5 +69,61 @@ export function defineTeamCommands(program: Command, { run }: ProgramEnvironment
       .addHelpText("after", examples("roost team rm-member bob@example.org")),
   ).action(async (references: string[], options) =>
     run(options, async (context) => (await import("../commands/teams.ts")).removeMembers(context, references)),
+  );
+
+  withCommonOptions(
+    team
+      .command("rename")
+      .description("give your team another name")
+      .argument("<label>", "its name, for people")
+      .addHelpText("after", examples('roost team rename "Applied research"')),
+  ).action(async (name: string, options) =>
+    run(options, async (context) => (await import("../commands/teams.ts")).renameTeam(context, name)),
+  );
+
+  withCommonOptions(
+    team
+      .command("role")
+      .description("make a member of your team an admin of it, or no admin any more")
+      .argument("<member>", "their id or e-mail address")
+      .addArgument(new Argument("<role>", "what they are from now on").choices(["member", "admin"]))
+      .addHelpText("after", examples("roost team role bob@example.org admin")),
+  ).action(async (reference: string, role: "member" | "admin", options) =>
+    run(options, async (context) => (await import("../commands/teams.ts")).setRole(context, reference, role)),
+  );
+  defineOwnershipCommands(team, { run });
+}
+
+/** What ends one's part in a team, or the team. */
+function defineOwnershipCommands(team: Command, { run }: Pick<ProgramEnvironment, "run">): void {
+  withCommonOptions(
+    team
+      .command("transfer")
+      .description("hand your team over: a member becomes its owner, and you an admin of it")
+      .argument("<member>", "their id or e-mail address")
+      .addHelpText("after", examples("roost team transfer bob@example.org")),
+  ).action(async (reference: string, options) =>
+    run(options, async (context) => (await import("../commands/teams.ts")).transferTeam(context, reference)),
+  );
+
+  withCommonOptions(
+    team
+      .command("leave")
+      .description("be no member of your team any more; the API keys that you made for it end, too")
+      .argument("<team>", "its id, slug or name")
+      .addHelpText("after", examples("roost team leave research")),
+  ).action(async (reference: string, options) =>
+    run(options, async (context) => (await import("../commands/teams.ts")).leaveTeam(context, reference)),
+  );
+
+  withCommonOptions(
+    team
+      .command("rm")
+      .alias("delete")
+      .description("delete your team, with its templates, snapshots, channels and API keys; refused while it has sandboxes")
+      .argument("<team>", "its id, slug or name")
+      .addHelpText("after", examples("roost team rm research")),
+  ).action(async (reference: string, options) =>
+    run(options, async (context) => (await import("../commands/teams.ts")).removeTeam(context, reference)),
   );
 }

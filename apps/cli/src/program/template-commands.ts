@@ -102,6 +102,26 @@ function defineManageCommands(template: Command, { run }: ProgramEnvironment): v
 
   withCommonOptions(
     template
+      .command("publish")
+      .description("let every team use built templates, and so read all that is in them, their memory too")
+      .argument("<template...>", "their names")
+      .addHelpText("after", examples("roost template publish web")),
+  ).action(async (names: string[], options) =>
+    run(options, async (context) => (await import("../commands/template/templates.ts")).setPublic(context, names, true)),
+  );
+
+  withCommonOptions(
+    template
+      .command("unpublish")
+      .description("let only your team use them again; sandboxes that others have from them go on")
+      .argument("<template...>", "their names")
+      .addHelpText("after", examples("roost template unpublish web")),
+  ).action(async (names: string[], options) =>
+    run(options, async (context) => (await import("../commands/template/templates.ts")).setPublic(context, names, false)),
+  );
+
+  withCommonOptions(
+    template
       .command("rm")
       .description("delete built templates that no sandbox uses, with all their builds")
       .argument("<template...>", "their names")

@@ -258,6 +258,11 @@ test("templates are listed, shown, tagged, untagged and deleted", async () => {
   expect(out(await run("template untag web v1 more"))).toBe("web:v1\nweb:more\n");
   expect(out(await run("template get web"))).toMatch(new RegExp(`tags +stable ${id}\n +default ${id}`));
   expect(await json("template get web:stable")).toMatchObject({ name: "web", build_id: id });
+  expect(out(await run("template publish web"))).toBe("web\n");
+  expect(out(await run("template get web"))).toMatch(/public +yes/);
+  expect(await json("template unpublish web")).toMatchObject([{ name: "web", is_public: false }]);
+  expect(out(await run("template get web"))).not.toMatch(/public/);
+  expect((await run("template publish nothing")).exitCode).toBe(1);
   const removed = await run("template rm web nothing");
   expect(removed).toMatchObject({ exitCode: 1 });
   expect(out(removed)).toBe("web\n");

@@ -50,6 +50,7 @@ function fieldsOf(template: TemplateDetail): [string, string | undefined][] {
   return [
     ["name", template.name],
     ["kind", template.kind],
+    ["public", template.is_public ? "yes: every team may use it" : undefined],
     ["id", template.id ?? undefined],
     ["build", template.build_id ?? undefined],
     ["tags", template.tag_builds.map(({ tag, build_id: build }) => `${tag} ${build}`).join("\n") || undefined],
@@ -64,6 +65,20 @@ function fieldsOf(template: TemplateDetail): [string, string | undefined][] {
     ["created", formatAgo(template.created_at)],
     ["updated", formatAgo(template.updated_at)],
   ];
+}
+
+/** Lets every team use templates, or only their own again; the first that cannot be changed ends it. */
+export async function setPublic(context: CommandContext, names: readonly string[], isPublic: boolean): Promise<number> {
+  const { templates } = await context.client();
+  const { signal } = context;
+  const changed: TemplateDetail[] = [];
+  for (const name of names) {
+    const template = isPublic ? await templates.publish(name, { signal }) : await templates.unpublish(name, { signal });
+    changed.push(template);
+    if (!context.isJson) await context.print(template.name);
+  }
+  if (context.isJson) await context.printJson(changed);
+  return exitCodes.ok;
 }
 
 export async function removeTemplates(context: CommandContext, names: readonly string[]): Promise<number> {
