@@ -1,8 +1,12 @@
 import { defineConfig } from "vitest/config";
 
+import { whyNoPostgres } from "./apps/control-plane/src/testing/postgres-binaries.ts";
+import { databaseTests } from "./tools/database-tests.mjs";
+
 /**
  * A test's file name says what it needs: `.test.ts` nothing, `.linux.test.ts` root and a real Linux network,
- * `.vm.test.ts` a VM, `.pg.test.ts` a PostgreSQL server.
+ * `.vm.test.ts` a VM, `.pg.test.ts` a PostgreSQL server. Those of `.test.ts` that open a database run twice: in the project
+ * `unit` on PGlite, and in `pg` on a PostgreSQL server.
  */
 const needs = ["linux", "vm", "pg"] as const;
 const exclude = ["**/node_modules/**", "**/dist/**"];
@@ -57,7 +61,16 @@ export default defineConfig({
       },
       {
         extends: true,
-        test: { name: "pg", include: ["**/*.pg.test.ts"], exclude, testTimeout: 120_000, hookTimeout: 120_000, fileParallelism: false },
+        test: {
+          name: "pg",
+          isolate: false,
+          maxWorkers: 4,
+          globalSetup: "apps/control-plane/src/testing/postgres-set-up.ts",
+          include: ["**/*.pg.test.ts", ...(whyNoPostgres() === undefined ? databaseTests("apps/control-plane/src") : [])],
+          exclude,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
       },
     ],
   },

@@ -1,5 +1,5 @@
 import { LoadLab } from "@roost/control-plane/testing/load-lab";
-import { whyNoPostgres } from "@roost/control-plane/testing/postgres";
+import { whyNoPostgres } from "@roost/control-plane/testing/postgres-binaries";
 
 import type { Bench, Group } from "./bench.ts";
 import { eachAtOnce, timed } from "./measure.ts";

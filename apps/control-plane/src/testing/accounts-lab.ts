@@ -72,7 +72,13 @@ export class AccountsLab implements Disposable {
     const now = () => new Date(this.#clock.now);
     this.apiKeys = new ApiKeys({ db, audit, log, now: () => this.#clock.now });
     const all = { ...controlPlaneOptions.read({}), dir: this.#dir, ...options };
-    this.accounts = createAccounts(all, { db, apiKeys: this.apiKeys, audit, log, now, mailer, passwordCost: cheapPasswords });
+    const secretKey = "5e".repeat(32);
+    this.accounts = createAccounts(all, { db, apiKeys: this.apiKeys, audit, secretKey, log, now, mailer, passwordCost: cheapPasswords });
+  }
+
+  /** The state folder */
+  get dir(): string {
+    return this.#dir;
   }
 
   now(): Date {
@@ -88,7 +94,7 @@ export class AccountsLab implements Disposable {
     return { requestId: "req_test", address, client: "test" };
   }
 
-  /** Somebody with an account, by whatever way that is open. */
+  /** Somebody with an account, by whatever way that is open; the first of all is the platform's operator. */
   async person(email: string, options: { readonly invitation?: string; readonly address?: string } = {}): Promise<SignIn> {
     const { address = `192.0.2.${(email.length * 7) % 250}` } = options;
     const requester = this.requester(address);
@@ -99,6 +105,7 @@ export class AccountsLab implements Disposable {
       name,
       password: goodPassword,
       ...(options.invitation === undefined ? {} : { invitation: options.invitation }),
+      ...((await this.accounts.signUps.isFirst()) ? { setup_code: this.accounts.setUp.code } : {}),
     });
     const direct = await this.accounts.signUps.signUp(body, requester);
     if (direct !== undefined) return direct;

@@ -76,6 +76,7 @@ export const endpointExamples: Readonly<Record<EndpointId, EndpointExample>> = {
 
   listTemplates: own,
   getTemplate: template,
+  updateTemplate: { body: () => ({ is_public: true }), ...template },
   deleteTemplate: template,
   setTemplateTag: { body: ({ ids }) => ({ build_id: ids.build }), ...template },
   removeTemplateTag: template,

@@ -67,17 +67,27 @@ export class FakeHost implements HostDependency {
   /** Called when a listing was made and before it is answered. */
   afterListing: (() => Promise<void>) | undefined;
   readonly #watchers = new Set<(event: WatchSandboxesResponse["event"] | "cut") => void>();
+  /** What everything that takes time waits for besides, when set: it is done one after the other for each sandbox then, as host agents do it */
+  takes: (() => Promise<void>) | undefined;
   readonly #aborted = new Set<string>();
+  readonly #turns = new Map<string, Promise<unknown>>();
+  readonly #now: () => number;
+  /** How often its agent was killed */
+  #crashes = 0;
   /** What creates in flight wait for */
   readonly #creating = new Map<string, Promise<void>>();
 
-  constructor(id: string, guestPort: () => number) {
+  constructor(id: string, guestPort: () => number, now: () => number = Date.now) {
     this.id = id;
+    this.#now = now;
     this.images = new FakeImages({
       sandboxes: this.sandboxes,
       find: (sandboxId) => this.#find(sandboxId),
       change: (sandboxId, state, more) => this.change(sandboxId, state, more),
       add: (spec, state) => this.add(spec, state),
+      now,
+      work: async (gate) => this.#work(gate),
+      inTurn: async (sandboxId, act) => this.#inTurn(sandboxId, act),
     });
     this.imports = new FakeImports(this.images.templates);
     this.service = this.#service();
@@ -117,7 +127,7 @@ export class FakeHost implements HostDependency {
   }
 
   add(spec: Partial<SandboxSpec> & { readonly sandboxId: string }, state = SandboxState.RUNNING): Sandbox {
-    const now = BigInt(Date.now());
+    const now = BigInt(this.#now());
     const sandbox = create(SandboxSchema, {
       spec: { template: "base", vcpus: 1, memoryMib: 512, diskSizeMib: 1024, timeoutSec: 1800, accessToken: "token", ...(spec as object) },
       state,
@@ -131,14 +141,38 @@ export class FakeHost implements HostDependency {
     return sandbox;
   }
 
-  /** Does what a host agent does that is killed and starts again: what it was at is undone. */
-  crash(): void {
-    for (const [id, { state }] of this.sandboxes) {
+  /** Does what a host agent does that is killed and starts again: what it was at is undone. `isSaved`: pauses had come so far that they are done. Answers which those are. */
+  crash({ isSaved = false }: { readonly isSaved?: boolean } = {}): { readonly id: string }[] {
+    this.#crashes += 1;
+    this.#turns.clear();
+    this.#aborted.clear();
+    const paused: { readonly id: string }[] = [];
+    for (const [id, { state, timePausedMs }] of this.sandboxes) {
       if (state === SandboxState.CREATING)
         this.change(id, SandboxState.FAILED, { failureReason: "the host agent ended while it was being created" });
-      else if (state === SandboxState.PAUSING || state === SandboxState.SNAPSHOTTING) this.change(id, SandboxState.RUNNING);
-      else if (state === SandboxState.RESUMING) this.change(id, SandboxState.PAUSED);
+      else if (state === SandboxState.PAUSING && isSaved) {
+        this.images.pause(id);
+        paused.push({ id });
+      } else if (state === SandboxState.PAUSING || state === SandboxState.SNAPSHOTTING) this.change(id, SandboxState.RUNNING);
+      else if (state === SandboxState.RESUMING) this.change(id, SandboxState.PAUSED, { timePausedMs: timePausedMs ?? BigInt(this.#now()) });
     }
+    return paused;
+  }
+
+  /** Pauses a sandbox that nobody has used for long, if it runs. */
+  async pauseOfItself(sandboxId: string): Promise<void> {
+    await this.#inTurn(sandboxId, async () => {
+      if (this.sandboxes.get(sandboxId)?.state === SandboxState.RUNNING) this.images.pause(sandboxId);
+    });
+  }
+
+  /** Makes the checkpoint of a sandbox that is due, if it runs. */
+  async checkpointOfItself(sandboxId: string): Promise<void> {
+    await this.#inTurn(sandboxId, async () => {
+      if (this.sandboxes.get(sandboxId)?.state !== SandboxState.RUNNING) return;
+      const { number } = this.images.save(sandboxId, "checkpoint", true);
+      this.change(sandboxId, SandboxState.RUNNING, { currentGeneration: number, hasMemory: true });
+    });
   }
 
   /** Ends a sandbox without anybody being told. */
@@ -152,7 +186,7 @@ export class FakeHost implements HostDependency {
 
   /** Something happens: watchers are told, and those who come later too. */
   happen(event: Partial<Event>): void {
-    const full = create(EventSchema, { eventId: randomUUID(), timeMs: BigInt(Date.now()), ...(event as object) });
+    const full = create(EventSchema, { eventId: randomUUID(), timeMs: BigInt(this.#now()), ...(event as object) });
     this.happened.push(full);
     this.tell({ case: "happened", value: full });
   }
@@ -166,6 +200,32 @@ export class FakeHost implements HostDependency {
     return this.#watchers.size;
   }
 
+  #requireAlive(crashes: number): void {
+    if (crashes !== this.#crashes) throw new ConnectError("the host agent ended", Code.Unavailable);
+  }
+
+  async #work(gate: Promise<void> | undefined): Promise<void> {
+    const crashes = this.#crashes;
+    await gate;
+    await this.takes?.();
+    this.#requireAlive(crashes);
+  }
+
+  async #inTurn<Result>(sandboxId: string, act: () => Promise<Result>): Promise<Result> {
+    if (this.takes === undefined) return act();
+    const crashes = this.#crashes;
+    const before = this.#turns.get(sandboxId) ?? Promise.resolve();
+    const turn = before.then(async () => {
+      this.#requireAlive(crashes);
+      return act();
+    });
+    this.#turns.set(
+      sandboxId,
+      turn.catch(() => undefined), // the next one has nothing to do with it
+    );
+    return turn;
+  }
+
   #reach(): void {
     if (this.isUnreachable) throw new ConnectError("connection refused", Code.Unavailable);
   }
@@ -175,6 +235,15 @@ export class FakeHost implements HostDependency {
     const sandbox = this.sandboxes.get(sandboxId);
     if (sandbox === undefined) throw hostError("sandbox_not_found", `there is no sandbox ${sandboxId}`);
     return sandbox;
+  }
+
+  #destroy(sandboxId: string): Record<string, never> {
+    if (this.sandboxes.has(sandboxId)) {
+      this.change(sandboxId, SandboxState.STOPPING, { stopReason: "deleted" });
+      this.sandboxes.delete(sandboxId);
+      this.tell({ case: "removedSandboxId", value: sandboxId });
+    }
+    return {};
   }
 
   async *#watch(context: HandlerContext): AsyncGenerator<{ event: WatchSandboxesResponse["event"] }> {
@@ -255,26 +324,27 @@ export class FakeHost implements HostDependency {
         spec.memoryMib ||= template.memoryMib || memoryMibDefault;
         const sandbox = this.add(spec, SandboxState.CREATING);
         this.tell({ case: "sandbox", value: structuredClone(sandbox) });
-        const gate = this.createGate;
-        if (gate !== undefined) this.#creating.set(spec.sandboxId, gate);
-        await gate;
-        this.#creating.delete(spec.sandboxId);
-        if (this.#aborted.has(spec.sandboxId)) throw hostError("create_aborted", "deleted while it was being created");
+        const made = this.#work(this.createGate);
+        this.#creating.set(
+          spec.sandboxId,
+          made.catch(() => undefined), // whoever joins sees what came of it
+        );
+        await made.finally(() => this.#creating.delete(spec.sandboxId));
+        if (this.#aborted.delete(spec.sandboxId)) throw hostError("create_aborted", "deleted while it was being created");
         if (this.sandboxes.get(spec.sandboxId)?.state === SandboxState.FAILED)
           throw new ConnectError("the host agent ended", Code.Unavailable);
         const startPath = template.hasMemory ? "restore" : "boot";
-        return { sandbox: structuredClone(this.change(spec.sandboxId, SandboxState.RUNNING, { startPath })) };
+        const timeStartedMs = BigInt(this.#now());
+        return { sandbox: structuredClone(this.change(spec.sandboxId, SandboxState.RUNNING, { startPath, timeStartedMs })) };
       },
       destroySandbox: ({ sandboxId }) => {
         this.#reach();
         this.destroyed.push(sandboxId);
-        if (this.sandboxes.get(sandboxId)?.state === SandboxState.CREATING) this.#aborted.add(sandboxId);
-        if (this.sandboxes.has(sandboxId)) {
-          this.change(sandboxId, SandboxState.STOPPING, { stopReason: "deleted" });
-          this.sandboxes.delete(sandboxId);
-          this.tell({ case: "removedSandboxId", value: sandboxId });
+        if (this.sandboxes.get(sandboxId)?.state !== SandboxState.CREATING) {
+          return this.#inTurn(sandboxId, async () => this.#destroy(sandboxId));
         }
-        return {};
+        this.#aborted.add(sandboxId);
+        return this.#destroy(sandboxId);
       },
       getSandbox: ({ sandboxId }) => ({ sandbox: structuredClone(this.#find(sandboxId)) }),
       listSandboxes: async () => {
@@ -288,15 +358,17 @@ export class FakeHost implements HostDependency {
         const sandbox = this.#find(sandboxId);
         if (!reachable.has(sandbox.state)) throw hostError("sandbox_wrong_state", `sandbox ${sandboxId} is not running`);
         this.pingCount += 1;
-        sandbox.timeLastActiveMs = BigInt(Date.now());
+        sandbox.timeLastActiveMs = BigInt(this.#now());
         return {};
       },
-      setTimeout: ({ sandboxId, timeoutSec }) => {
+      setTimeout: ({ sandboxId, timeoutSec, revision }) => {
+        this.images.admit(sandboxId, revision);
         const sandbox = this.#find(sandboxId);
         if (sandbox.spec !== undefined) sandbox.spec.timeoutSec = timeoutSec;
         return { sandbox: structuredClone(this.change(sandboxId, sandbox.state)) };
       },
-      setNetwork: ({ sandboxId, network }) => {
+      setNetwork: ({ sandboxId, network, revision }) => {
+        this.images.admit(sandboxId, revision);
         const sandbox = this.#find(sandboxId);
         if (sandbox.spec !== undefined && network !== undefined) sandbox.spec.network = network;
         return { sandbox: structuredClone(this.change(sandboxId, sandbox.state)) };

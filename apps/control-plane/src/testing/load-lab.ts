@@ -2,15 +2,17 @@ import { createSandboxBodySchema, defaultTeamId, newSandboxId, vmOverheadMib } f
 import { Cleanup, silentLogger } from "@roost/kit";
 
 import { openDatabase, type Database } from "../db/database.ts";
+import { ensureHost } from "../db/hosts.ts";
 import { insertSandboxes } from "../db/sandboxes.ts";
 import { HostLink } from "../hosts/host-link.ts";
+import { unknownStanding } from "../hosts/host-standing.ts";
 import { Hosts } from "../hosts/hosts.ts";
 import { Reconciler } from "../sandboxes/reconciler.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
 import { FakeHost } from "./fake-host.ts";
 import { plainSandbox } from "./plain-sandbox.ts";
+import { emptyDatabase } from "./pglite-dump.ts";
 import { startPostgres } from "./postgres.ts";
-import { emptyDatabase } from "./test-database.ts";
 
 /** Rows that are inserted at once: PostgreSQL takes 65,535 parameters */
 const chunk = 500;
@@ -29,7 +31,9 @@ export class LoadLab implements AsyncDisposable {
     this.hosts = hosts;
     this.#cleanup = cleanup;
     this.#links = hosts.map((host) => new HostLink(host, silentLogger));
-    this.sandboxes = new Sandboxes({ database, hosts: new Hosts(this.#links), log: silentLogger, onEnded: () => undefined });
+    const known = new Hosts(this.#links);
+    for (const { id } of hosts) known.setStanding(id, { ...unknownStanding }); // as the host directory has read it
+    this.sandboxes = new Sandboxes({ database, hosts: known, log: silentLogger, onEnded: () => undefined });
   }
 
   static async start(kind: "PGlite" | "PostgreSQL", hostCount: number): Promise<LoadLab> {
@@ -42,6 +46,7 @@ export class LoadLab implements AsyncDisposable {
       host.size = { ...host.size, cpuCount: 10_000, sandboxCountMax: 100_000, memoryLimitMib: 100_000 * (512 + vmOverheadMib) };
       return host;
     });
+    for (const { id } of hosts) await ensureHost(database.db, id, new Date());
     return new LoadLab(database, hosts, cleanup);
   }
 

@@ -111,6 +111,11 @@ export class ProxyLab implements AsyncDisposable {
     return lab;
   }
 
+  /** The server that all requests come to. */
+  get server(): Server {
+    return this.#server;
+  }
+
   get port(): number {
     return (this.#server.address() as AddressInfo).port;
   }

@@ -63,7 +63,7 @@ export class ServiceWorld implements AsyncDisposable {
     const world = new ServiceWorld(database, now);
     world.#watching = world.link.run(world.#abort.signal, {
       observed: (sandbox) => world.sandboxes.observe(sandbox),
-      removed: (id) => world.sandboxes.observeRemoved(id),
+      removed: (id) => world.sandboxes.observeRemoved(id, world.host.id),
       happened: async (event) => void world.told.push(event),
       synced: async () => undefined,
     });

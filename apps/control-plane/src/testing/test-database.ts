@@ -1,50 +1,24 @@
-import { createHash } from "node:crypto";
-import { readFile, rename, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-
-import { PGlite } from "@electric-sql/pglite";
 import { silentLogger } from "@roost/kit";
+import { inject } from "vitest";
 
 import { openDatabase, type Database } from "../db/database.ts";
-
-/** Raise to make dumps of an older form be made anew. */
-const dumpVersion = 1;
-
-let dump: Promise<Blob> | undefined;
+import type { Migration } from "../db/migrate.ts";
+import { emptyDatabase } from "./pglite-dump.ts";
+import { databasesOn } from "./postgres.ts";
 
 /**
- * A database in memory. Making one takes PGlite seconds, loading a dump of an empty one a fraction: the dump is kept in
- * the machine's temporary folder between runs.
+ * A database of the caller's own: in memory, or on the PostgreSQL server of the run where it has one (project `pg`), so
+ * that the same tests show that the platform behaves the same on both. `migrations`: as a version leaves it that knows no others
  */
-export async function openTestDatabase(): Promise<Database> {
-  return openDatabase({ kind: "memory", dump: await emptyDatabase() }, silentLogger);
-}
-
-/** A database without tables, to load. */
-export async function emptyDatabase(): Promise<Blob> {
-  dump ??= loadDump();
-  return dump;
-}
-
-async function loadDump(): Promise<Blob> {
-  const key = createHash("sha256")
-    .update(`${dumpVersion}\n${PGlite.defaultStartParams.join(" ")}\n${process.version}\n${await pgliteVersion()}`)
-    .digest("hex")
-    .slice(0, 12);
-  const path = join(tmpdir(), `roost-test-database-${key}.tar`);
-  const kept = await readFile(path).catch(() => undefined);
-  if (kept !== undefined) return new Blob([kept]);
-  const empty = await PGlite.create();
-  const made = await empty.dumpDataDir("none");
-  await empty.close();
-  const staging = `${path}.${process.pid}`;
-  await writeFile(staging, Buffer.from(await made.arrayBuffer()));
-  await rename(staging, path);
-  return made;
-}
-
-async function pgliteVersion(): Promise<string> {
-  const manifest = new URL("../package.json", import.meta.resolve("@electric-sql/pglite"));
-  return (JSON.parse(await readFile(manifest, "utf8")) as { version: string }).version;
+export async function openTestDatabase(migrations?: readonly Migration[]): Promise<Database> {
+  const server = inject("postgres");
+  if (server === undefined) return openDatabase({ kind: "memory", dump: await emptyDatabase() }, silentLogger, migrations);
+  const databases = databasesOn(server.url);
+  const url = await databases.createDatabase(migrations === undefined ? server.migrated : undefined);
+  const database = await openDatabase({ kind: "server", url }, silentLogger, migrations);
+  const close = async () => {
+    await database.close();
+    await databases[Symbol.asyncDispose]();
+  };
+  return { ...database, close, [Symbol.asyncDispose]: close };
 }

@@ -24,7 +24,7 @@ export interface WorldOptions {
   readonly mailer?: Mailer;
 }
 
-/** A control plane that listens on loopback, with a database in memory, a fake host and a fake guest. */
+/** A control plane that listens on loopback, with a database of its own, a fake host and a fake guest. */
 export class World implements AsyncDisposable {
   readonly host: FakeHost;
   readonly guest: FakeGuest;
@@ -44,14 +44,20 @@ export class World implements AsyncDisposable {
     this.#cleanup = cleanup;
   }
 
-  static async start({
-    options = {},
-    log = silentLogger,
-    deadlines = {},
-    guestPort: otherGuestPort,
-    mailer,
-  }: WorldOptions = {}): Promise<World> {
+  static async start(options: WorldOptions = {}): Promise<World> {
     const cleanup = new Cleanup();
+    try {
+      return await World.#make(options, cleanup);
+    } catch (error) {
+      await cleanup.run();
+      throw error;
+    }
+  }
+
+  static async #make(
+    { options = {}, log = silentLogger, deadlines = {}, guestPort: otherGuestPort, mailer }: WorldOptions,
+    cleanup: Cleanup,
+  ): Promise<World> {
     const guest = new FakeGuest();
     const guestPort = await guest.listen();
     cleanup.defer("close the guest", () => guest.close());
