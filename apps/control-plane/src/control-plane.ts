@@ -9,6 +9,7 @@ import type { PasswordCost } from "./accounts/passwords.ts";
 import { createChannelServices, type ChannelServices } from "./channels/channel-services.ts";
 import { countByState, findSandboxOfAnyTeam, listOfHost } from "./db/sandboxes.ts";
 import { openDatabase, type Database, type DatabaseLocation } from "./db/database.ts";
+import { runEmbeddedUpkeep } from "./db/embedded-upkeep.ts";
 import { listTemplates } from "./db/hosts.ts";
 import { countPlatform } from "./db/platform-counts.ts";
 import { listTokenHolders } from "./db/token-holders.ts";
@@ -25,9 +26,10 @@ import { ControlPlaneMetrics } from "./http/metrics.ts";
 import { buildServer, type HttpDeadlines } from "./http/server.ts";
 import type { Services } from "./http/services.ts";
 import { Upgrades } from "./http/web-socket/upgrades.ts";
-import { asksForHttp2, serveWithoutUpgrade } from "./http/without-upgrade.ts";
+import { asksForHttp2, noteAnswer, serveWithoutUpgrade } from "./http/without-upgrade.ts";
 import type { Mailer } from "./mail/mailer.ts";
 import type { ControlPlaneOptions } from "./options.ts";
+import { noteGuestAgentUse } from "./proxy/guest-agent-use.ts";
 import { Proxy } from "./proxy/proxy.ts";
 import { present } from "./sandboxes/present.ts";
 import { Reconciler } from "./sandboxes/reconciler.ts";
@@ -37,6 +39,7 @@ import { Snapshots } from "./snapshots/snapshots.ts";
 import { readSecretKey } from "./secrets/secret-box.ts";
 import { ApiKeys } from "./teams/api-keys.ts";
 import { Teams } from "./teams/teams.ts";
+import { TlsService } from "./tls/tls-service.ts";
 import { BuildRunner } from "./templates/run/build-runner.ts";
 import { startAndAwait } from "./templates/run/start-command.ts";
 import { createTemplateServices, type TemplateServices } from "./templates/template-services.ts";
@@ -60,7 +63,12 @@ export interface ControlPlaneDependencies {
 export interface ControlPlane {
   readonly apiKeys: ApiKeys;
   /** Answers requests from now on; returns where. */
-  listen(): Promise<{ readonly url: string; readonly port: number; readonly hostsPort: number | undefined }>;
+  listen(): Promise<{
+    readonly url: string;
+    readonly port: number;
+    readonly tlsUrl: string | undefined;
+    readonly hostsPort: number | undefined;
+  }>;
   /** Takes no new work, finishes what runs within `drainTimeoutSec`, closes sockets with 1001. */
   drain(): Promise<void>;
   /** Drains, then lets go of everything. Sandboxes stay as they are. */
@@ -160,11 +168,11 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   });
   const apiKeys = new ApiKeys({ db: database.db, audit: bookkeeping.audit, log });
   const { mailer, passwordCost } = deps;
-  const accounts = createAccounts(options, { db: database.db, apiKeys, audit: bookkeeping.audit, log, mailer, passwordCost });
-  const authentication = new Authentication(
-    [new ApiKeyAuthenticator(apiKeys), accounts.authenticator],
-    new ClientAddresses(options.trustedProxies),
-    (caller) => accounts.teamRequests.count(caller.teamId),
+  const accounts = createAccounts(options, { db: database.db, apiKeys, audit: bookkeeping.audit, secretKey, log, mailer, passwordCost });
+  await accounts.setUp.offer();
+  const addresses = new ClientAddresses(options.trustedProxies);
+  const authentication = new Authentication([new ApiKeyAuthenticator(apiKeys), accounts.authenticator], addresses, (caller) =>
+    accounts.teamRequests.count(caller.teamId),
   );
   const metrics = new ControlPlaneMetrics(
     () => countByState(database.db),
@@ -193,6 +201,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     wake: (row) => sandboxes.lifecycle.usable(row),
     changed: (id, timeoutMs) => sandboxes.records.changed(id, timeoutMs),
     tunnelsOf: (hostId) => hosts.get(hostId).tunnels,
+    onGuestAgentUse: options.auditCommands ? (use) => noteGuestAgentUse(bookkeeping.auditQueue, addresses, use) : undefined,
     metrics,
     log,
   });
@@ -251,8 +260,11 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     if (asksForHttp2(request)) serveWithoutUpgrade(app.server, request, stream, head);
     else (proxy.claims(request) ? proxy : upgrades).upgrade(request, stream, head);
   });
+  const tls = await TlsService.open(options, log);
+  owned.defer("close the TLS listener", async () => tls?.close());
   let inFlight = 0;
-  app.server.on("request", (_request, response) => {
+  app.server.on("request", (request, response) => {
+    noteAnswer(request, response);
     inFlight += 1;
     response.once("close", () => (inFlight -= 1));
   });
@@ -267,6 +279,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   const drain = async () => {
     isDraining = true;
     sandboxes.drain();
+    tls?.drain();
     app.server.close();
     app.server.closeIdleConnections();
     await Promise.all([upgrades.drain(), proxy.drain(), channelServices.eventStreams.drain()]);
@@ -282,7 +295,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
       const { port } = app.server.address() as AddressInfo;
       const host = options.address.includes(":") ? `[${options.address}]` : options.address;
       log.info({ address: options.address, port }, "the API listens");
-      return { url: `http://${host}:${port}`, port, hostsPort: await hostPlatform.listen() };
+      return { url: `http://${host}:${port}`, port, tlsUrl: await tls?.listen(app.server), hostsPort: await hostPlatform.listen() };
     },
     drain: () => (draining ??= drain()),
     close: async () => {
@@ -351,10 +364,10 @@ function startLoops(
       reconciler.run(signal),
       host.run(signal, {
         observed: (sandbox) => sandboxes.observe(sandbox),
-        removed: (id) => sandboxes.observeRemoved(id),
+        removed: (id) => sandboxes.observeRemoved(id, host.id),
         happened: async (event) => {
           await events.record(event);
-          await bookkeeping.usage.happened(event.kind, event.sandboxId, event.time);
+          await bookkeeping.usage.happened(event);
         },
         synced: async () => {
           reconciler.poke();
@@ -367,6 +380,7 @@ function startLoops(
     ];
   };
   const running: Promise<void>[] = [
+    runEmbeddedUpkeep(database, log, abort.signal),
     runRetention(database.db, options.stoppedRetentionSec, log, abort.signal),
     sandboxes.expiry.run(abort.signal),
     sandboxes.recovery.run(abort.signal),

@@ -3,7 +3,7 @@ import { createConnectTransport } from "@connectrpc/connect-node";
 import { Filesystem } from "@roost/contract/gen/filesystem/filesystem_pb.js";
 import { Process } from "@roost/contract/gen/process/process_pb.js";
 import { accessTokenHeader, guestAgentPort, type GuestTunnels } from "@roost/contract";
-import { MiB, second } from "@roost/kit";
+import { MiB, nap, second } from "@roost/kit";
 import { traceHeaders } from "@roost/kit/tracing";
 
 import { tracedTransport } from "../telemetry/traced-transport.ts";
@@ -16,6 +16,9 @@ const guestMessageBytesMax = 64 * MiB;
 export const quickCallTimeoutMs = 30 * second;
 /** Longest a guest may take in `ms` for a call that may walk a whole disk */
 export const longCallTimeoutMs = 300 * second;
+
+/** Longest that a host may take in `ms` to say that a VM is gone, which it does on another connection than those that break with it */
+const endToldMs = 2 * second;
 
 /** Unused connections kept per sandbox */
 const idleConnectionsMax = 4;
@@ -60,6 +63,12 @@ export class Guest {
   /** Aborts when the sandbox's VM is gone. */
   get ended(): AbortSignal {
     return this.#ended.signal;
+  }
+
+  /** Whether the sandbox's VM is gone, for who lost a connection into it: that may be heard of first. */
+  async hasEnded(): Promise<boolean> {
+    await nap(endToldMs, this.ended);
+    return this.ended.aborted;
   }
 
   /** Headers of a request that acts as `user`; without one the guest's default user acts. */

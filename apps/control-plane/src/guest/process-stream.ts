@@ -142,9 +142,11 @@ export class ProcessStream implements AsyncIterable<ProcessOutput> {
         }
       }
     } catch (error) {
-      if (this.#guest.ended.aborted)
+      const failure = fromGuestError(abortReason(this.#abort) ?? error, withoutDeadline(this.#errors));
+      const isBroken = failure.code === "guest_unreachable" && !this.#abort.signal.aborted;
+      if (this.#guest.ended.aborted || (isBroken && (await this.#guest.hasEnded())))
         throw new PlatformError("guest_unreachable", "the sandbox was paused or ended while the process ran", { cause: error });
-      throw fromGuestError(abortReason(this.#abort) ?? error, withoutDeadline(this.#errors));
+      throw failure;
     } finally {
       if (this.#exitCode === undefined) this.close();
     }

@@ -129,6 +129,41 @@ test("a terminal that is opened leaves an entry, what is typed in it does not", 
   expect(entry).toMatchObject({ action: "sandbox.command", resource: { id }, status: "success" });
 });
 
+test("what E2B's SDK does in a guest leaves entries as the native API's does: of whom is not known, but of which sandbox, from where and by what", async () => {
+  const { id } = await world.createSandbox();
+  const guest = async (path: string, body: string | undefined, headers: Record<string, string> = {}, method = "POST") => {
+    requests += 1;
+    const requestId = `audit-test-${requests}`;
+    const ofSandbox = { "e2b-sandbox-id": id, "e2b-sandbox-port": "49983", "x-request-id": requestId };
+    const init = {
+      method,
+      headers: { ...ofSandbox, "content-type": "application/json", ...headers },
+      ...(body === undefined ? {} : { body }),
+    };
+    const answer = await fetch(world.url + path, init);
+    await answer.text();
+    return { status: answer.status, requestId };
+  };
+  const made = await guest("/filesystem.Filesystem/MakeDir", JSON.stringify({ path: "/tmp/s3cret" }));
+  expect(made.status).toBe(200);
+  const listed = await guest("/filesystem.Filesystem/ListDir", JSON.stringify({ path: "/tmp" }));
+  const unknown = await guest("/filesystem.Filesystem/Nothing", "{}");
+  const entries = await poll({ what: "the entry", timeoutMs: 10_000 }, async () => {
+    const found = await entriesOf(made.requestId);
+    return found.length === 0 ? undefined : found;
+  });
+  expect(entries).toMatchObject([
+    {
+      action: "sandbox.file",
+      resource: { kind: "sandbox", id },
+      status: "success",
+      actor: { kind: "system", id: "data-plane" },
+      address: "127.0.0.1",
+    },
+  ]);
+  for (const { requestId } of [listed, unknown]) expect(await entriesOf(requestId)).toEqual([]);
+});
+
 test("reading, and what is no request of the API, leaves nothing; there is no secret in the whole log, and it is intact", async () => {
   for (const [method, path, body] of [
     ["GET", "/v1/sandboxes", undefined],

@@ -17,13 +17,17 @@ import { World } from "../testing/world.ts";
 let world: World;
 beforeAll(async () => {
   world = await World.start();
-  // What the world's own beginning left to be told is no news to those who follow from now on
+  await allPublished();
+}, 60_000);
+afterAll(async () => world[Symbol.asyncDispose]());
+
+/** What happened so far is no news to those who follow from now on. */
+async function allPublished(): Promise<void> {
   await poll({ what: "the publishing of all events", timeoutMs: 30_000 }, async () => {
     const waiting = await world.database.db.selectFrom("event").select("id").where("position", "is", null).execute();
     return waiting.length === 0 ? true : undefined;
   });
-}, 60_000);
-afterAll(async () => world[Symbol.asyncDispose]());
+}
 
 const { actor } = systemCaller("default");
 const happen = async (sandboxId: string, message: string, teamId: string | null = "default") =>
@@ -122,6 +126,22 @@ test("it is refused without a key, with a wrong position, with an unknown field;
   expect(await status("/v1/events/stream?after=-1")).toBe(400);
   expect(await status("/v1/events/stream?cursor=x")).toBe(400);
   expect((await world.request("HEAD", "/v1/events/stream")).status).toBe(200);
+});
+
+test("who is no admin of the platform any more is cut off: the stream was of what admins may see", async () => {
+  const { row, key } = await world.controlPlane.apiKeys.create(systemCaller("default"), {
+    name: "admin",
+    scopes: ["events:read", "admin"],
+    expiresInSec: null,
+  });
+  await allPublished();
+  await using stream = await (await open("", { "x-api-key": key })).opened();
+  await emit(world.database.db, { kind: "host.cordoned", teamId: null, subject: { kind: "host", id: "h1" }, actor, message: "cordoned" });
+  expect(await stream.until(1)).toEqual(["cordoned"]);
+  await world.database.db.updateTable("api_key").set({ is_admin: false }).where("id", "=", row.id).execute();
+  await poll({ what: "the end of the stream", timeoutMs: 30_000 }, () => (stream.isEnded ? true : undefined));
+  await using after = await (await open("", { "x-api-key": key })).opened();
+  expect(after.status).toBe(200);
 });
 
 test("it ends when the key is revoked", async () => {

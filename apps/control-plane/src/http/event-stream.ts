@@ -100,6 +100,7 @@ export class EventStreams {
       // So that who is cut off before anything happened goes on from here, too
       await write(response, positionFrame(position), signal);
       let silentSince = performance.now();
+      let toldUntil = start.gap?.until ?? 0;
       while (!signal.aborted) {
         const waitMs = this.#keepAliveMs - (performance.now() - silentSince);
         if (waitMs <= 0) {
@@ -108,6 +109,11 @@ export class EventStreams {
           continue;
         }
         const stretch = await this.#feed.next(wish, position, waitMs, signal);
+        // A client that is slow may be overtaken by what is forgotten. Its id is where the client is: of what is left nothing is passed over
+        if (stretch.forgottenUntil !== undefined && stretch.forgottenUntil > toldUntil) {
+          toldUntil = stretch.forgottenUntil;
+          await write(response, frame(position, { after: position, until: toldUntil } satisfies EventGap, "gap"), signal);
+        }
         for (const row of stretch.events) {
           if (signal.aborted) return;
           await write(response, frame(must(row.position, "what the feed gives is published"), viewEvent(row)), signal);

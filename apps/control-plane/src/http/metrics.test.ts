@@ -81,6 +81,45 @@ test("a listener of its own serves them without a key, and nothing else", async 
   }
 });
 
+test("a host that was deleted is told of no more, and what the database does not answer is left out, not told as it was", async () => {
+  let hosts = [
+    { id: "h1", isWatched: true },
+    { id: "h2", isWatched: false },
+  ];
+  let isAway = false;
+  const orAway = async <Answer>(answer: Answer): Promise<Answer> => {
+    if (isAway) throw new Error("the database is away");
+    return answer;
+  };
+  const metrics = new ControlPlaneMetrics(
+    async () => orAway(new Map([["running", 3]] as const)),
+    () => hosts,
+    {
+      counts: async () => orAway([{ of: "host", state: "ready", count: 2 }] as const),
+      databaseConnections: () => undefined,
+      auditEntriesWaiting: () => 0,
+    },
+  );
+  try {
+    const before = await metrics.text();
+    expect([...valuesOf(before, "roost_host_watched")]).toEqual([
+      ['host="h1"', 1],
+      ['host="h2"', 0],
+    ]);
+    expect(valuesOf(before, "roost_sandboxes").get('state="running"')).toBe(3);
+    hosts = hosts.slice(0, 1);
+    isAway = true;
+    const after = await metrics.text();
+    expect([...valuesOf(after, "roost_host_watched")]).toEqual([['host="h1"', 1]]);
+    for (const name of ["roost_sandboxes", "roost_hosts", "roost_operations"]) expect(valuesOf(after, name).size, name).toBe(0);
+    expect(valuesOf(after, "roost_info").size).toBe(1);
+    isAway = false;
+    expect(valuesOf(await metrics.text(), "roost_hosts").get('state="ready"')).toBe(2);
+  } finally {
+    metrics.close();
+  }
+});
+
 test("what a sandbox used is told after it ended, too", async () => {
   const { id } = await world.createSandbox();
   const nowSec = Math.trunc(Date.now() / 1_000);

@@ -3,7 +3,7 @@ import { observeRounds } from "@roost/kit";
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 
 import { controlPlaneVersion } from "../version.ts";
-import { addPlatformGauges, type PlatformSources } from "./platform-gauges.ts";
+import { addPlatformGauges, unlessFailed, type PlatformSources } from "./platform-gauges.ts";
 
 /** From a database look-up (1 ms) over a command in a guest (50 ms) to a cold create (10 s); longer is one bucket */
 const requestBucketsSec = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30];
@@ -67,8 +67,9 @@ export class ControlPlaneMetrics {
       labelNames: ["state"],
       registers,
       async collect() {
-        const counts = await countSandboxes();
-        for (const state of sandboxStates) this.set({ state }, counts.get(state) ?? 0);
+        const counts = await unlessFailed(countSandboxes);
+        this.reset();
+        for (const state of counts === undefined ? [] : sandboxStates) this.set({ state }, counts?.get(state) ?? 0);
       },
     });
     const hosts: Gauge<"host"> = new Gauge({
@@ -77,6 +78,7 @@ export class ControlPlaneMetrics {
       labelNames: ["host"],
       registers,
       collect() {
+        this.reset(); // one that was deleted is told of no more
         for (const host of areHostsWatched()) this.set({ host: host.id }, host.isWatched ? 1 : 0);
       },
     });

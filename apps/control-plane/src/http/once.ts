@@ -6,14 +6,16 @@ import {
   operationIdHeader,
   PlatformError,
   replayedHeader,
+  type Build,
   type Endpoint,
   type EndpointId,
+  type Snapshot,
 } from "@roost/contract";
 import { unreachable } from "@roost/kit";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 
-import { ownedBy } from "../db/owned-id.ts";
+import { ownedBy, type OwnedId } from "../db/owned-id.ts";
 import type { OperationRow } from "../db/operations.ts";
 import type { KeptAnswer } from "../db/schema-operations.ts";
 import { KeyTaken, type OperationRequest } from "../operations/operations.ts";
@@ -45,12 +47,20 @@ declare module "fastify" {
   }
 }
 
+/** What operations made that is no sandbox, as it is answered. */
+export interface MadeViews {
+  readonly "build.create": (owned: OwnedId) => Promise<Build>;
+  readonly "snapshot.create": (owned: OwnedId) => Promise<Snapshot>;
+}
+
 /** Does what is asked once, however often it is sent, where the request names itself by an `Idempotency-Key`. */
 export class Once {
   readonly #sandboxes: Sandboxes;
+  readonly #views: MadeViews;
 
-  constructor(sandboxes: Sandboxes) {
+  constructor(sandboxes: Sandboxes, views: MadeViews) {
     this.#sandboxes = sandboxes;
+    this.#views = views;
   }
 
   /** Answers what `handle` answers, or what it answered the first time. */
@@ -107,9 +117,11 @@ export class Once {
       }
       case "sandbox.fork":
         return { results: await Promise.all(row.made.map(async (id) => view(id).then((sandbox) => ({ sandbox }), asBody))) };
-      case "snapshot.create":
       case "build.create":
-        return undefined;
+      case "snapshot.create": {
+        const [id] = row.made;
+        return id === undefined ? undefined : this.#views[row.kind](ownedBy(row.team_id, id));
+      }
       default:
         return unreachable(row.kind);
     }

@@ -28,6 +28,14 @@ const gauges = {
   host: { name: "roost_hosts", help: "Hosts by state; whose lease has ended is unreachable, whatever was wanted of it" },
 } as const satisfies Record<PlatformCount["of"], { readonly name: string; readonly help: string }>;
 
+/**
+ * What a scrape asks the database for; undefined when it does not answer. Then the gauge is left out, rather than told as what it was or as 0, and all the others are
+ * told: when the database is away is when they are looked at.
+ */
+export async function unlessFailed<Answer>(ask: () => Promise<Answer>): Promise<Answer | undefined> {
+  return ask().catch(() => undefined);
+}
+
 /** Gauges of the whole platform: each replica tells the same, from the database. */
 export function addPlatformGauges(registry: Registry, sources: PlatformSources): void {
   const registers = [registry];
@@ -43,8 +51,10 @@ export function addPlatformGauges(registry: Registry, sources: PlatformSources):
       labelNames: ["state"],
       registers,
       async collect() {
-        const counts = await ask();
-        for (const state of statesOf[of]) this.set({ state }, counts.find((each) => each.of === of && each.state === state)?.count ?? 0);
+        const counts = await unlessFailed(ask);
+        this.reset();
+        for (const state of counts === undefined ? [] : statesOf[of])
+          this.set({ state }, counts?.find((each) => each.of === of && each.state === state)?.count ?? 0);
       },
     });
     void gauge;

@@ -32,7 +32,7 @@ import { addProcessRoutes } from "./routes/processes.ts";
 import { addSandboxRoutes } from "./routes/sandboxes.ts";
 import { addSnapshotRoutes } from "./routes/snapshots.ts";
 import { addSystemRoutes, systemRoutes } from "./routes/system.ts";
-import { addBuildRoutes } from "./routes/builds.ts";
+import { addBuildRoutes, viewOwnBuild } from "./routes/builds.ts";
 import { addTeamRoutes } from "./routes/teams.ts";
 import { addTemplateRoutes } from "./routes/templates.ts";
 import { addUsageRoutes } from "./routes/usage.ts";
@@ -95,7 +95,13 @@ export async function buildServer(services: Services, deadlines: HttpDeadlines =
   addAuditHook(app, services);
   addErrorAnswers(app, services);
   app.addHook("onRoute", ({ url, config }) => void must(config?.access, `who may call ${url}`));
-  app.decorate("once", new Once(services.sandboxes));
+  app.decorate(
+    "once",
+    new Once(services.sandboxes, {
+      "build.create": async (owned) => viewOwnBuild(services, owned),
+      "snapshot.create": async (owned) => services.snapshots.getById(owned),
+    }),
+  );
   addSystemRoutes(app, services);
   addDocsRoutes(app);
   addSandboxRoutes(app, services);

@@ -8,6 +8,7 @@ import {
   type Build,
 } from "@roost/contract";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { randomUUID } from "node:crypto";
 
 import { appendBuildLog, updateBuild } from "../templates/build-store.ts";
 import { hostTemplateOf } from "../templates/names.ts";
@@ -229,4 +230,40 @@ test("a recipe that cannot be is refused, and nothing is recorded", async () => 
     expect(await ask("POST", "/builds", 400, { name: "one", recipe: wrong })).toMatchObject(code("request_invalid"));
   }
   expect(await ask("GET", "/templates/one", 404)).toMatchObject(code("template_not_found"));
+});
+
+test("a build whose request was interrupted is found by who sends it again: there are never two", async () => {
+  const { db } = world.database;
+  const named = { "idempotency-key": randomUUID() };
+  const post = async () => {
+    const answer = await world.request("POST", "/v1/builds", { name: "once", recipe }, named);
+    return { status: answer.status, build: buildSchema.parse(await answer.json()), replayed: answer.headers.get("roost-replayed") };
+  };
+  const first = await post();
+  expect(await post(), "as it is kept").toEqual({ ...first, replayed: "true" });
+  // as one that has died after it had written the build leaves it: nobody ended the operation, and the answer was not kept
+  await db
+    .updateTable("operation")
+    .set({ state: "running", result: null, claimed_by: randomUUID(), time_claim_ends: new Date(0), time_ended: null })
+    .where("kind", "=", "build.create")
+    .where("idempotency_key", "=", named["idempotency-key"])
+    .execute();
+  expect(await post(), "once somebody has looked what came of it").toEqual({ ...first, replayed: "true" });
+  const { builds } = buildListSchema.parse(await ask("GET", "/builds?template=once", 200));
+  expect(builds.map(({ id }) => id)).toEqual([first.build.id]);
+}, 60_000);
+
+test("a template is published and taken back by its team; others use it by the team's name", async () => {
+  const { id } = await build({ name: "shared" });
+  const publish = async (isPublic: boolean) =>
+    templateDetailSchema.parse(await ask("PATCH", "/templates/shared", 200, { is_public: isPublic }));
+  expect(templateDetailSchema.parse(await ask("GET", "/templates/shared", 200))).toMatchObject({ is_public: false });
+  expect(await publish(true)).toMatchObject({ name: "shared", is_public: true, build_id: id });
+  expect(await publish(true)).toMatchObject({ is_public: true });
+  expect(await publish(false)).toMatchObject({ is_public: false });
+  expect(await ask("PATCH", "/templates/nosuch", 404, { is_public: true })).toMatchObject(code("template_not_found"));
+  expect(await ask("PATCH", "/templates/base", 404, { is_public: true })).toMatchObject(code("template_not_found"));
+  await ask("PATCH", "/templates/shared:default", 400, { is_public: true });
+  await ask("PATCH", "/templates/shared", 400, {});
+  await ask("PATCH", "/templates/shared", 400, { is_public: true, name: "other" });
 });

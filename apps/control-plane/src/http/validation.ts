@@ -15,6 +15,7 @@ const secretFields: ReadonlySet<PropertyKey> = new Set([
   "new_password",
   "current_password",
   "invitation",
+  "setup_code",
   "code",
   "verifier",
 ]);

@@ -44,6 +44,14 @@ test("a client that offers HTTP/2 is served by HTTP/1.1, body and all, and its n
   expect(answers[2]).toMatch(/^HTTP\/1\.1 204 /);
 });
 
+test("one that offers it before the answer to its last request came is served after that", async () => {
+  const head = (path: string, more: string) => `GET ${path} HTTP/1.1\r\nHost: x\r\nX-API-Key: ${world.key}\r\n${more}\r\n`;
+  const answers = await answersTo([head("/v1/sandboxes", "") + head("/v1/templates", http2) + head("/health", "")], 3);
+  expect(answers[0]).toMatch(/^HTTP\/1\.1 200 [^]*"sandboxes"/);
+  expect(answers[1]).toMatch(/^HTTP\/1\.1 200 [^]*"templates"/);
+  expect(answers[2]).toMatch(/^HTTP\/1\.1 204 /);
+});
+
 test("so is one that speaks to a guest", async () => {
   const { id } = await world.createSandbox();
   const head = `POST /process.Process/List HTTP/1.1\r\nHost: x\r\nE2b-Sandbox-Id: ${id}\r\nE2b-Sandbox-Port: 49983\r\nContent-Type: application/json\r\n`;

@@ -52,8 +52,12 @@ async function forward(socket: JsonSocket<never, WatchServerMessage>, context: S
     }
     throw new PlatformError("guest_error", "the guest agent ended the watch");
   } catch (error) {
-    if (guest.ended.aborted) throw new PlatformError("guest_unreachable", "the sandbox was paused or ended", { cause: error });
-    throw fromGuestError(abort.signal.reason instanceof PlatformError ? abort.signal.reason : error, { ...fileErrors, 8: "guest_error" });
+    const { reason } = abort.signal as { readonly reason: unknown };
+    const failure = fromGuestError(reason instanceof PlatformError ? reason : error, { ...fileErrors, 8: "guest_error" });
+    const isBroken = failure.code === "guest_unreachable" && !abort.signal.aborted;
+    if (guest.ended.aborted || (isBroken && (await guest.hasEnded())))
+      throw new PlatformError("guest_unreachable", "the sandbox was paused or ended", { cause: error });
+    throw failure;
   } finally {
     clearTimeout(timer);
   }
