@@ -365,9 +365,11 @@ function startLoops(
       host.run(signal, {
         observed: (sandbox) => sandboxes.observe(sandbox),
         removed: (id) => sandboxes.observeRemoved(id, host.id),
+        lastEventId: () => events.lastOf(host.id),
         happened: async (event) => {
-          await events.record(event);
+          // What is recorded is not told again: what follows from it comes first, and may be done twice
           await bookkeeping.usage.happened(event);
+          await events.record(event);
         },
         synced: async () => {
           reconciler.poke();

@@ -112,7 +112,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
     living: () => (parts === undefined ? undefined : new Set(parts.manager.list().map((sandbox) => sandbox.id))),
     log,
   });
-  const events = new HostEvents(watchers, logs, log);
+  const events = new HostEvents({ path: join(instance.stateDir, "events.ndjson"), watchers, logs, log });
   const machine = machineSize();
   const capacity = new Capacity({
     sandboxCountMax: Math.min(options.sandboxCountMax, network.slotCountMax),
@@ -210,6 +210,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       templates,
       pool,
     });
+    events.open();
     await recover({
       context,
       manager,
@@ -247,6 +248,8 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       // With VMs left nothing of theirs may go: the next host agent adopts them
       await network.close({ remove: left === 0 && failures === 0 });
     }
+    await events.durable();
+    events.close();
     await logs.close();
     await lock.release();
     log.info({ stopSandboxes: how.stopSandboxes }, "the host agent has ended");

@@ -86,6 +86,19 @@ async function subjectOf(db: Db, { hostId, sandboxId, template }: NewEvent): Pro
   return { teamId: owned?.team_id ?? null, kind: "template", id: name, template: name };
 }
 
+/** Of what a host itself told, what was heard last: it tells in order, so all before it is here, too, or was not to be kept. */
+export async function findLastEventId(db: Db, hostId: string): Promise<string | undefined> {
+  const row = await db
+    .selectFrom("event")
+    .select("id")
+    .where("host_id", "=", hostId)
+    .where(sql<boolean>`actor->>'kind' = 'host'`)
+    .orderBy("number", "desc")
+    .limit(1)
+    .executeTakeFirst();
+  return row?.id;
+}
+
 /** Whose events somebody sees: a team's, and to admins of the platform also those that are nobody's. */
 export interface EventAudience {
   readonly teamId: string;

@@ -199,3 +199,15 @@ test("an event is told if its transaction is committed, and not if it is not", a
     },
   ]);
 });
+
+test("a host is asked for what came after the event of its own that was heard last", async () => {
+  expect(await events.lastOf("host-1")).toBeUndefined();
+  for (const index of [1, 2, 3]) await events.record(eventOf(index, { sandboxId: null, template: "base", kind: "template.reimaged" }));
+  await events.record(eventOf(4, { hostId: "host-2", sandboxId: null, template: "base", kind: "template.reimaged" }));
+  expect(await events.lastOf("host-1")).toBe("event3");
+
+  world.lastEventId = "event3";
+  world.host.cutWatches();
+  await poll({ what: "the next watch", timeoutMs: 30_000, intervalMs: 2 }, () => (world.host.heardBefore.length === 2 ? true : undefined));
+  expect(world.host.heardBefore).toEqual(["", "event3"]);
+});

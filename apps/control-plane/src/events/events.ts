@@ -2,7 +2,7 @@ import type { EventList, ListEventsQuery } from "@roost/contract";
 import type { Logger } from "@roost/kit";
 
 import type { Db } from "../db/database.ts";
-import { insertEvent, listEvents, type EventAudience, type NewEvent } from "../db/events.ts";
+import { findLastEventId, insertEvent, listEvents, type EventAudience, type NewEvent } from "../db/events.ts";
 import { decodeEventCursor, encodeEventCursor } from "./event-cursor.ts";
 import { viewEvent } from "./event-view.ts";
 
@@ -28,6 +28,11 @@ export class Events {
     if (!(await insertEvent(this.#db, event))) return;
     const { kind, hostId, sandboxId, template, message } = event;
     this.#log.debug({ event: kind, hostId, sandboxId, template }, message);
+  }
+
+  /** Id of what was heard last from a host. */
+  async lastOf(hostId: string): Promise<string | undefined> {
+    return findLastEventId(this.#db, hostId);
   }
 
   /** What somebody may see of it, newest first. */

@@ -19,6 +19,8 @@ export interface HostDependency {
 
 /** What a host link reports. Reports of one host come one at a time, in order. */
 export interface HostEvents {
+  /** Id of the newest event of the host that is remembered; undefined: none is */
+  lastEventId(): Promise<string | undefined>;
   observed(sandbox: ObservedSandbox): Promise<void>;
   removed(sandboxId: string): Promise<void>;
   /** Something that is to be remembered; may be told more than once. */
@@ -159,7 +161,8 @@ export class HostLink {
     };
     heard();
     try {
-      for await (const message of this.client.watchSandboxes({}, { signal: AbortSignal.any([signal, silence.signal]) })) {
+      const lastEventId = (await events.lastEventId()) ?? "";
+      for await (const message of this.client.watchSandboxes({ lastEventId }, { signal: AbortSignal.any([signal, silence.signal]) })) {
         heard();
         switch (message.event.case) {
           case "sandbox":

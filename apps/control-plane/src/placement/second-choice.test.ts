@@ -48,6 +48,7 @@ function controlPlane(onCreate?: CreateSandbox, now: () => Date = () => new Date
       link.run(abort.signal, {
         observed: (sandbox) => sandboxes.observe(sandbox),
         removed: (id) => sandboxes.observeRemoved(id, link.id),
+        lastEventId: async () => undefined,
         happened: async () => undefined,
         synced: async () => undefined,
       }),

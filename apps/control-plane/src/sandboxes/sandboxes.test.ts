@@ -52,6 +52,7 @@ beforeEach(async () => {
   watching = link.run(abort.signal, {
     observed: (sandbox) => sandboxes.observe(sandbox),
     removed: (id) => sandboxes.observeRemoved(id, host.id),
+    lastEventId: async () => undefined,
     happened: async () => undefined,
     synced: async () => undefined,
   });

@@ -42,6 +42,8 @@ export class FakeHost implements HostDependency {
   readonly tunnels: GuestTunnels;
   readonly destroyed: string[] = [];
   readonly happened: Event[] = [];
+  /** What its watchers said they had heard last */
+  readonly heardBefore: string[] = [];
   readonly openTunnels = new Set<Duplex>();
   /** Other ports of guests than the guest agent's: ports of this machine */
   readonly ports = new Map<number, number>();
@@ -353,7 +355,10 @@ export class FakeHost implements HostDependency {
         await this.afterListing?.();
         return { sandboxes };
       },
-      watchSandboxes: (_request, context) => this.#watch(context),
+      watchSandboxes: ({ lastEventId }, context) => {
+        this.heardBefore.push(lastEventId);
+        return this.#watch(context);
+      },
       pingSandbox: ({ sandboxId }) => {
         const sandbox = this.#find(sandboxId);
         if (!reachable.has(sandbox.state)) throw hostError("sandbox_wrong_state", `sandbox ${sandboxId} is not running`);

@@ -56,6 +56,9 @@ export class ServiceWorld implements AsyncDisposable {
     });
   }
 
+  /** What it says it has heard last */
+  lastEventId: string | undefined;
+
   /** On an emptied database. */
   static async start(database: Database, now: () => Date = () => new Date()): Promise<ServiceWorld> {
     for (const table of ["sandbox", "snapshot", "built_template", "template_removal"] as const)
@@ -64,6 +67,7 @@ export class ServiceWorld implements AsyncDisposable {
     world.#watching = world.link.run(world.#abort.signal, {
       observed: (sandbox) => world.sandboxes.observe(sandbox),
       removed: (id) => world.sandboxes.observeRemoved(id, world.host.id),
+      lastEventId: async () => world.lastEventId,
       happened: async (event) => void world.told.push(event),
       synced: async () => undefined,
     });

@@ -90,7 +90,7 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
       }),
     getSandbox: (request) => answer(async ({ manager }) => ({ sandbox: toWireSandbox(manager.get(request.sandboxId).record) })),
     listSandboxes: () => answer(async ({ manager }) => ({ sandboxes: manager.list().map((sandbox) => toWireSandbox(sandbox.record)) })),
-    watchSandboxes: (_request, context) => watch(parts, context.signal),
+    watchSandboxes: (request, context) => watch(parts, request.lastEventId, context.signal),
     pauseSandbox: (request) =>
       answer(async ({ manager }) => {
         const sandbox = manager.get(request.sandboxId);
@@ -279,16 +279,16 @@ function isRange(range: string): range is MetricsRange {
   return Object.hasOwn(metricsRanges, range);
 }
 
-async function* watch(parts: ServiceParts, signal: AbortSignal): AsyncGenerator<WatchSandboxesResponse> {
+async function* watch(parts: ServiceParts, lastEventId: string, signal: AbortSignal): AsyncGenerator<WatchSandboxesResponse> {
   let subscription: Subscription<SandboxRecord> | undefined;
   try {
     const { manager } = parts.running();
     // Nothing can happen between these two: every later change comes after the listing, and none comes twice
     subscription = parts.watchers.subscribe(signal);
     const listed = manager.list().map((sandbox) => sandbox.record);
-    const { recent } = parts.events;
+    const missed = parts.events.since(lastEventId);
     for (const view of listed) yield toWireChange({ kind: "sandbox", view });
-    for (const event of recent) yield toWireChange({ kind: "event", event });
+    for (const event of missed) yield toWireChange({ kind: "event", event });
     yield create(WatchSandboxesResponseSchema, { event: { case: "synced", value: create(WatchSandboxesResponse_SyncedSchema) } });
     for await (const change of subscription.events(keepAliveMs)) yield toWireChange(change);
   } catch (error) {

@@ -57,6 +57,7 @@ export async function recover(options: RecoveryOptions): Promise<void> {
   await options.sweep(found.flatMap(({ record, adopted }) => (adopted === undefined ? [] : [record])));
 
   for (const { record, adopted } of found) manager.restore(record, adopted);
+  context.events.catchUp(found.map(({ record }) => record));
   const count = found.filter(({ adopted }) => adopted !== undefined).length;
   if (records.length > 0) log.info({ records: records.length, adopted: count }, "took over the sandboxes of an earlier host agent");
 }

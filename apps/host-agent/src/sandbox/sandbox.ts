@@ -10,6 +10,7 @@ import { Backoff } from "./backoff.ts";
 import { captureDetail, type Captured } from "./capture.ts";
 import type { SandboxContext } from "./context.ts";
 import { beginCreate, type CreatedVm, type CreateInFlight, type StartCall } from "./create-in-flight.ts";
+import type { Message } from "./message.ts";
 import { RecordKeeper } from "./record-keeper.ts";
 import type { RunningVm } from "./running-vm.ts";
 import { SandboxLife } from "./sandbox-life.ts";
@@ -24,15 +25,6 @@ export const requestsWaitingMax = 32;
 const internalMessagesMax = 8;
 /** Wait before a pause for inactivity that failed is tried again in `ms`; doubles up to the maximum. */
 const pauseRetryMs = { first: 15_000, max: 15 * 60_000 };
-
-type Message =
-  | { readonly kind: "create-ended" }
-  | { readonly kind: "vm-exited"; readonly running: RunningVm }
-  | { readonly kind: "inactive" }
-  | { readonly kind: "checkpoint-due" }
-  | { readonly kind: "stop"; readonly reason: StopReason; readonly reply: Deferred<void> }
-  | { readonly kind: "request"; readonly act: () => Promise<void>; readonly reply: Deferred<void> }
-  | { readonly kind: "release"; readonly reply: Deferred<void> };
 
 /**
  * One sandbox of this host: its record, and the one loop that changes it.
@@ -307,9 +299,11 @@ export class Sandbox {
         return this.#onCheckpointDue();
       case "stop":
         await this.#stop(message.reason);
+        await this.#context.events.durable();
         return message.reply.resolve();
       case "request":
         await message.act();
+        await this.#context.events.durable();
         return message.reply.resolve();
       case "release":
         await this.#release();

@@ -810,6 +810,12 @@ export declare const ListSandboxesResponseSchema: GenMessage<ListSandboxesRespon
  * @generated from message hostagent.v1.WatchSandboxesRequest
  */
 export declare type WatchSandboxesRequest = Message<"hostagent.v1.WatchSandboxesRequest"> & {
+  /**
+   * The newest event of this host that the caller has: it is told what happened after it. Empty or unknown: all that the host remembers.
+   *
+   * @generated from field: string last_event_id = 1;
+   */
+  lastEventId: string;
 };
 
 /**
