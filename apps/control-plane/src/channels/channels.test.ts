@@ -106,15 +106,15 @@ test("another team finds none of it", async () => {
   const { channels, deliveries } = world;
   const { teamId } = stranger();
   const attempts = [
-    channels.get(teamId, channel.id),
-    channels.update(stranger(), channel.id, patch({ is_enabled: false })),
-    channels.delete(stranger(), channel.id),
-    channels.rotate(stranger(), channel.id),
-    channels.test(stranger(), channel.id, signal),
-    deliveries.list(teamId, channel.id, { limit: 1 }),
-    deliveries.retry(teamId, channel.id, delivery?.id ?? ""),
+    async () => channels.get(teamId, channel.id),
+    async () => channels.update(stranger(), channel.id, patch({ is_enabled: false })),
+    async () => channels.delete(stranger(), channel.id),
+    async () => channels.rotate(stranger(), channel.id),
+    async () => channels.test(stranger(), channel.id, signal),
+    async () => deliveries.list(teamId, channel.id, { limit: 1 }),
+    async () => deliveries.retry(teamId, channel.id, delivery?.id ?? ""),
   ];
-  for (const attempt of attempts) await expect(attempt).rejects.toMatchObject({ code: "channel_not_found" });
+  for (const attempt of attempts) await expect(attempt()).rejects.toMatchObject({ code: "channel_not_found" });
   expect(await channels.list(teamId)).toEqual([]);
   expect(world.receiver.received).toEqual([]);
 });

@@ -16,7 +16,8 @@ export type DatabaseLocation =
   | { readonly kind: "server"; readonly url: string }
   /** `cacheFolder` keeps an empty database from which new ones are copied. */
   | { readonly kind: "folder"; readonly path: string; readonly cacheFolder?: string }
-  | { readonly kind: "memory"; readonly dump?: Blob };
+  /** `engine`: one that is there, and stays */
+  | { readonly kind: "memory"; readonly engine?: PGlite };
 
 export interface Database extends AsyncDisposable {
   readonly db: Db;
@@ -46,6 +47,8 @@ const idleTransactionTimeoutMs = 60_000;
 
 /** int8 as number: generations and byte counts stay far below 2^53. */
 const int8Oid = 20;
+/** How an engine reads what a query answers */
+export const pgliteParsers = { [int8Oid]: Number };
 
 /** Opens the database and brings its tables up to date. `migrations`: others than this version's, for tests */
 export async function openDatabase(location: DatabaseLocation, log: Logger, migrations?: readonly Migration[]): Promise<Database> {
@@ -86,15 +89,22 @@ function openServer(url: string, log: Logger): Database {
 }
 
 async function openPglite(location: Exclude<DatabaseLocation, { kind: "server" }>, log: Logger): Promise<Database> {
-  const parsers = { [int8Oid]: Number };
-  let pglite: PGlite;
-  if (location.kind === "folder") {
-    await makeDatabaseFolder(location.path, location.cacheFolder, log);
-    pglite = await PGlite.create({ fs: new DurableNodeFs(location.path), startParams: [...durableStartParams], parsers });
-  } else {
-    pglite = await PGlite.create({ parsers, ...(location.dump === undefined ? {} : { loadDataDir: location.dump }) });
+  if (location.kind === "memory") {
+    const { engine } = location;
+    const pglite = engine ?? (await PGlite.create({ parsers: pgliteParsers }));
+    return overPglite(pglite, async () => (engine === undefined ? pglite.close() : undefined));
   }
-  return wrap(new Kysely<Tables>({ dialect: new PgliteDialect(pglite) }), true, async () => pglite.close());
+  await makeDatabaseFolder(location.path, location.cacheFolder, log);
+  const pglite = await PGlite.create({
+    fs: new DurableNodeFs(location.path),
+    startParams: [...durableStartParams],
+    parsers: pgliteParsers,
+  });
+  return overPglite(pglite, async () => pglite.close());
+}
+
+function overPglite(pglite: PGlite, close: () => Promise<void>): Database {
+  return wrap(new Kysely<Tables>({ dialect: new PgliteDialect(pglite) }), true, close);
 }
 
 function wrap(

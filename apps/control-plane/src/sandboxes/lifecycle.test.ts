@@ -114,12 +114,12 @@ test("of what has ended nothing is asked of the host; of what is to be deleted n
   await expect(world.sandboxes.delete(own(other.id))).rejects.toMatchObject({ code: "host_unreachable" });
   for (const gone of [id, other.id]) {
     for (const change of [
-      lifecycle.pause(own(gone), withMemory),
-      lifecycle.resume(own(gone), withMemory),
-      lifecycle.checkpoint(own(gone)),
-      lifecycle.rollback(own(gone), 1),
+      async () => lifecycle.pause(own(gone), withMemory),
+      async () => lifecycle.resume(own(gone), withMemory),
+      async () => lifecycle.checkpoint(own(gone)),
+      async () => lifecycle.rollback(own(gone), 1),
     ]) {
-      await expect(change).rejects.toMatchObject({ code: "sandbox_wrong_state" });
+      await expect(change()).rejects.toMatchObject({ code: "sandbox_wrong_state" });
     }
   }
   await expect(lifecycle.generations(own(id))).rejects.toMatchObject({ code: "sandbox_wrong_state" });

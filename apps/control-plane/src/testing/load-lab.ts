@@ -1,7 +1,7 @@
 import { createSandboxBodySchema, defaultTeamId, newSandboxId, vmOverheadMib } from "@roost/contract";
 import { Cleanup, silentLogger } from "@roost/kit";
 
-import { openDatabase, type Database } from "../db/database.ts";
+import { openDatabase, type Database, type DatabaseLocation } from "../db/database.ts";
 import { ensureHost } from "../db/hosts.ts";
 import { insertSandboxes } from "../db/sandboxes.ts";
 import { HostLink } from "../hosts/host-link.ts";
@@ -11,7 +11,7 @@ import { Reconciler } from "../sandboxes/reconciler.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
 import { FakeHost } from "./fake-host.ts";
 import { plainSandbox } from "./plain-sandbox.ts";
-import { emptyDatabase } from "./pglite-dump.ts";
+import { newEngine } from "./pglite-engines.ts";
 import { startPostgres } from "./postgres.ts";
 
 /** Rows that are inserted at once: PostgreSQL takes 65,535 parameters */
@@ -38,7 +38,7 @@ export class LoadLab implements AsyncDisposable {
 
   static async start(kind: "PGlite" | "PostgreSQL", hostCount: number): Promise<LoadLab> {
     const cleanup = new Cleanup();
-    const location = kind === "PGlite" ? ({ kind: "memory", dump: await emptyDatabase() } as const) : await serverLocation(cleanup);
+    const location = kind === "PGlite" ? await memoryLocation(cleanup) : await serverLocation(cleanup);
     const database = await openDatabase(location, silentLogger);
     cleanup.defer("close the database", () => database.close());
     const hosts = Array.from({ length: hostCount }, (_, index) => {
@@ -115,6 +115,12 @@ export class LoadLab implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#cleanup.run();
   }
+}
+
+async function memoryLocation(cleanup: Cleanup): Promise<DatabaseLocation> {
+  const engine = await newEngine();
+  cleanup.defer("end the embedded database", async () => engine.close());
+  return { kind: "memory", engine };
 }
 
 async function serverLocation(cleanup: Cleanup) {
