@@ -2,6 +2,7 @@ import { createSandboxBodySchema, defaultTeamId, newSandboxId, vmOverheadMib } f
 import { Cleanup, silentLogger } from "@roost/kit";
 
 import { openDatabase, type Database, type DatabaseLocation } from "../db/database.ts";
+import { tidyTables } from "../db/embedded-upkeep.ts";
 import { ensureHost } from "../db/hosts.ts";
 import { insertSandboxes } from "../db/sandboxes.ts";
 import { HostLink } from "../hosts/host-link.ts";
@@ -77,6 +78,7 @@ export class LoadLab implements AsyncDisposable {
       this.ids.push(...added.map(({ id }) => id));
     }
     await this.database.db.updateTable("sandbox").set({ state: "running", generation: 1, time_started: new Date() }).execute();
+    if (this.database.isExclusive) await tidyTables(this.database.db); // as a control plane does each minute; a server does it by itself
   }
 
   async get(index: number): Promise<void> {
