@@ -36,6 +36,10 @@ async function measure(bench: Bench, kind: "PGlite" | "PostgreSQL"): Promise<voi
   );
   bench.report(row(`create of ${createsAtOnce} at once ${among}`, "ms", creates));
   bench.report(row(`creates per second, ${createsAtOnce} at once ${among}`, "1/s", [createsAtOnce / (all / 1_000)]));
+  const api = await lab.serve();
+  await api.get(0);
+  await readers(bench, `API: GET of a sandbox ${among}`, bench.samples(5_000), async (index) => api.get(index * 7_919));
+  await readers(bench, `API: GET of the first page of 100 ${among}`, bench.samples(500), async () => api.list());
 }
 
 async function readers(bench: Bench, name: string, count: number, read: (index: number) => Promise<void>): Promise<void> {

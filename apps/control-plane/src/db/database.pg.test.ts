@@ -99,11 +99,9 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
     let extendedCount = 0;
     for (let round = 0; round < 60; round += 1) {
       const { id } = await insertSandbox(one.db, {
-        ...observed(newSandboxId(), 0),
         ...plainSandbox,
+        ...observed(newSandboxId(), 0),
         expirySec: 60,
-        autoResume: false,
-        metadata: {},
       });
       await applyObserved(one.db, observed(id, 2), now);
       expect((await findSandbox(one.db, own(id)))?.time_expires).toEqual(end);

@@ -19,15 +19,6 @@ async function fill(count: number): Promise<void> {
     ...plainSandbox,
     id: newSandboxId(),
     hostId: "host-1",
-    template: "base",
-    vcpus: 1,
-    memoryMib: 512,
-    diskSizeMib: 1024,
-    timeoutSec: 0,
-    checkpointIntervalSec: 0,
-    accessToken: "token",
-    metadata: {},
-    autoResume: false,
     timeCreated: new Date(index),
   }));
   for (let start = 0; start < count; start += 500) await insertSandboxes(database.db, rows.slice(start, start + 500));

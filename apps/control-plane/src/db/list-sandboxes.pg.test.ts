@@ -29,15 +29,6 @@ describe.skipIf(why !== undefined)(`pages of ${count} sandboxes on PostgreSQL${w
         ...plainSandbox,
         id: idOf(start + index),
         hostId: "h",
-        template: "base",
-        vcpus: 1,
-        memoryMib: 512,
-        diskSizeMib: 1024,
-        timeoutSec: 0,
-        checkpointIntervalSec: 0,
-        accessToken: "token",
-        metadata: {},
-        autoResume: false,
         timeCreated: timeOf(start + index),
       }));
       await insertSandboxes(db, added);

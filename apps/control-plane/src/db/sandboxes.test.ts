@@ -63,19 +63,13 @@ async function insert(
   more: { id?: string; timeCreated?: Date; metadata?: Record<string, string>; template?: string } = {},
 ): Promise<SandboxRow> {
   return insertSandbox(db, {
+    ...plainSandbox,
     id: more.id ?? newSandboxId(),
     hostId: "host-1",
     template: more.template ?? "base",
-    vcpus: 1,
-    memoryMib: 512,
-    diskSizeMib: 1024,
     timeoutSec: 60,
-    checkpointIntervalSec: 0,
-    accessToken: "token",
-    autoResume: false,
     metadata: more.metadata ?? {},
     timeCreated: more.timeCreated ?? now,
-    ...plainSandbox,
   });
 }
 

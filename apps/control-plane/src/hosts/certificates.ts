@@ -8,6 +8,8 @@ import {
   cryptoProvider,
   ExtendedKeyUsage,
   ExtendedKeyUsageExtension,
+  type Extension,
+  type JsonGeneralNames,
   KeyUsageFlags,
   KeyUsagesExtension,
   PemConverter,
@@ -29,7 +31,7 @@ import { certificateBackdateMs } from "./host-peer.ts";
 cryptoProvider.set(webcrypto);
 
 const curve = { name: "ECDSA", namedCurve: "P-256" } as const;
-export const signing = { ...curve, hash: "SHA-256" } as const;
+const signing = { ...curve, hash: "SHA-256" } as const;
 const day = 24 * hour;
 
 /** Life of the authority's certificate in `ms`: replacing it means registering all hosts anew */
@@ -112,20 +114,7 @@ export class CertificateAuthority {
   /** A new one, with the two texts from which it can be opened again. */
   static async make(now: Date): Promise<{ readonly certificatePem: string; readonly privateKeyPem: string }> {
     const keys = await makeKeyPair();
-    const certificate = await X509CertificateGenerator.create({
-      subject: "CN=Roost hosts",
-      issuer: "CN=Roost hosts",
-      notBefore: new Date(now.getTime() - certificateBackdateMs),
-      notAfter: new Date(now.getTime() + authorityLifeMs),
-      publicKey: keys.publicKey,
-      signingKey: keys.privateKey,
-      signingAlgorithm: signing,
-      extensions: [
-        new BasicConstraintsExtension(true, 0, true),
-        new KeyUsagesExtension(KeyUsageFlags.keyCertSign, true),
-        await SubjectKeyIdentifierExtension.create(keys.publicKey),
-      ],
-    });
+    const certificate = await signAuthority({ name: "CN=Roost hosts", keys, now, lifeMs: authorityLifeMs });
     return { certificatePem: certificate.toString("pem"), privateKeyPem: keys.privateKeyPem };
   }
 
@@ -136,25 +125,85 @@ export class CertificateAuthority {
   /** A certificate for one name and key, for both ends of a connection. */
   async issue(name: string, publicKey: webcrypto.CryptoKey, now: Date, lifeMs = certificateLifeMs): Promise<Certificate> {
     const timeExpires = new Date(Math.trunc((now.getTime() + lifeMs) / 1000) * 1000); // certificates know no smaller unit
-    const certificate = await X509CertificateGenerator.create({
-      subject: "CN=Roost",
-      issuer: this.#certificate.subjectName,
-      notBefore: new Date(now.getTime() - certificateBackdateMs),
-      notAfter: timeExpires,
-      publicKey: publicKey,
+    const certificate = await signLeaf({
+      issuer: this.#certificate,
       signingKey: this.#key,
-      signingAlgorithm: signing,
-      extensions: [
-        new BasicConstraintsExtension(false, undefined, true),
-        new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
-        new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth, ExtendedKeyUsage.clientAuth]),
-        new SubjectAlternativeNameExtension([{ type: "url", value: name }]),
-        await AuthorityKeyIdentifierExtension.create(this.#certificate.publicKey),
-        await SubjectKeyIdentifierExtension.create(publicKey),
-      ],
+      publicKey,
+      now,
+      timeExpires,
+      usages: [ExtendedKeyUsage.serverAuth, ExtendedKeyUsage.clientAuth],
+      names: [{ type: "url", value: name }],
     });
     return { pem: certificate.toString("pem"), fingerprint: fingerprintOf(certificate.rawData), timeIssued: now, timeExpires };
   }
+}
+
+/** A certificate that signs others, and itself. */
+export async function signAuthority({
+  name,
+  keys,
+  now,
+  lifeMs,
+  extensions = [],
+}: {
+  readonly name: string;
+  readonly keys: KeyPair;
+  readonly now: Date;
+  readonly lifeMs: number;
+  readonly extensions?: readonly Extension[];
+}): Promise<X509Certificate> {
+  return X509CertificateGenerator.create({
+    subject: name,
+    issuer: name,
+    notBefore: new Date(now.getTime() - certificateBackdateMs),
+    notAfter: new Date(now.getTime() + lifeMs),
+    publicKey: keys.publicKey,
+    signingKey: keys.privateKey,
+    signingAlgorithm: signing,
+    extensions: [
+      new BasicConstraintsExtension(true, 0, true),
+      new KeyUsagesExtension(KeyUsageFlags.keyCertSign, true),
+      ...extensions,
+      await SubjectKeyIdentifierExtension.create(keys.publicKey),
+    ],
+  });
+}
+
+/** A certificate for these names, which signs nothing. */
+export async function signLeaf({
+  issuer,
+  signingKey,
+  publicKey,
+  now,
+  timeExpires,
+  usages,
+  names,
+}: {
+  readonly issuer: X509Certificate;
+  readonly signingKey: webcrypto.CryptoKey;
+  readonly publicKey: webcrypto.CryptoKey;
+  readonly now: Date;
+  readonly timeExpires: Date;
+  readonly usages: readonly ExtendedKeyUsage[];
+  readonly names: JsonGeneralNames;
+}): Promise<X509Certificate> {
+  return X509CertificateGenerator.create({
+    subject: "CN=Roost",
+    issuer: issuer.subjectName,
+    notBefore: new Date(now.getTime() - certificateBackdateMs),
+    notAfter: timeExpires,
+    publicKey,
+    signingKey,
+    signingAlgorithm: signing,
+    extensions: [
+      new BasicConstraintsExtension(false, undefined, true),
+      new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
+      new ExtendedKeyUsageExtension([...usages]),
+      new SubjectAlternativeNameExtension(names),
+      await AuthorityKeyIdentifierExtension.create(issuer.publicKey),
+      await SubjectKeyIdentifierExtension.create(publicKey),
+    ],
+  });
 }
 
 export async function importSigningKey(pem: string): Promise<webcrypto.CryptoKey> {

@@ -33,19 +33,12 @@ test("the list in SQL and the view of one row agree on what there is", async () 
     fc.asyncProperty(rows, async (columns) => {
       const template = `t${newSandboxId()}`;
       const inserted = await insertSandbox(db, {
+        ...plainSandbox,
         id: newSandboxId(),
         hostId: "host-1",
         template,
-        vcpus: 1,
-        memoryMib: 512,
-        diskSizeMib: 1024,
-        timeoutSec: 0,
-        checkpointIntervalSec: 0,
         accessToken: "",
-        autoResume: false,
-        metadata: {},
         timeCreated: now,
-        ...plainSandbox,
         network: networkPolicySchema.parse({}),
       });
       const row = await db

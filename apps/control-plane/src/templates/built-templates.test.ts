@@ -57,19 +57,11 @@ async function build(name: string, tags: readonly string[] = []): Promise<BuildR
 
 const sandboxOf = async (buildId: string) =>
   insertSandbox(database.db, {
+    ...plainSandbox,
     id: `i${randomUUID().replaceAll("-", "").slice(0, 20)}`,
     hostId: "host-1",
     template: "one",
-    vcpus: 1,
-    memoryMib: 512,
-    diskSizeMib: 1024,
-    timeoutSec: 0,
-    checkpointIntervalSec: 0,
-    accessToken: "token",
     timeCreated: new Date(),
-    metadata: {},
-    autoResume: false,
-    ...plainSandbox,
     templateBuildId: buildId,
   });
 

@@ -23,19 +23,11 @@ const database = await openDatabase({ kind: "folder", path: process.argv[2] ?? "
 fsyncs = 0;
 for (;;) {
   const { id } = await insertSandbox(database.db, {
+    ...plainSandbox,
     id: newSandboxId(),
     hostId: "host-1",
-    template: "base",
-    vcpus: 1,
-    memoryMib: 512,
-    diskSizeMib: 1024,
     timeoutSec: 60,
-    checkpointIntervalSec: 0,
-    accessToken: "token",
-    autoResume: false,
-    metadata: {},
     timeCreated: new Date(),
-    ...plainSandbox,
   });
   process.send?.({ id, fsyncs });
   await new Promise((resolve) => setImmediate(resolve));

@@ -171,16 +171,7 @@ export async function plantSandbox(db: Db, hostId: string, id: string, state: Sa
     ...plainSandbox,
     id,
     hostId,
-    template: "base",
-    vcpus: 1,
-    memoryMib: 512,
-    diskSizeMib: 1024,
-    timeoutSec: 0,
-    checkpointIntervalSec: 0,
-    accessToken: "token",
     timeCreated: new Date(),
-    metadata: {},
-    autoResume: false,
   });
   if (state !== "creating") await db.updateTable("sandbox").set({ state, generation: 1 }).where("id", "=", id).execute();
 }

@@ -1,6 +1,12 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { Agent, request } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
 import { createSandboxBodySchema, defaultTeamId, newSandboxId, vmOverheadMib } from "@roost/contract";
 import { Cleanup, silentLogger } from "@roost/kit";
 
+import { createControlPlane } from "../control-plane.ts";
 import { openDatabase, type Database, type DatabaseLocation } from "../db/database.ts";
 import { tidyTables } from "../db/embedded-upkeep.ts";
 import { ensureHost } from "../db/hosts.ts";
@@ -8,6 +14,7 @@ import { insertSandboxes } from "../db/sandboxes.ts";
 import { HostLink } from "../hosts/host-link.ts";
 import { unknownStanding } from "../hosts/host-standing.ts";
 import { Hosts } from "../hosts/hosts.ts";
+import { controlPlaneOptions } from "../options.ts";
 import { Reconciler } from "../sandboxes/reconciler.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
 import { FakeHost } from "./fake-host.ts";
@@ -17,6 +24,13 @@ import { startPostgres } from "./postgres.ts";
 
 /** Rows that are inserted at once: PostgreSQL takes 65,535 parameters */
 const chunk = 500;
+
+/** Requests to the API, each of which is read to its end. */
+export interface LoadApi {
+  readonly get: (index: number) => Promise<void>;
+  /** The first page of 100 */
+  readonly list: () => Promise<void>;
+}
 
 /** A control plane's services with many sandboxes in its records and on hosts without a host. For benchmarks. */
 export class LoadLab implements AsyncDisposable {
@@ -62,15 +76,6 @@ export class LoadLab implements AsyncDisposable {
           ...plainSandbox,
           id,
           hostId: host?.id ?? "",
-          template: "base",
-          vcpus: 1,
-          memoryMib: 512,
-          diskSizeMib: 1024,
-          timeoutSec: 0,
-          checkpointIntervalSec: 0,
-          accessToken: "token",
-          metadata: {},
-          autoResume: false,
           timeCreated: new Date(),
         };
       });
@@ -97,6 +102,35 @@ export class LoadLab implements AsyncDisposable {
 
   async create(): Promise<void> {
     await this.sandboxes.create(defaultTeamId, createSandboxBodySchema.parse({ memory_mb: 512 }), new AbortController().signal);
+  }
+
+  /** A whole control plane on the same records and hosts, that listens on loopback. To be called once, after `fill`. */
+  async serve(): Promise<LoadApi> {
+    const dir = await mkdtemp(join(tmpdir(), "roost-load-"));
+    this.#cleanup.defer("remove the state folder", () => rm(dir, { recursive: true, force: true }));
+    const controlPlane = await createControlPlane(
+      { ...controlPlaneOptions.read({}), port: 0, drainTimeoutSec: 1, dir },
+      { hosts: this.hosts, database: this.database, log: silentLogger },
+    );
+    this.#cleanup.defer("close the control plane", () => controlPlane.close());
+    const { url } = await controlPlane.listen();
+    const { key } = await controlPlane.apiKeys.createForPlatform("load");
+    const agent = new Agent({ keepAlive: true });
+    this.#cleanup.defer("close the client's connections", () => agent.destroy());
+    const read = async (path: string) =>
+      new Promise<void>((resolve, reject) => {
+        const sent = request(url + path, { agent, headers: { "x-api-key": key } }, (answer) => {
+          answer.resume();
+          answer.once("error", reject);
+          answer.once("end", () => (answer.statusCode === 200 ? resolve() : reject(new Error(`${path} answered ${answer.statusCode}`))));
+        });
+        sent.once("error", reject);
+        sent.end();
+      });
+    return {
+      get: async (index) => read(`/v1/sandboxes/${this.ids[index % this.ids.length]}`),
+      list: async () => read("/v1/sandboxes?limit=100"),
+    };
   }
 
   /** One round of the reconciler of each host. */

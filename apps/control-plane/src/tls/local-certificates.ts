@@ -4,22 +4,10 @@ import { isIP } from "node:net";
 
 import { AsnConvert } from "@peculiar/asn1-schema";
 import { GeneralName, GeneralSubtree, GeneralSubtrees, NameConstraints } from "@peculiar/asn1-x509";
-import {
-  AuthorityKeyIdentifierExtension,
-  BasicConstraintsExtension,
-  ExtendedKeyUsage,
-  ExtendedKeyUsageExtension,
-  Extension,
-  KeyUsageFlags,
-  KeyUsagesExtension,
-  SubjectAlternativeNameExtension,
-  SubjectKeyIdentifierExtension,
-  X509Certificate,
-  X509CertificateGenerator,
-} from "@peculiar/x509";
+import { ExtendedKeyUsage, Extension, X509Certificate } from "@peculiar/x509";
 import { hour } from "@roost/kit";
 
-import { importSigningKey, makeKeyPair, signing } from "../hosts/certificates.ts";
+import { importSigningKey, makeKeyPair, signAuthority, signLeaf } from "../hosts/certificates.ts";
 
 /**
  * Certificates for browsers and SDKs on machines of one's own, where no public authority gives any: a local authority, which people tell their machine to trust, and leaves
@@ -34,8 +22,6 @@ const day = 24 * hour;
 export const authorityLifeMs = 3_653 * day;
 /** Life of a leaf in `ms`; Apple's clients refuse more than 825 days, others will go below 100 */
 export const leafLifeMs = 90 * day;
-/** Begins of validity lie this far back in `ms`: clocks differ */
-const backdateMs = 1 * hour;
 const constraintsId = "2.5.29.30";
 
 export interface PemPair {
@@ -59,20 +45,12 @@ export async function makeLocalAuthority({ domains, addresses }: AuthorityScope,
   const constraints = new NameConstraints({
     permittedSubtrees: new GeneralSubtrees(permitted.map((base) => new GeneralSubtree({ base }))),
   });
-  const certificate = await X509CertificateGenerator.create({
-    subject: "CN=Roost on this machine",
-    issuer: "CN=Roost on this machine",
-    notBefore: new Date(now.getTime() - backdateMs),
-    notAfter: new Date(now.getTime() + authorityLifeMs),
-    publicKey: keys.publicKey,
-    signingKey: keys.privateKey,
-    signingAlgorithm: signing,
-    extensions: [
-      new BasicConstraintsExtension(true, 0, true),
-      new KeyUsagesExtension(KeyUsageFlags.keyCertSign, true),
-      new Extension(constraintsId, true, AsnConvert.serialize(constraints)),
-      await SubjectKeyIdentifierExtension.create(keys.publicKey),
-    ],
+  const certificate = await signAuthority({
+    name: "CN=Roost on this machine",
+    keys,
+    now,
+    lifeMs: authorityLifeMs,
+    extensions: [new Extension(constraintsId, true, AsnConvert.serialize(constraints))],
   });
   return { certificatePem: certificate.toString("pem"), privateKeyPem: keys.privateKeyPem };
 }
@@ -96,27 +74,15 @@ export async function issueLeaf(
   { names, addresses }: { readonly names: readonly string[]; readonly addresses: readonly string[] },
   now: Date,
 ): Promise<PemPair> {
-  const issuer = new X509Certificate(authority.certificatePem);
   const keys = await makeKeyPair();
-  const certificate = await X509CertificateGenerator.create({
-    subject: "CN=Roost",
-    issuer: issuer.subjectName,
-    notBefore: new Date(now.getTime() - backdateMs),
-    notAfter: new Date(now.getTime() + leafLifeMs),
-    publicKey: keys.publicKey,
+  const certificate = await signLeaf({
+    issuer: new X509Certificate(authority.certificatePem),
     signingKey: await importSigningKey(authority.privateKeyPem),
-    signingAlgorithm: signing,
-    extensions: [
-      new BasicConstraintsExtension(false, undefined, true),
-      new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
-      new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth]),
-      new SubjectAlternativeNameExtension([
-        ...names.map((value) => ({ type: "dns" as const, value })),
-        ...addresses.map((value) => ({ type: "ip" as const, value })),
-      ]),
-      await AuthorityKeyIdentifierExtension.create(issuer.publicKey),
-      await SubjectKeyIdentifierExtension.create(keys.publicKey),
-    ],
+    publicKey: keys.publicKey,
+    now,
+    timeExpires: new Date(now.getTime() + leafLifeMs),
+    usages: [ExtendedKeyUsage.serverAuth],
+    names: [...names.map((value) => ({ type: "dns" as const, value })), ...addresses.map((value) => ({ type: "ip" as const, value }))],
   });
   return { certificatePem: certificate.toString("pem"), privateKeyPem: keys.privateKeyPem };
 }

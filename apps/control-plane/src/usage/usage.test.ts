@@ -52,8 +52,6 @@ class Subject {
       ...sizes,
       teamId: team,
       templateSnapshotId: null,
-      metadata: {},
-      autoResume: false,
       id: this.id,
       timeCreated: at(sec),
     });
