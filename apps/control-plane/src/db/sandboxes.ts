@@ -306,6 +306,17 @@ export async function requestDeleteOfAnyTeam(db: Db, id: string, now: Date): Pro
     .executeTakeFirst();
 }
 
+/** The same for one that is still being created as far as anybody was told; false when it is not, so that nobody's word is taken back. */
+export async function requestDeleteOfCreating(db: Db, id: string, now: Date): Promise<boolean> {
+  const result = await db
+    .updateTable("sandbox")
+    .set({ time_delete_requested: sql<Date>`coalesce(time_delete_requested, ${now})` })
+    .where("id", "=", id)
+    .where("state", "=", "creating")
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
 /** Forgets a create that left nothing anywhere. */
 export async function forgetSandbox(db: Db, id: string): Promise<void> {
   await db.deleteFrom("sandbox").where("id", "=", id).where("state", "=", "creating").execute();

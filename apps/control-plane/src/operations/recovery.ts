@@ -4,7 +4,7 @@ import { hour, minute, second, ServiceLoop, unreachable, type Logger } from "@ro
 import type { Database } from "../db/database.ts";
 import type { OperationRow } from "../db/operations.ts";
 import { listUnsettled, releaseHeldByNobody, settle } from "../db/reservations.ts";
-import { findSandboxOfAnyTeam, forgetSandbox, markCreateFailed, requestDeleteOfAnyTeam, type ObservedSandbox } from "../db/sandboxes.ts";
+import { findSandboxOfAnyTeam, forgetSandbox, markCreateFailed, requestDeleteOfCreating, type ObservedSandbox } from "../db/sandboxes.ts";
 import { callTimeoutMs, createTimeoutMs, destroyTimeoutMs, type HostLink } from "../hosts/host-link.ts";
 import { abandonSnapshot, findReadySnapshot } from "../db/snapshots.ts";
 import type { Hosts } from "../hosts/hosts.ts";
@@ -136,7 +136,7 @@ export class Recovery {
       observed = await hosts.get(row.host_id).getSandbox(id);
     } catch (error) {
       if (!this.#isOlder(operation, hostWaitMs)) return "later";
-      await requestDeleteOfAnyTeam(db, id, records.now());
+      if (!(await requestDeleteOfCreating(db, id, records.now()))) return "later";
       await markCreateFailed(db, id, "its host could not be reached while it was being created", records.now());
       return interrupted(error instanceof Error ? error.message : "");
     }
@@ -147,6 +147,8 @@ export class Recovery {
     await records.observe(observed);
     if (observed.state !== "creating") return this.#newcomer(id, operation);
     if (!this.#isOlder(operation, createTimeoutMs)) return "later";
+    // Decided before the host is told: who made it may be there after all, and is not to say that it runs
+    if (!(await requestDeleteOfCreating(db, id, records.now()))) return "later";
     const host = hosts.get(row.host_id);
     await host.call(() => host.client.destroySandbox({ sandboxId: id }, { timeoutMs: destroyTimeoutMs }));
     await forgetSandbox(db, id);
