@@ -9,6 +9,7 @@ import { PgliteDialect } from "../db/pglite-dialect.ts";
 import type { Tables } from "../db/schema.ts";
 import { emptyDatabase } from "../testing/pglite-dump.ts";
 import { SharedDatabase } from "./faulty-database.ts";
+import { seededIds } from "./seeded-ids.ts";
 import { Simulation } from "./simulation.ts";
 import { violations } from "./violations.ts";
 
@@ -45,6 +46,7 @@ test(
   async () => {
     for (const seed of seeds) {
       for (const table of tables) await db.deleteFrom(table).execute();
+      using _ids = seededIds(new SeededRandom(seed + 1));
       const simulation = new Simulation(shared, { seed, replicas: 2 + (seed % 2), hosts: 1 + (seed % 3) });
       await simulation.run();
       const found = await violations(db, simulation);

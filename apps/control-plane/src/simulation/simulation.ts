@@ -47,7 +47,7 @@ const healingRounds = 20;
  * any step, hosts also in the midst of a change. Clients send each request until it is answered; hosts pause and checkpoint of themselves, operators cordon and drain them. Then everything heals, and what
  * is left must be what clients were told (./violations.ts).
  *
- * What happens is decided by the seed. Ids are random, though, so two runs of a seed may differ where hosts are equal to placement.
+ * What happens is decided by the seed, if ids are (./seeded-ids.ts).
  */
 export class Simulation {
   readonly hosts: readonly FakeHost[];
