@@ -19,6 +19,7 @@ export const eventKinds = [
   /** of the parent; `detail.children` counts */
   "sandbox.forked",
   /** its VM ended without being asked to; it is back at its last generation */
+  /** `detail.state` says what it is since: `paused` at its last generation, or `failed` */
   "sandbox.vm_lost",
   /** its time was up; `detail.action` says what was done: `delete` or `pause` */
   "sandbox.expired",

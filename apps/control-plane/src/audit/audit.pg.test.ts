@@ -105,7 +105,7 @@ describe.skipIf(reason !== undefined)("on a real PostgreSQL", () => {
         [one, two, one, two].map(async ({ db }) => {
           await applyObserved(db, observed(generation, state, sec), time(sec));
           const kind = state === "running" ? "sandbox.resumed" : "sandbox.paused";
-          await new Usage(db).happened({ kind, sandboxId: "itwice", hostId: "host-1", time: time(sec) });
+          await new Usage(db).happened({ kind, sandboxId: "itwice", hostId: "host-1", time: time(sec), detail: {} });
         }),
       );
     }

@@ -29,7 +29,7 @@ export class HostHistory {
     const wasSaved = this.phases.get(sandboxId)?.at(-1)?.state === "paused";
     if (state === SandboxState.PAUSED && !wasSaved) {
       this.#phase(sandboxId, "paused", timePausedMs);
-      if (before !== SandboxState.RESUMING) this.#tell(sandboxId, "sandbox.paused");
+      this.#tell(sandboxId, "sandbox.paused");
     }
     if (state !== SandboxState.RUNNING) return;
     if (before === undefined || before === SandboxState.CREATING) {

@@ -44,7 +44,7 @@ const healingRounds = 20;
 
 /**
  * Control planes on one database and hosts without a host, on a clock of their own; messages between them are lost, late, repeated and overtake each other, and each side is killed at
- * any step, hosts also in the midst of a change. Clients send each request until it is answered; hosts pause and checkpoint of themselves, operators cordon and drain them. Then everything heals, and what
+ * any step, hosts also in the midst of a change. Clients send each request until it is answered; hosts pause and checkpoint of themselves and lose VMs, operators cordon and drain them. Then everything heals, and what
  * is left must be what clients were told (./violations.ts).
  *
  * What happens is decided by the seed, if ids are (./seeded-ids.ts).
@@ -297,18 +297,20 @@ export class Simulation {
     this.#toAudit = this.#toAudit.filter((key) => !this.audited.has(key));
   }
 
-  /** A host does what it does without being asked: nobody has used a sandbox for long, or a checkpoint is due. */
+  /** A host does what it does without being asked: nobody has used a sandbox for long, a checkpoint is due, or a VM ends. */
   #ofItself(): void {
     const host = this.#random.pick(this.hosts as [FakeHost, ...FakeHost[]]);
     const ids = [...host.sandboxes.keys()];
     const id = ids[this.#random.integer(Math.max(1, ids.length))];
     if (id === undefined) return;
     const known = this.expectations.known.get(id);
-    const isIdle = known !== undefined && known.busy === 0 && this.#random.next() < 0.5;
-    this.#note(`${host.id} ${isIdle ? "pauses" : "checkpoints"} ${id} of itself`);
-    if (isIdle) this.expectations.disturbed(id);
-    else this.expectations.saved(id);
-    void this.#unheard(isIdle ? host.pauseOfItself(id) : host.checkpointOfItself(id));
+    const roll = this.#random.next();
+    const does = known === undefined || known.busy > 0 || roll < 0.5 ? "checkpoints" : roll < 0.8 ? "pauses" : "loses";
+    this.#note(`${host.id} ${does} ${id} of itself`);
+    if (does === "checkpoints") this.expectations.saved(id);
+    else this.expectations.disturbed(id);
+    const acts = { checkpoints: host.checkpointOfItself, pauses: host.pauseOfItself, loses: host.loseVm };
+    void this.#unheard(acts[does].call(host, id));
   }
 
   /** An operator cordons a host, drains it, or takes that back. */

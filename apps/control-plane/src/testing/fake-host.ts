@@ -168,6 +168,17 @@ export class FakeHost implements HostDependency {
     });
   }
 
+  /** Its VM ends without being asked to: the sandbox is back at its last generation. Nothing is done to one that does not run, or has none of its own. */
+  async loseVm(sandboxId: string): Promise<void> {
+    await this.#inTurn(sandboxId, async () => {
+      const sandbox = this.sandboxes.get(sandboxId);
+      const generation = this.images.generations.get(sandboxId)?.find(({ isCurrent }) => isCurrent);
+      if (sandbox?.state !== SandboxState.RUNNING || generation === undefined) return;
+      const { number: currentGeneration, hasMemory } = generation;
+      this.change(sandboxId, SandboxState.PAUSED, { currentGeneration, hasMemory, timePausedMs: BigInt(this.#now()) });
+    });
+  }
+
   /** Makes the checkpoint of a sandbox that is due, if it runs. */
   async checkpointOfItself(sandboxId: string): Promise<void> {
     await this.#inTurn(sandboxId, async () => {

@@ -112,7 +112,13 @@ const sizes = {
   checkpointIntervalSec: 0,
 };
 
-const told = (kind: EventKind, sandboxId: string, time: Date, hostId = sizes.hostId) => ({ kind, sandboxId, time, hostId });
+const told = (kind: EventKind, sandboxId: string, time: Date, hostId = sizes.hostId, detail: Record<string, string> = {}) => ({
+  kind,
+  sandboxId,
+  time,
+  hostId,
+  detail,
+});
 const usageAt = (nowSec: number) => new Usage(database.db, () => at(nowSec));
 const query = (from: number, to: number | undefined, group: "day" | "sandbox" | "template" = "day") =>
   usageQuerySchema.parse({ from: at(from).toISOString(), ...(to === undefined ? {} : { to: at(to).toISOString() }), group });
@@ -239,6 +245,25 @@ test("pauses and resumes while nobody listened are found in what the host tells 
   await usage.happened(told("sandbox.paused", sandbox.id, at(700)));
   await usage.happened(told("sandbox.created", sandbox.id, at(5)));
   expect(await sandbox.intervals()).toEqual([...truth.slice(0, -1), "running 40–60"]);
+});
+
+test("a lost VM is paused, or has failed; a rollback makes run what was paused", async () => {
+  const sandbox = await new Subject().create(0);
+  await sandbox.tell({ state: "running", started: 1 });
+  const usage = usageAt(100);
+  await usage.happened(told("sandbox.vm_lost", sandbox.id, at(10), undefined, { state: "failed" }));
+  expect(await sandbox.intervals()).toEqual(["running 1–"]);
+  await usage.happened(told("sandbox.vm_lost", sandbox.id, at(10), undefined, { state: "paused" }));
+  await usage.happened(told("sandbox.rolled_back", sandbox.id, at(20)));
+  expect(await sandbox.intervals()).toEqual(["running 1–10", "paused 10–20", "running 20–"]);
+});
+
+test("paused and resumed at one instant: it runs on from then, not only since that was heard", async () => {
+  const sandbox = await new Subject().create(0);
+  await sandbox.tell({ state: "running", started: 1 });
+  await sandbox.tell({ state: "paused", paused: 10 });
+  await sandbox.tell({ state: "running", started: 10, heard: 30 });
+  expect(await sandbox.intervals()).toEqual(["running 1–"]);
 });
 
 test("whatever is heard late, twice or not at all, once all is told the intervals are the truth", async () => {

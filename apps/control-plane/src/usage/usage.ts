@@ -24,7 +24,13 @@ const stateAfter: Partial<Record<EventKind, "running" | "paused">> = {
   "sandbox.auto_paused": "paused",
   "sandbox.resumed": "running",
   "sandbox.auto_resumed": "running",
+  "sandbox.rolled_back": "running",
 };
+
+function phaseAfter({ kind, detail }: Pick<NewEvent, "kind" | "detail">): "running" | "paused" | undefined {
+  if (kind === "sandbox.vm_lost") return detail["state"] === "paused" ? "paused" : undefined;
+  return stateAfter[kind];
+}
 
 /** What teams use, computed from the intervals in which their sandboxes ran or were paused. */
 export class Usage {
@@ -65,8 +71,9 @@ export class Usage {
   }
 
   /** A host told of a pause or resume that may have happened while nobody listened. */
-  async happened({ kind, sandboxId, hostId, time }: Pick<NewEvent, "kind" | "sandboxId" | "hostId" | "time">): Promise<void> {
-    const state = stateAfter[kind];
+  async happened(event: Pick<NewEvent, "kind" | "sandboxId" | "hostId" | "time" | "detail">): Promise<void> {
+    const { sandboxId, hostId, time } = event;
+    const state = phaseAfter(event);
     if (state === undefined || sandboxId === null || time > this.#now()) return;
     await splitInterval(this.#db, { sandboxId, hostId, state, instant: time });
   }

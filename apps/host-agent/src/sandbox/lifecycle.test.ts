@@ -91,6 +91,16 @@ test("checkpoints are kept and gone back to; the newest is where a lost VM goes 
   expect(guestOf(host, sandboxId).knowledge).toEqual({ step: 3 });
 });
 
+test("a running sandbox whose rollback cannot be started is paused at that generation, and says so", async () => {
+  await using host = await FakeHost.start();
+  const sandboxId = await running(host);
+  await host.client.checkpointSandbox({ sandboxId });
+  host.driver.failNext("restore");
+  expect(await failureOf(host.client.rollbackSandbox({ sandboxId, generation: 1 }))).toMatchObject({ code: "sandbox_start_failed" });
+  expect((await host.client.getSandbox({ sandboxId })).sandbox?.state).toBe(SandboxState.PAUSED);
+  expect((await host.toldOf(sandboxId)).at(-1)).toBe("sandbox.paused");
+});
+
 test("a checkpoint that fails after it gave the VM a new layer is in nobody's way", async () => {
   let failing: string | undefined;
   await using host = await FakeHost.start({

@@ -154,18 +154,6 @@ test("a second host agent on the same state folder is refused and told who has i
   await expect(host.startAgent()).rejects.toThrow(`pid ${process.pid}`);
 });
 
-/** The kinds of what the host tells of a sandbox to somebody who hears of it for the first time. */
-async function toldOf(host: FakeHost, sandboxId: string): Promise<string[]> {
-  const kinds: string[] = [];
-  const stop = new AbortController();
-  for await (const { event } of host.client.watchSandboxes({}, { signal: stop.signal })) {
-    if (event.case === "happened" && event.value.sandboxId === sandboxId) kinds.push(event.value.kind);
-    if (event.case === "synced") break;
-  }
-  stop.abort();
-  return kinds;
-}
-
 test("what happened is told after a restart, also what a crash kept from being told, and a VM that died meanwhile", async () => {
   await using host = await FakeHost.start();
   const [paused, died, deleted] = [aSpec(), aSpec(), aSpec()];
@@ -179,10 +167,10 @@ test("what happened is told after a restart, also what a crash kept from being t
   await writeFile(path, lines.filter((line) => !/"sandbox\.(paused|stopped)"/.test(line)).join("\n"));
   await host.driver.end(died.sandboxId, { signal: "SIGKILL" });
   await host.startAgent();
-  expect(await toldOf(host, paused.sandboxId)).toEqual(["sandbox.created", "sandbox.paused"]);
-  expect(await toldOf(host, died.sandboxId)).toEqual(["sandbox.created", "sandbox.vm_lost"]);
-  expect(await toldOf(host, deleted.sandboxId)).toEqual(["sandbox.created", "sandbox.stopped"]);
+  expect(await host.toldOf(paused.sandboxId)).toEqual(["sandbox.created", "sandbox.paused"]);
+  expect(await host.toldOf(died.sandboxId)).toEqual(["sandbox.created", "sandbox.vm_lost"]);
+  expect(await host.toldOf(deleted.sandboxId)).toEqual(["sandbox.created", "sandbox.stopped"]);
   await host.endAgent();
   await host.startAgent(); // told once
-  expect(await toldOf(host, paused.sandboxId)).toEqual(["sandbox.created", "sandbox.paused"]);
+  expect(await host.toldOf(paused.sandboxId)).toEqual(["sandbox.created", "sandbox.paused"]);
 });

@@ -276,7 +276,7 @@ export class SandboxLife {
     });
     await this.tearDown(next);
     await keeper.saveAnyway(noVm, { visible: false });
-    context.events.emit("sandbox.vm_lost", { sandboxId: keeper.current.spec.sandboxId, message: failureReason });
+    context.events.emit("sandbox.vm_lost", { sandboxId: keeper.current.spec.sandboxId, message: failureReason, detail: { state: next } });
     return next;
   }
 

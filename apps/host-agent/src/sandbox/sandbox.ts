@@ -180,11 +180,16 @@ export class Sandbox {
   /** Goes back to a kept generation, and runs from there. */
   async rollBack(generation: number, basedOn: BasedOn): Promise<SandboxRecord> {
     return this.#ask(async () => {
-      await this.#life.rollBack(generation);
-      this.#context.events.emit("sandbox.rolled_back", {
-        sandboxId: this.id,
-        message: `sandbox was rolled back to generation ${generation}`,
-      });
+      const wasRunning = this.record.state === "running";
+      try {
+        await this.#life.rollBack(generation);
+      } catch (error) {
+        const message = `sandbox was rolled back to generation ${generation}, and could not be started`;
+        if (wasRunning && this.record.state === "paused") this.#context.events.emit("sandbox.paused", { sandboxId: this.id, message });
+        throw error;
+      }
+      const message = `sandbox was rolled back to generation ${generation}`;
+      this.#context.events.emit("sandbox.rolled_back", { sandboxId: this.id, message });
     }, basedOn);
   }
 

@@ -46,16 +46,18 @@ export function untoldEvents(records: readonly SandboxRecord[], events: readonly
 function eventOf(
   { state, failureReason, notice, stopReason }: SandboxRecord,
   wasThere: boolean,
-): Pick<UntoldEvent, "kind" | "message"> | undefined {
+): Pick<UntoldEvent, "kind" | "message" | "detail"> | undefined {
   switch (state) {
     case "running":
       return wasThere
         ? { kind: "sandbox.resumed", message: "sandbox was resumed" }
         : { kind: "sandbox.created", message: "sandbox was created" };
     case "paused":
-      return notice === null ? { kind: "sandbox.paused", message: "sandbox was paused" } : { kind: "sandbox.vm_lost", message: notice };
+      return notice === null
+        ? { kind: "sandbox.paused", message: "sandbox was paused" }
+        : { kind: "sandbox.vm_lost", message: notice, detail: { state } };
     case "failed":
-      return { kind: wasThere ? "sandbox.vm_lost" : "sandbox.failed", message: failureReason ?? "the sandbox failed" };
+      return { kind: wasThere ? "sandbox.vm_lost" : "sandbox.failed", message: failureReason ?? "the sandbox failed", detail: { state } };
     case "stopped":
       return { kind: "sandbox.stopped", message: `sandbox was stopped: ${stopReason ?? "it ended"}` };
     case "creating":

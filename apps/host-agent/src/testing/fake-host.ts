@@ -101,6 +101,18 @@ export class FakeHost implements AsyncDisposable {
     return this.#client;
   }
 
+  /** The kinds of what it tells of a sandbox to somebody who hears of it for the first time. */
+  async toldOf(sandboxId: string): Promise<string[]> {
+    const kinds: string[] = [];
+    const stop = new AbortController();
+    for await (const { event } of this.client.watchSandboxes({}, { signal: stop.signal })) {
+      if (event.case === "happened" && event.value.sandboxId === sandboxId) kinds.push(event.value.kind);
+      if (event.case === "synced") break;
+    }
+    stop.abort();
+    return kinds;
+  }
+
   async startAgent(): Promise<void> {
     const options = hostAgentOptions.read(
       {},
