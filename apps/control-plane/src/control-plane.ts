@@ -180,6 +180,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     {
       counts: async () => countPlatform(database.db, new Date()),
       databaseConnections: database.connections,
+      clockAheadMs: async () => database.clockAheadMs(),
       auditEntriesWaiting: () => bookkeeping.auditQueue.waitingCount,
     },
   );

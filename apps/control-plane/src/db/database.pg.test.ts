@@ -1,5 +1,5 @@
 import { createSandboxBodySchema, newSandboxId } from "@roost/contract";
-import { silentLogger } from "@roost/kit";
+import { hour, silentLogger } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
@@ -13,6 +13,7 @@ import { Hosts } from "../hosts/hosts.ts";
 import { Reconciler } from "../sandboxes/reconciler.ts";
 import { Sandboxes } from "../sandboxes/sandboxes.ts";
 import { plainSandbox } from "../testing/plain-sandbox.ts";
+import { requireSameTime } from "./clock.ts";
 import { openDatabase, type Database } from "./database.ts";
 import { claimExpired, extendExpiry } from "./expiry.ts";
 import { listSandboxes } from "./list-sandboxes.ts";
@@ -66,6 +67,13 @@ describe.skipIf(why !== undefined)(`on PostgreSQL${why === undefined ? "" : ` (s
     hasMemory: false,
     timePaused: null,
     notice: null,
+  });
+
+  test("a control plane whose clock is not the database's is not let in", async () => {
+    await requireSameTime(one.db);
+    await expect(requireSameTime(one.db, () => Date.now() + 1 * hour)).rejects.toThrow(/ s ahead of the database server's/);
+    await expect(requireSameTime(one.db, () => Date.now() - 1 * hour)).rejects.toThrow(/ s behind the database server's/);
+    expect(await one.clockAheadMs()).toBeTypeOf("number");
   });
 
   test("both migrated, once", async () => {

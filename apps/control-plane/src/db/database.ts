@@ -3,6 +3,7 @@ import type { Logger } from "@roost/kit";
 import { Kysely, PostgresDialect, sql } from "kysely";
 import pg from "pg";
 
+import { clockAheadMs, requireSameTime } from "./clock.ts";
 import { migrate, type Migration } from "./migrate.ts";
 import { makeDatabaseFolder } from "./new-folder.ts";
 import { PgliteDialect } from "./pglite-dialect.ts";
@@ -27,6 +28,8 @@ export interface Database extends AsyncDisposable {
   ping(): Promise<void>;
   /** Connections to the server; undefined: it is embedded, and has one */
   readonly connections: () => DatabaseConnections | undefined;
+  /** How far the clock of this machine is ahead of the server's, in ms; undefined: it is embedded, and has the same */
+  readonly clockAheadMs: () => Promise<number | undefined>;
   close(): Promise<void>;
 }
 
@@ -54,6 +57,7 @@ export const pgliteParsers = { [int8Oid]: Number };
 export async function openDatabase(location: DatabaseLocation, log: Logger, migrations?: readonly Migration[]): Promise<Database> {
   const database = location.kind === "server" ? openServer(location.url, log) : await openPglite(location, log);
   try {
+    if (location.kind === "server") await requireSameTime(database.db);
     await migrate(database.db, { isExclusive: database.isExclusive, log, migrations });
     return database;
   } catch (error) {
@@ -122,6 +126,7 @@ function wrap(
     db,
     isExclusive,
     connections,
+    clockAheadMs: async () => (isExclusive ? undefined : clockAheadMs(db)),
     ping: async () => {
       await sql`SELECT 1`.execute(db);
     },

@@ -58,6 +58,7 @@ test("a listener of its own serves them without a key, and nothing else", async 
     {
       counts: async () => [{ of: "host", state: "ready", count: 3 }],
       databaseConnections: () => ({ open: 4, idle: 1, waiting: 2 }),
+      clockAheadMs: async () => 1_500,
       auditEntriesWaiting: () => 5,
     },
   );
@@ -68,6 +69,7 @@ test("a listener of its own serves them without a key, and nothing else", async 
     expect(valuesOf(text, "roost_hosts").get('state="ready"')).toBe(3);
     expect(valuesOf(text, "roost_database_connections").get('state="waiting"')).toBe(2);
     expect(valuesOf(text, "roost_audit_entries_waiting").get("")).toBe(5);
+    expect(valuesOf(text, "roost_database_clock_difference_seconds").get("")).toBe(1.5);
     for (const [method, path] of [
       ["GET", "/v1/sandboxes"],
       ["POST", "/metrics"],
@@ -97,6 +99,7 @@ test("a host that was deleted is told of no more, and what the database does not
     {
       counts: async () => orAway([{ of: "host", state: "ready", count: 2 }] as const),
       databaseConnections: () => undefined,
+      clockAheadMs: async () => undefined,
       auditEntriesWaiting: () => 0,
     },
   );

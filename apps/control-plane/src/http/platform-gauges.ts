@@ -1,3 +1,4 @@
+import { second } from "@roost/kit";
 import { Gauge, type Registry } from "prom-client";
 
 import type { PlatformCount } from "../db/platform-counts.ts";
@@ -7,6 +8,8 @@ export interface PlatformSources {
   readonly counts: () => Promise<readonly PlatformCount[]>;
   /** Of a PostgreSQL server; undefined: the database is embedded */
   readonly databaseConnections: () => { readonly open: number; readonly idle: number; readonly waiting: number } | undefined;
+  /** In ms; undefined: the database is embedded */
+  readonly clockAheadMs: () => Promise<number | undefined>;
   readonly auditEntriesWaiting: () => number;
 }
 
@@ -76,6 +79,17 @@ export function addPlatformGauges(registry: Registry, sources: PlatformSources):
       this.set(sources.auditEntriesWaiting());
     },
   });
+  const clock: Gauge = new Gauge({
+    name: "roost_database_clock_difference_seconds",
+    help: "How far the clock of this control plane is ahead of the PostgreSQL server's",
+    registers,
+    async collect() {
+      const aheadMs = await unlessFailed(sources.clockAheadMs);
+      this.reset();
+      if (aheadMs !== undefined) this.set(aheadMs / second);
+    },
+  });
   void connections;
+  void clock;
   void waiting;
 }

@@ -57,6 +57,7 @@ export class SharedDatabase {
       db: new Kysely<Tables>({ dialect }),
       isExclusive: false,
       connections: () => undefined,
+      clockAheadMs: async () => undefined,
       ping: close,
       close,
       [Symbol.asyncDispose]: close,
