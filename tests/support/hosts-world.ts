@@ -35,6 +35,7 @@ export class WorldHost {
   readonly folder: string;
   readonly address: string;
   readonly #environment: NodeJS.ProcessEnv;
+  readonly #uidBase: number;
   readonly #namespace: string;
   readonly #link: string;
   #process: ServerProcess | undefined;
@@ -47,12 +48,13 @@ export class WorldHost {
     this.address = `${linkPrefix}.${2 * number + 1}`;
     this.#namespace = `roosthost${process.pid}-${number}`;
     this.#link = `rh${process.pid}-${number}`.slice(-15);
+    this.#uidBase = uidBase + number * uidsPerHost;
     this.#environment = {
       ...inheritedEnvironment(),
       ROOST_DIR: this.folder,
       ROOST_POOL_SIZES: "none",
       ROOST_SLOT_POOL_SIZE: "1",
-      ROOST_UID_BASE: String(uidBase + number * uidsPerHost),
+      ROOST_UID_BASE: String(this.#uidBase),
       ROOST_GUEST_DNS_SERVERS: "11.79.1.53",
       ...settings,
     };
@@ -163,7 +165,7 @@ export class WorldHost {
 
   /** Less routes: those that are seen from here are other installations', in the namespace of the test. */
   async leftovers(): Promise<string[]> {
-    return (await listOwnedResources(this.folder)).filter((line) => !line.startsWith("route "));
+    return (await listOwnedResources(this.folder, this.#uidBase)).filter((line) => !line.startsWith("route "));
   }
 }
 

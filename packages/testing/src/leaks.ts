@@ -12,12 +12,13 @@ import { identifyProcess, run } from "@roost/kit";
  *     afterEach(async () => expect(await listOwnedResources(stateDir)).toEqual([]));
  *
  * `stateDir` may be gone already. A platform that runs counts as well: end it first (with its sandboxes), or take the listing before
- * and after. The names are those of the host agent's `instance.ts`; a test there holds the two together.
+ * and after. `uidBase` is the installation's `ROOST_UID_BASE`. The names are those of the host agent's `instance.ts`; a test there
+ * holds the two together.
  */
-export async function listOwnedResources(stateDir: string): Promise<string[]> {
+export async function listOwnedResources(stateDir: string, uidBase: number = defaults.uidBase): Promise<string[]> {
   const folder = resolveLinks(stateDir);
   const tag = instanceTag(folder);
-  const block = await claimedBlock(folder);
+  const block = await claimedBlock(folder, uidBase);
   const tables = await run(["nft", "list", "tables"]).catch(() => ""); // no nft: no tables of ours either
   const routes = block === undefined ? "" : await run(["ip", "route", "show"]);
   return [
@@ -55,17 +56,17 @@ interface Block {
   readonly uidCount: number;
 }
 
-/** Numbers of the host agent's defaults: `ROOST_SLOT_CIDR` and `ROOST_UID_BASE`; with others its uids and route are not looked for. */
+/** Numbers of the host agent's defaults: `ROOST_SLOT_CIDR` (with another its uids and route are not looked for) and `ROOST_UID_BASE`. */
 const defaults = { slotCidr: "198.18.0.0/15", blockSize: 2_048, slotsPerBlock: 1_024, uidBase: 1_879_048_192 } as const;
 
-async function claimedBlock(folder: string): Promise<Block | undefined> {
+async function claimedBlock(folder: string, uidBase: number): Promise<Block | undefined> {
   try {
     const claim = JSON.parse(await readFile(join(folder, "network.json"), "utf8")) as { slotCidr: string; index: number };
     if (claim.slotCidr !== defaults.slotCidr) return undefined;
     const offset = claim.index * defaults.blockSize;
     return {
       cidr: `198.${18 + Math.trunc(offset / 65_536)}.${Math.trunc(offset / 256) % 256}.0/21`,
-      uidFirst: defaults.uidBase + claim.index * defaults.slotsPerBlock,
+      uidFirst: uidBase + claim.index * defaults.slotsPerBlock,
       uidCount: defaults.slotsPerBlock,
     };
   } catch {
