@@ -224,3 +224,51 @@ test("a deleted host is told so: it takes no new work, keeps what it has, and sa
   expect(await host.stop()).toBe(0);
   expect(await host.vmmOf(sandbox.id)).toBeUndefined();
 }, 300_000);
+
+test("draining a host by moving: what ran goes on at another host where it was, what was saved can, and the host can be deleted", async () => {
+  const [one] = counting;
+  if (one === undefined) throw new Error("the first test made none");
+  const { host, bootId } = one;
+  const sandbox = world.client.sandbox(one.sandbox.id);
+  const sum = (handle: SandboxHandle) =>
+    handle.exec("sha256sum", { args: ["/root/data"], user: "root" }).then(({ stdout }) => stdout.trim());
+  await sandbox.exec("sh", { args: ["-c", "head -c 3000000 /dev/urandom > /root/data; sync"], user: "root" });
+  const data = await sum(sandbox);
+  const [forked] = await sandbox.fork(1);
+  if (forked === undefined || !("sandbox" in forked)) throw new Error("it could not be forked");
+  const child = world.client.sandbox(forked.sandbox.id);
+  expect((await world.hostOf(child.id)).name).toBe(host.name);
+  await child.pause();
+  const before = await countOf(sandbox);
+
+  await world.client.hosts.drain(host.id, { mode: "move" });
+  // A request meanwhile waits, or is told to come again: the sandbox is never gone
+  const counts: number[] = [];
+  await poll({ what: "the end of the drain", timeoutMs: 300_000, intervalMs: 500 }, async () => {
+    await countOf(sandbox).then(
+      (count) => counts.push(count),
+      (error: unknown) => expect(String(error)).not.toContain("not_found"),
+    );
+    const { drain } = await world.client.hosts.get(host.id);
+    return drain?.time_done == null ? undefined : true;
+  });
+  expect(counts).toEqual(counts.toSorted((a, b) => a - b));
+  for (const { id } of [sandbox, child]) {
+    expect((await world.hostOf(id)).name).not.toBe(host.name);
+    expect(await host.has(id)).toBe(false);
+    expect(await host.vmmOf(id)).toBeUndefined();
+  }
+  expect((await sandbox.get()).state).toBe("running");
+  expect(await bootIdOf(sandbox)).toBe(bootId);
+  expect(await sum(sandbox)).toBe(data);
+  const now = await countOf(sandbox);
+  expect(now).toBeGreaterThanOrEqual(before);
+  await poll({ what: "that it counts on", timeoutMs }, async () => ((await countOf(sandbox)) > now ? true : undefined));
+  expect((await child.get()).state).toBe("paused");
+  await child.resume();
+  expect(await bootIdOf(child)).toBe(bootId);
+  expect(await sum(child)).toBe(data);
+
+  expect(await world.client.hosts.previewDeletion(host.id)).toMatchObject({ sandbox_count: 0 });
+  await world.client.hosts.delete(host.id);
+}, 600_000);

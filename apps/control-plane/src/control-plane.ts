@@ -106,6 +106,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     audit: bookkeeping.audit,
     secretKey,
     onEnded: (sandboxId) => onEnded(sandboxId),
+    moveAway: async (host, signal) => sandboxes.moves.moveAway(host, signal),
     log,
   });
   const { hosts } = hostPlatform;
@@ -387,6 +388,7 @@ function startLoops(
     runRetention(database.db, options.stoppedRetentionSec, log, abort.signal),
     sandboxes.expiry.run(abort.signal),
     sandboxes.recovery.run(abort.signal),
+    sandboxes.moves.run(abort.signal),
     templateServices.upkeep.run(abort.signal),
     buildRunner.run(abort.signal),
     bookkeeping.run(abort.signal),

@@ -1,4 +1,4 @@
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { readFile, rm } from "node:fs/promises";
 import { loadavg } from "node:os";
 import { join } from "node:path";
@@ -19,6 +19,9 @@ import { LogStore } from "./logs/log-store.ts";
 import { FileDigests } from "./memory/checksum.ts";
 import type { ImageFolderOptions } from "./memory/image-folder.ts";
 import { Sampler } from "./metrics/sampler.ts";
+import { Arrivals } from "./move/arrivals.ts";
+import { Departures } from "./move/departures.ts";
+import { MovedImages } from "./move/moved-images.ts";
 import { LinuxNetwork } from "./network/linux-network.ts";
 import type { Network } from "./network/network.ts";
 import { findResolvers } from "./network/resolvers.ts";
@@ -43,7 +46,7 @@ import { StepCache } from "./templates/step-cache.ts";
 import { TemplateStore } from "./templates/template-store.ts";
 import { Templates, type Sizes } from "./templates/templates.ts";
 import { chooseAccelerator, type AcceleratorChoice } from "./vmm/accelerator.ts";
-import type { VmmDriver } from "./vmm/driver.ts";
+import type { VmFingerprint, VmmDriver } from "./vmm/driver.ts";
 import { QemuDriver } from "./vmm/qemu/qemu-driver.ts";
 import { ensureZeroMemory } from "./vmm/qemu/zero-memory.ts";
 
@@ -55,6 +58,8 @@ interface Parts {
   readonly pool: WarmPool;
   readonly importer: Importer;
   readonly sampler: Sampler;
+  readonly departures: Departures;
+  readonly arrivals: Arrivals;
 }
 
 export interface HostAgentDeps {
@@ -177,6 +182,10 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       checkRoom: (neededBytes) => disks.check(neededBytes),
       log,
     });
+    const cache = new MemoryImageCache(
+      { cacheRoot: join(options.cacheDir, "memory"), localRoot: join(instance.stateDir, "memory-images") },
+      imageOptions,
+    );
     const templates = new Templates({
       context,
       store: templateStore,
@@ -187,10 +196,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
         onRemoved: (name) => templates.onReplaced(name),
         log,
       }),
-      cache: new MemoryImageCache(
-        { cacheRoot: join(options.cacheDir, "memory"), localRoot: join(instance.stateDir, "memory-images") },
-        imageOptions,
-      ),
+      cache,
       buildsFolder: join(instance.stateDir, "builds"),
       buildsImages: options.memoryImages,
       log,
@@ -210,6 +216,18 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       templates,
       pool,
     });
+    const movedImages = new MovedImages(join(instance.stateDir, "moved-images"), images, () =>
+      importer.list().map(({ record, path }) => ({ path, digest: record.digest })),
+    );
+    const departures = new Departures(manager, context);
+    const arrivals = new Arrivals({
+      folder: join(instance.stateDir, "arrivals"),
+      manager,
+      context,
+      images: movedImages,
+      findBase: (digest, sizeBytes) => cache.findBase(digest, sizeBytes),
+    });
+    await arrivals.recover();
     events.open();
     await recover({
       context,
@@ -227,9 +245,11 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
     await templates.recover();
     await importer.recover();
     const neededImages = async () => [...(await manager.neededImages()), ...(await templates.neededImages())];
-    await heldImages.holdOnly(await neededImages());
+    const needed = await neededImages();
+    await heldImages.holdOnly(needed);
+    await movedImages.keepOnly(needed);
     importUpkeep = runImportUpkeep(importer, heldImages, neededImages, closed.signal, log);
-    parts = { manager, templates, pool, importer, sampler };
+    parts = { manager, templates, pool, importer, sampler, departures, arrivals };
     await pool.start();
     for (const base of await images.bases()) void templates.ensureBase(base.name, defaultSizes);
   }
@@ -239,6 +259,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
     closed.abort();
     await importUpkeep;
     if (parts !== undefined) {
+      parts.arrivals.close();
       await parts.importer.close();
       await parts.sampler.close();
       await parts.templates.close();
@@ -280,6 +301,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       diskTotalBytes: BigInt(Math.trunc(await totalBytes(instance.stateDir))),
       arch: process.arch,
       cpuLoad: loadavg()[0] ?? 0,
+      memoryFingerprint: fingerprintText(await driver.fingerprint(choice.accelerator), process.arch),
     };
   };
   const service = tracedService(createHostAgentService({ running, watchers, events, logs, log, describeHost }));
@@ -331,6 +353,12 @@ const probeUidOffset = 65_535;
 
 /** What a sandbox of a base template gets that asks for nothing. */
 const defaultSizes: Sizes = { vcpus: vcpusDefault, memoryMib: memoryMibDefault };
+
+/** Equal where memory images of one host can go on at the other. */
+function fingerprintText(fingerprint: VmFingerprint, arch: string): string {
+  const said = JSON.stringify([arch, ...Object.entries(fingerprint).sort()]);
+  return createHash("sha256").update(said).digest("hex").slice(0, 32);
+}
 
 /** A VM may wait when it leaves half of the memory to sandboxes that somebody asked for. */
 async function hasRoomToWait(

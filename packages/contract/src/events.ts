@@ -25,6 +25,8 @@ export const eventKinds = [
   "sandbox.expired",
   "sandbox.failed",
   "sandbox.stopped",
+  /** to another host; `detail.from` and `detail.to` are their ids */
+  "sandbox.moved",
   "template.created",
   /** of a built one; `detail` has what changed: `is_public`, or `tags` and the `build_id` that they mean now, or `removed_tags` */
   "template.updated",

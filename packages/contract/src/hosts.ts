@@ -29,12 +29,9 @@ import { nameLengthMax } from "./limits.ts";
 export const hostStates = ["pending", "ready", "cordoned", "draining"] as const;
 export type HostState = (typeof hostStates)[number];
 
-/** What becomes of the sandboxes of a host that is drained: they are paused, or run until they end or pause by themselves. */
-export const drainModes = ["pause", "wait"] as const;
+/** What becomes of the sandboxes of a host that is drained: they are paused, or run until they end or pause by themselves, or go on at other hosts. */
+export const drainModes = ["pause", "wait", "move"] as const;
 export type DrainMode = (typeof drainModes)[number];
-/** What is said to who asks for the third that one would expect. */
-export const noMoving =
-  "sandboxes cannot be moved to another host: what was saved of one is on its host alone. `pause` saves them there, `wait` lets them end";
 
 export type HostRequest = "register" | "cordon" | "uncordon" | "drain";
 
@@ -98,8 +95,8 @@ export const hostSchema = z
       .object({
         mode: z.enum(drainModes),
         time_started: z.iso.datetime(),
-        time_done: z.iso.datetime().nullable().describe("Since when no sandbox runs on it; null: some do"),
-        problem: z.string().nullable().describe("What kept a sandbox from being paused, last"),
+        time_done: z.iso.datetime().nullable().describe("Since when no sandbox runs on it, or with `move` none is on it; null: some do"),
+        problem: z.string().nullable().describe("What kept a sandbox from being paused or moved, last"),
       })
       .nullable()
       .describe("null: it is not being drained"),
@@ -127,9 +124,11 @@ export type UpdateHostBody = z.output<typeof updateHostBodySchema>;
 
 export const drainHostBodySchema = z.strictObject({
   mode: z
-    .enum(drainModes, { error: ({ input }) => (input === "move" ? noMoving : undefined) })
+    .enum(drainModes)
     .default("pause")
-    .describe("`pause`: sandboxes that run are paused, a few at a time; `wait`: they go on until they end or pause by themselves"),
+    .describe(
+      "`pause`: sandboxes that run are paused, a few at a time; `wait`: they go on until they end or pause by themselves; `move`: all of them, saved ones too, are moved to other hosts, where those that ran run again",
+    ),
 });
 
 export const hostTokenSchema = z

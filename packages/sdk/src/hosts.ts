@@ -43,7 +43,7 @@ export class Hosts {
     return this.#api.call("uncordonHost", { path: { host: id } }, options);
   }
 
-  /** Has what runs on it pause, or waits until it ends; answers at once. `drain.time_done` of the host tells the end. */
+  /** Has what runs on it pause, or waits until it ends, or moves all that is on it to other hosts; answers at once. `drain.time_done` of the host tells the end. */
   async drain(id: string, options: RequestOptions & { readonly mode?: DrainMode } = {}): Promise<Host> {
     const { mode, ...rest } = options;
     return this.#api.call("drainHost", { path: { host: id }, body: mode === undefined ? {} : { mode } }, rest);

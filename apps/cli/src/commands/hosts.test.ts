@@ -57,13 +57,13 @@ test("tag, drain and rm do what they say", async () => {
   expect(out(await cli.run(["host", "tag", "rack-7", "ssd", "zone=a"]))).toBe("ssd zone=a\n");
   expect(out(await cli.run(["host", "drain", "rack-7", "--mode", "wait"]))).toBe(`${id}\n`);
   expect(hosts().all.get(id)?.drain?.mode).toBe("wait");
-  expect(await cli.run(["host", "drain", "rack-7", "--mode", "move"])).toMatchObject({
-    exitCode: 2,
-    stderr: expect.stringContaining("cannot be moved"),
-  });
+  const moved = await cli.run(["host", "drain", "rack-7", "--mode", "move"]);
+  expect(out(moved)).toBe(`${id}\n`);
+  expect(moved.stderr).toContain("no other host has these templates and snapshots, which deleting it would lose: snapshot-1");
+  expect(hosts().all.get(id)?.drain?.mode).toBe("move");
   expect(await cli.run(["host", "drain", "rack-7", "--mode", "x"])).toMatchObject({
     exitCode: 2,
-    stderr: expect.stringContaining("pause or wait"),
+    stderr: expect.stringContaining("pause, wait, move"),
   });
   expect(out(await cli.run(["host", "rm", "rack-7", "--preview"]))).toContain("sandbox i1 (running, team default)");
   expect(await cli.run(["host", "rm", "rack-7"])).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("has sandboxes") });

@@ -169,8 +169,11 @@ export async function drainHost(
   const { id } = await findHost(client, reference, context.signal);
   let host = await client.hosts.drain(id, { mode: options.mode, signal: context.signal });
   if (options.wait) {
+    let problem: string | null = null;
     await withProgress(context, `draining ${id}`, async () => {
       while (host.drain !== null && host.drain.time_done === null) {
+        if (host.drain.problem !== null && host.drain.problem !== problem) await context.note(printable(host.drain.problem));
+        problem = host.drain.problem;
         await sleep(drainLookMs, context.signal);
         host = await client.hosts.get(id, { signal: context.signal });
       }
@@ -179,8 +182,19 @@ export async function drainHost(
       throw new CliError(`host ${id} is not being drained any more: it is ${host.state}`, { hint: "somebody else ended the drain" });
   }
   if (context.isJson) await context.printJson(host);
-  else await context.print(host.id);
+  else {
+    await context.print(host.id);
+    if (options.mode === "move" && options.wait) await noteWhatStays(context, client, host.id);
+  }
   return exitCodes.ok;
+}
+
+/** Templates and snapshots are not moved. */
+async function noteWhatStays(context: CommandContext, client: RoostClient, id: string): Promise<void> {
+  const { templates, template_count: count } = await client.hosts.previewDeletion(id, { signal: context.signal });
+  if (count === 0) return;
+  const named = [...templates.slice(0, namedMax).map(printable), ...more(count, "templates")].join(", ");
+  await context.note(`no other host has these templates and snapshots, which deleting it would lose: ${named}`);
 }
 
 export async function removeHost(

@@ -1,4 +1,4 @@
-import { drainModes, noMoving, type DrainMode } from "@roost/contract";
+import { drainModes, type DrainMode } from "@roost/contract";
 import { InvalidArgumentError, Option, type Command } from "commander";
 
 import { examples, withCommonOptions, type ProgramEnvironment } from "./define.ts";
@@ -9,7 +9,7 @@ const anHost = ["<host>", "a host's id, its beginning, or its name"] as const;
 function parseDrainMode(text: string): DrainMode {
   const mode = drainModes.find((known) => known === text);
   if (mode !== undefined) return mode;
-  throw new InvalidArgumentError(text === "move" ? noMoving : `Write ${drainModes.join(" or ")}.`);
+  throw new InvalidArgumentError(`Write one of ${drainModes.join(", ")}.`);
 }
 
 /** Machines that run sandboxes, for who runs the platform. */
@@ -113,16 +113,22 @@ export function defineHostCommands(program: Command, { run }: ProgramEnvironment
   withCommonOptions(
     host
       .command("drain")
-      .description("give a host no new sandboxes, and pause those that run there; waits until nothing does")
+      .description("give a host no new sandboxes, and pause those that run there, or move all to other hosts; waits until that is done")
       .argument(...anHost)
       .addOption(
-        new Option("--mode <mode>", "what becomes of sandboxes that run: paused, or left until they end")
+        new Option(
+          "--mode <mode>",
+          "what becomes of sandboxes: those that run are paused, or left until they end; or all are moved, and go on elsewhere",
+        )
           .choices(drainModes)
           .argParser(parseDrainMode)
           .default("pause"),
       )
       .option("--no-wait", "do not wait for the end")
-      .addHelpText("after", examples("roost host drain rack-7", "roost host drain rack-7 --mode wait --no-wait")),
+      .addHelpText(
+        "after",
+        examples("roost host drain rack-7", "roost host drain rack-7 --mode move", "roost host drain rack-7 --mode wait --no-wait"),
+      ),
   ).action(async (reference: string, options) =>
     run(options, async (context) => (await import("../commands/hosts.ts")).drainHost(context, reference, options)),
   );

@@ -75,3 +75,19 @@ export async function noteDrainProblem(db: Db, seen: HostRow, problem: string | 
     .where("drain_problem", "is distinct from", problem)
     .execute();
 }
+
+/** Sandboxes there that have not ended, and moves from there that are not over. */
+export async function countOn(db: Db, hostId: string): Promise<number> {
+  const sandboxes = await db
+    .selectFrom("sandbox")
+    .select((row) => row.fn.countAll<number>().as("count"))
+    .where("host_id", "=", hostId)
+    .where("state", "<>", "stopped")
+    .executeTakeFirstOrThrow();
+  const moves = await db
+    .selectFrom("sandbox_move")
+    .select((row) => row.fn.countAll<number>().as("count"))
+    .where("from_host_id", "=", hostId)
+    .executeTakeFirstOrThrow();
+  return sandboxes.count + moves.count;
+}

@@ -32,13 +32,13 @@ export const nothingTaken: Taken = { running: 0, sandboxes: 0, vcpus: 0, memoryM
 
 /** By host. */
 export async function listTaken(db: Db): Promise<ReadonlyMap<string, Taken>> {
-  const rows = await db.selectFrom("reservation").select("host_id").select(sums).groupBy("host_id").execute();
+  const rows = await db.selectFrom("host_reservation").select("host_id").select(sums).groupBy("host_id").execute();
   return new Map(rows.map(({ host_id: hostId, ...taken }) => [hostId, taken]));
 }
 
 /** Of one host. Exact from `lockHost` on, until the transaction ends. */
 export async function takenOfHost(db: Db, hostId: string): Promise<Taken> {
-  return db.selectFrom("reservation").select(sums).where("host_id", "=", hostId).executeTakeFirstOrThrow();
+  return db.selectFrom("host_reservation").select(sums).where("host_id", "=", hostId).executeTakeFirstOrThrow();
 }
 
 /** Of one team. Exact from `lockTeam` on, until the transaction ends. */

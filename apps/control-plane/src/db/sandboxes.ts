@@ -33,6 +33,8 @@ export interface ObservedSandbox {
   readonly hasMemory: boolean;
   readonly timePaused: Date | null;
   readonly notice: string | null;
+  /** The move that holds it still; absent: none does */
+  readonly transit?: { readonly moveId: string; readonly arriving: boolean };
 }
 
 export interface NewSandbox extends Pick<
@@ -58,6 +60,8 @@ export interface NewSandbox extends Pick<
   readonly isSecure: boolean;
   readonly network: Readonly<Partial<NetworkPolicy>>;
   readonly trafficToken: string | null;
+  /** What its host must have been given, also where it is moved to; default: nothing */
+  readonly hostTags?: readonly string[];
   /** The build that made its template; null: a base template or snapshot */
   readonly templateBuildId: string | null;
   /** The snapshot it is made from; null: something else */
@@ -116,6 +120,7 @@ function newRow(sandbox: NewSandbox): Insertable<SandboxTable> {
     is_secure: sandbox.isSecure,
     network: JSON.stringify(sandbox.network),
     traffic_token: sandbox.trafficToken,
+    host_tags: JSON.stringify(sandbox.hostTags ?? []),
     template_build_id: sandbox.templateBuildId,
     template_snapshot_id: sandbox.templateSnapshotId,
     for_build_id: sandbox.forBuildId,
@@ -277,6 +282,7 @@ export async function markLost(db: Db, seen: SandboxRow, reason: string, now: Da
       notice: null,
     })
     .where("id", "=", seen.id)
+    .where("host_id", "=", seen.host_id) // it may have been moved
     .where("generation", "=", seen.generation)
     .where("state", "=", seen.state)
     .where("time_delete_requested", "is", null) // then its end is no loss

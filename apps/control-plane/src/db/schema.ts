@@ -16,11 +16,12 @@ import type { BuildSource } from "../templates/run/build-source.ts";
 import type { AccountTables } from "./schema-accounts.ts";
 import type { ChannelTables } from "./schema-channels.ts";
 import type { HostTables } from "./schema-hosts.ts";
+import type { MoveTables } from "./schema-moves.ts";
 import type { UsageTables } from "./schema-usage.ts";
 import type { OperationTables } from "./schema-operations.ts";
 
 /** The tables as queries see them; the truth is `migrations/`. */
-export interface Tables extends AccountTables, ChannelTables, UsageTables, HostTables, OperationTables {
+export interface Tables extends AccountTables, ChannelTables, UsageTables, HostTables, OperationTables, MoveTables {
   template: TemplateTable;
   sandbox: SandboxTable;
   event: EventTable;
@@ -111,6 +112,8 @@ export interface SandboxTable {
   is_secure: boolean;
   /** As it was written: fields may be missing, `networkPolicySchema` has their defaults */
   network: Json<Partial<NetworkPolicy>>;
+  /** What its host must have been given */
+  host_tags: ColumnType<string[], string | undefined, string>;
   /** Opens ports that are not public; null: nothing does */
   traffic_token: string | null;
   /** The build that made its template; null: a base template or snapshot */

@@ -7,6 +7,7 @@ import { systemCaller } from "../accounts/caller.ts";
 import type { Db } from "../db/database.ts";
 import {
   claimDrains,
+  countOn,
   isDraining,
   listActiveOn,
   markDrained,
@@ -14,7 +15,7 @@ import {
   releaseDrains,
   type ActiveSandbox,
 } from "../db/host-drains.ts";
-import type { HostRow } from "../db/hosts.ts";
+import { listTemplatesOnlyOn, type HostRow } from "../db/hosts.ts";
 import { emit } from "../events/outbox.ts";
 import { saveTimeoutMs } from "./host-link.ts";
 import type { Hosts } from "./hosts.ts";
@@ -31,6 +32,8 @@ const problemLengthMax = 512;
 export interface DrainsDependencies {
   readonly db: Db;
   readonly hosts: Hosts;
+  /** Begins to move what is on a host to others; answers what keeps some of it there. Absent: there is nobody who could */
+  readonly moveAway?: (row: HostRow, signal: AbortSignal) => Promise<string | null>;
   readonly log: Logger;
   readonly now: () => Date;
 }
@@ -39,7 +42,7 @@ export interface DrainsDependencies {
  * Empties hosts that are being drained: a reconciler over the hosts' rows, so that a drain goes on wherever it was when a control plane ends. Of several control planes one
  * works at a host (a claim in its row); what it does can be done twice without harm. Each host has a task of its own.
  *
- * Sandboxes of builds are not paused: their build would fail of it, and is over soon. What runs there again (nothing should: placement and resume
+ * What is to be moved is begun here, a few at a time, and done by ../moves/moves.ts. Sandboxes of builds are not paused: their build would fail of it, and is over soon. What runs there again (nothing should: placement and resume
  * refuse) is paused in the next round.
  */
 export class Drains {
@@ -81,6 +84,7 @@ export class Drains {
   /** Pauses what runs on the host, as it is to be drained, and notices when nothing runs any more. */
   async drainOnce(row: HostRow, signal: AbortSignal): Promise<void> {
     const { db } = this.#deps;
+    if (row.drain_mode === "move") return this.#moveAway(row, signal);
     const active = await listActiveOn(db, row.id);
     if (active.length === 0) return this.#drained(row);
     if (row.drain_mode === "wait") return;
@@ -94,6 +98,15 @@ export class Drains {
     };
     await Promise.all(Array.from({ length: pausesAtOnce }, next));
     if (!signal.aborted) await noteDrainProblem(db, row, problem);
+  }
+
+  /** It is done when nothing is left on the host, saved sandboxes included, and no copy of what was moved. */
+  async #moveAway(row: HostRow, signal: AbortSignal): Promise<void> {
+    const { db, moveAway } = this.#deps;
+    if ((await countOn(db, row.id)) === 0) return this.#drained(row);
+    if (moveAway === undefined || !(await isDraining(db, row))) return;
+    const problem = await moveAway(row, signal);
+    if (!signal.aborted) await noteDrainProblem(db, row, problem === null ? null : problem.slice(0, problemLengthMax));
   }
 
   /** Answers why it could not be paused; it is tried again in the next round. */
@@ -125,13 +138,17 @@ export class Drains {
       const drained = await markDrained(transaction, seen, now);
       if (drained === undefined) return undefined;
       const { actor } = systemCaller("");
-      const message = `nothing runs on host ${drained.name} any more`;
+      const message =
+        drained.drain_mode === "move" ? `nothing is left on host ${drained.name}` : `nothing runs on host ${drained.name} any more`;
       await emit(transaction, {
         kind: "host.drained",
         teamId: drained.team_id,
         subject: { kind: "host", id: drained.id },
         actor,
         message,
+        ...(drained.drain_mode === "move"
+          ? { detail: { templates_only_here: String((await listTemplatesOnlyOn(transaction, drained.id)).length) } }
+          : {}),
         time: now,
       });
       return drained;

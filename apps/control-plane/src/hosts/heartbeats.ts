@@ -55,7 +55,7 @@ export class Heartbeats {
 
   /** A host in this process: it has no clock and no way of its own, so that it answers is its heartbeat. */
   async beatFor(hostId: string, info: HostInfo): Promise<void> {
-    const { memory_free_mb, disk_free_mb, cpu_load, sandbox_count, ...description } = info;
+    const { memory_free_mb, disk_free_mb, cpu_load, sandbox_count, memory_fingerprint: _, ...description } = info;
     const load = { memory_free_mb, disk_free_mb, cpu_load, sandbox_count };
     await this.#record(hostId, { description, load, health: { is_healthy: true, problems: [] }, clockOffsetMs: 0 }, this.#deps.now());
   }

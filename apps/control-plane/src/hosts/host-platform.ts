@@ -5,7 +5,7 @@ import type { Database } from "../db/database.ts";
 import { ensureHost } from "../db/hosts.ts";
 import type { ControlPlaneOptions } from "../options.ts";
 import { SecretBox } from "../secrets/secret-box.ts";
-import { Drains } from "./drains.ts";
+import { Drains, type DrainsDependencies } from "./drains.ts";
 import { Heartbeats } from "./heartbeats.ts";
 import { HostAdministration } from "./host-administration.ts";
 import { HostDirectory } from "./host-directory.ts";
@@ -30,6 +30,7 @@ export interface HostPlatformDependencies {
   readonly secretKey: string;
   /** Called for each sandbox that is over because its host is. */
   readonly onEnded: (sandboxId: string) => void;
+  readonly moveAway?: DrainsDependencies["moveAway"];
   readonly log: Logger;
   readonly now?: () => Date;
 }
@@ -90,7 +91,7 @@ export class HostPlatform {
     const certified = once(async () => openCertified(deps, { leaseMs: times.leaseMs, onRegistered: onChanged, now }));
     const identity = async () => (await certified()).identity;
     const directory = new HostDirectory({ db, isExclusive: database.isExclusive, hosts, identity, log, now });
-    const drains = new Drains({ db, hosts, log, now });
+    const drains = new Drains({ db, hosts, log, now, ...(deps.moveAway === undefined ? {} : { moveAway: deps.moveAway }) });
     const heartbeats = new Heartbeats({ db, times, log, now });
     const removal = new HostRemoval({ db, hosts, audit, inProcess: new Set(local.map(({ id }) => id)), onEnded: deps.onEnded, log, now });
     const hasPort = options.hostsPort !== undefined;

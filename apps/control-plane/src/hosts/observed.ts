@@ -97,6 +97,9 @@ export function observedFrom(sandbox: WireSandbox | undefined, hostId: string): 
     hasMemory: sandbox.hasMemory,
     timePaused: sandbox.timePausedMs === undefined ? null : dateFrom(sandbox.timePausedMs),
     notice: sandbox.notice === undefined || sandbox.notice === "" ? null : cut(sandbox.notice, noticeLengthMax),
+    ...(sandbox.transit === undefined
+      ? {}
+      : { transit: { moveId: cut(sandbox.transit.moveId, nameLengthMax), arriving: sandbox.transit.arriving } }),
   };
 }
 
@@ -155,7 +158,8 @@ export function defaultsFrom(defaults: WireDefaults | undefined): TemplateDefaul
 
 /** Of sandboxes and templates; what becomes of hosts, teams and keys is the control plane's to say, and a host that said it would be taken for that. */
 function isToldByHosts(kind: EventKind): boolean {
-  return kind !== "sandbox.expired" && (kind.startsWith("sandbox.") || kind.startsWith("template."));
+  if (kind === "sandbox.expired" || kind === "sandbox.moved") return false;
+  return kind.startsWith("sandbox.") || kind.startsWith("template.");
 }
 
 /** An event as a host tells it; undefined when it is of a kind that this control plane does not know, or is no host's to tell. */
@@ -192,6 +196,7 @@ export function hostInfoFrom(host: GetHostResponse): HostInfo {
     disk_free_mb: Math.trunc(Number(host.diskFreeBytes) / MiB),
     arch: host.arch,
     cpu_load: host.cpuLoad,
+    memory_fingerprint: cut(host.memoryFingerprint, nameLengthMax),
     sandbox_count: host.sandboxCount,
     sandbox_count_max: host.sandboxCountMax,
   };

@@ -208,6 +208,7 @@ export class Creates {
           timeCreated: this.#deps.records.now(),
           ...options,
           trafficToken: options.network.is_public ? null : newToken(),
+          hostTags: body.host_tags,
           templateBuildId: start.buildId,
           templateSnapshotId: start.snapshotId,
           forBuildId,

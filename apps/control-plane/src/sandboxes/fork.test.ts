@@ -3,6 +3,7 @@ import { poll } from "@roost/kit";
 import { expect, test } from "vitest";
 
 import type { SandboxRow } from "../db/sandboxes.ts";
+import { unknownStanding } from "../hosts/host-standing.ts";
 import { eachServiceWorld } from "../testing/each-service-world.ts";
 import { hostError } from "../testing/fake-host.ts";
 import { firstTeam, own } from "../testing/first-team.ts";
@@ -41,6 +42,13 @@ test("children are sandboxes of their own with what the parent has", async () =>
   expect(new Set([parent, ...rows].map((row) => row?.access_token)).size).toBe(4);
   expect(new Set([parent, ...rows].map((row) => row?.id)).size).toBe(4);
   expect(world.resumed.sort()).toEqual(rows.map((row) => row?.id).sort());
+});
+
+test("what its host must have been given is recorded with it, and with its children", async () => {
+  world.hosts.setStanding("host-1", { ...unknownStanding, tags: ["ssd"] });
+  const tagged = await world.create({ host_tags: ["ssd"] });
+  const [child] = await world.sandboxes.fork(own(tagged.id), { count: 1 }, never);
+  expect([tagged.host_tags, rowOf(child)?.host_tags]).toEqual([["ssd"], ["ssd"]]);
 });
 
 test("metadata can be other than the parent's", async () => {

@@ -97,6 +97,7 @@ export class Forks {
               isSecure: parent.is_secure,
               network: parent.network,
               trafficToken: parent.traffic_token === null ? null : newToken(),
+              hostTags: parent.host_tags,
               templateBuildId: parent.template_build_id,
               templateSnapshotId: parent.template_snapshot_id,
               forBuildId: null,

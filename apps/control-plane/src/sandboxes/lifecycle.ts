@@ -1,12 +1,14 @@
-import { decide, PlatformError, type OperationKind, type SandboxRequest } from "@roost/contract";
+import { decide, PlatformError, type ErrorCode, type OperationKind, type SandboxRequest } from "@roost/contract";
 import type { Generation } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { second, type Logger } from "@roost/kit";
 
 import type { Database, Db } from "../db/database.ts";
 import { extendExpiry } from "../db/expiry.ts";
+import { findLeaving, moveWithoutResume } from "../db/moves.ts";
 import type { OwnedId } from "../db/owned-id.ts";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { callTimeoutMs, saveTimeoutMs, type HostLink } from "../hosts/host-link.ts";
+import { resumesSandboxes } from "../hosts/host-standing.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import { unnamed, type OperationRequest, type Operations } from "../operations/operations.ts";
@@ -89,6 +91,7 @@ export class Lifecycle {
     for (;;) {
       const row = await this.#records.recorded(owned);
       const isRunning = row.time_delete_requested === null && presenceOf(row) === "running";
+      if (!isRunning) await moveWithoutResume(this.#database.db, row.id);
       if (!isRunning) throw new PlatformError("sandbox_wrong_state", `sandbox ${row.id} is not running: it is ${row.state}`);
       try {
         return await this.pause(row, options);
@@ -169,19 +172,49 @@ export class Lifecycle {
   }
 
   /** As an operation: recorded, room found where it is needed, the host asked, and what that answers recorded. */
-  async #onHost(row: SandboxRow, { kind, request, starts = false, rpc }: Change, asked: OperationRequest): Promise<void> {
+  async #onHost(seen: SandboxRow, { kind, request, starts = false, rpc }: Change, asked: OperationRequest): Promise<void> {
+    const row = starts ? await this.#afterMove(seen) : seen;
     const host = starts ? this.#hosts.getForResume(row.host_id) : this.#hosts.get(row.host_id);
     await this.#operations.run(kind, asked, async (operation) => {
-      const begin = async (db: Db) => operation.begin(db, { subject: { kind: "sandbox", id: row.id } });
+      const begin = async (db: Db) => {
+        await operation.begin(db, { subject: { kind: "sandbox", id: row.id } });
+        if (kind === "sandbox.pause") await moveWithoutResume(db, row.id);
+      };
       if (starts) await this.#placements.holdToRun(row, host, operation.id, begin);
       else await begin(this.#database.db);
       const requireWanted = async (now: SandboxRow) => {
         requireNotEnded(now, request);
         await this.#operations.requireOurs(operation);
       };
-      const answer = await askOfNewest({ records: this.#records, host, row, requireWanted }, async (revision) => rpc(host, revision));
-      await this.#records.observe(observedFrom(answer.sandbox, host.id));
+      const ask = async (on: HostLink, now: SandboxRow) => {
+        const answer = await askOfNewest({ records: this.#records, host: on, row: now, requireWanted }, async (revision) =>
+          rpc(on, revision),
+        );
+        await this.#records.observe(observedFrom(answer.sandbox, on.id));
+      };
+      try {
+        await ask(host, row);
+      } catch (error) {
+        if (!(error instanceof PlatformError && isOfMove.has(error.code))) throw error;
+        const now = await this.#records.ofAnyTeam(row.id);
+        if (now.host_id === host.id) throw error;
+        await ask(this.#hosts.get(now.host_id), now); // it was moved meanwhile
+      }
     });
+  }
+
+  /** Whoever wants to start a sandbox that is being moved to another host, or is about to be, waits until it is there. */
+  async #afterMove(seen: SandboxRow): Promise<SandboxRow> {
+    const begun = performance.now();
+    let row = seen;
+    while (!resumesSandboxes(this.#hosts.standing(row.host_id))) {
+      const leaving = await findLeaving(this.#database.db, row.id);
+      const waitMs = leaving === undefined ? 0 : leaving === "moves" ? saveTimeoutMs : transitionTimeoutMs;
+      if (performance.now() - begun >= waitMs) break;
+      await this.#records.changed(row.id, lookIntervalMs);
+      row = await this.#records.ofAnyTeam(row.id);
+    }
+    return row;
   }
 
   /**
@@ -282,6 +315,8 @@ export class Lifecycle {
     const row = await this.#records.get(owned);
     const observed = await this.#hosts.get(row.host_id).getSandbox(row.id);
     if (observed === undefined) {
+      const now = await this.#records.get(owned);
+      if (now.host_id !== row.host_id) return this.#look(owned); // it was moved just then
       requireAllowed(row, useOf(row)); // what an ended one says
       throw new PlatformError("sandbox_not_found", `the host of sandbox ${row.id} does not know it`);
     }
@@ -289,6 +324,9 @@ export class Lifecycle {
     return this.#records.get(row);
   }
 }
+
+/** What a host says of a sandbox that is on its way to another, or there. */
+const isOfMove: ReadonlySet<ErrorCode> = new Set(["sandbox_not_found", "sandbox_busy", "sandbox_changed"]);
 
 interface Resume {
   readonly memory: boolean;

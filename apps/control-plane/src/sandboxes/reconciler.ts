@@ -3,6 +3,7 @@ import { hour, minute, ServiceLoop, Turns, type Logger } from "@roost/kit";
 
 import type { Db } from "../db/database.ts";
 import { recordTemplates } from "../db/hosts.ts";
+import { listMoveIds } from "../db/moves.ts";
 import { listBusySandboxes, listMakersOf } from "../db/operations.ts";
 import {
   applyObserved,
@@ -76,10 +77,12 @@ export class Reconciler {
     const listed = new Map((await host.listSandboxes()).map((sandbox) => [sandbox.id, sandbox]));
     const now = this.#deps.now?.() ?? new Date(); // after the host's word: of what it says nothing is yet to come
 
+    const inTransit = await this.#endStaleMoves([...listed.values()]);
     const known = new Map(recorded.map((row) => [row.id, row]));
     const unknown: ObservedSandbox[] = [];
     for (const sandbox of listed.values()) {
       const row = known.get(sandbox.id);
+      if (row === undefined && inTransit.has(sandbox.id)) continue;
       if (row === undefined) unknown.push(sandbox);
       else if (row.generation < sandbox.generation || row.time_lost !== null) await applyObserved(db, sandbox, now);
     }
@@ -95,6 +98,37 @@ export class Reconciler {
 
     const description = await host.describe(0);
     await recordTemplates(db, host.id, description.templates);
+  }
+
+  /**
+   * Ends what a host holds for moves that are not recorded (any more), as the sandbox's record says: it is this host's, and goes on here; or it is not. What moves that are recorded hold is theirs.
+   * Those are read after the host was asked, because a move is recorded before any host hears of it. Answers all that were held.
+   */
+  async #endStaleMoves(listed: readonly ObservedSandbox[]): Promise<ReadonlySet<string>> {
+    const held = listed.flatMap(({ id, transit }) => (transit === undefined ? [] : [{ id, moveId: transit.moveId }]));
+    if (held.length === 0) return new Set();
+    const { db, host } = this.#deps;
+    const moves = await listMoveIds(db);
+    const stale = held.filter(({ moveId }) => !moves.has(moveId));
+    const records = new Map(
+      (
+        await findSandboxesOfAnyTeam(
+          db,
+          stale.map(({ id }) => id),
+        )
+      ).map((row) => [row.id, row]),
+    );
+    const calls = stale.flatMap(({ id, moveId }) => {
+      const row = records.get(id);
+      if (row === undefined) return []; // nothing explains it: a stray
+      const stays = row.host_id === host.id && row.state !== "stopped";
+      this.#log.warn({ sandboxId: id, moveId, stays }, "ending a move that is over, or was never to be");
+      return [
+        async () => void (await host.call(() => host.client.endMove({ sandboxId: id, moveId, stays }, { timeoutMs: destroyTimeoutMs }))),
+      ];
+    });
+    await this.#each(calls);
+    return new Set(held.filter(({ id, moveId }) => moves.has(moveId) || records.has(id)).map(({ id }) => id));
   }
 
   /** Does all of them; one that fails is tried again in the next round, and keeps no other from being done. */
@@ -119,7 +153,7 @@ export class Reconciler {
 
   async #recordAbsence(row: SandboxRow, now: Date): Promise<void> {
     if (row.time_delete_requested !== null || row.state === "stopping") {
-      if (await markStopped(this.#deps.db, row.id, "deleted", now)) this.#ended(row, "stopped");
+      if (await markStopped(this.#deps.db, row.id, "deleted", now, row.host_id)) this.#ended(row, "stopped");
     } else if (row.state !== "failed") {
       const reason =
         row.state === "creating" ? "the control plane ended while it was being created" : "lost by its host: the host no longer knows it";

@@ -19,6 +19,8 @@ import { requestDelete, requestDeleteOfAnyTeam, type ObservedSandbox, type Sandb
 import { callTimeoutMs } from "../hosts/host-link.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import type { Hosts } from "../hosts/hosts.ts";
+import { Destinations } from "../moves/destinations.ts";
+import { Moves, type MovesDependencies } from "../moves/moves.ts";
 import { Operations, type OperationRequest } from "../operations/operations.ts";
 import { Recovery } from "../operations/recovery.ts";
 import { cpuOvercommitDefault, Placements } from "../placement/placements.ts";
@@ -77,6 +79,8 @@ export interface SandboxesDependencies {
   readonly cpuOvercommit?: number;
   /** How long who finds no room waits for it, in `ms` */
   readonly roomWaitMs?: number;
+  /** For tests: see `MoveStep` */
+  readonly onMoveStep?: MovesDependencies["onStep"];
   readonly now?: () => Date;
 }
 
@@ -92,6 +96,7 @@ export class Sandboxes {
   readonly networks: Networks;
   readonly operations: Operations;
   readonly recovery: Recovery;
+  readonly moves: Moves;
   readonly #database: Database;
   readonly #hosts: Hosts;
   readonly #log: Logger;
@@ -122,6 +127,17 @@ export class Sandboxes {
     const { cpuOvercommit = cpuOvercommitDefault, roomWaitMs } = deps;
     const placements = new Placements({ database, hosts, cpuOvercommit, now, ...(roomWaitMs === undefined ? {} : { roomWaitMs }) });
     this.lifecycle = new Lifecycle({ database, records, hosts, operations, placements, log });
+    const destinations = new Destinations({ database, hosts, placements });
+    this.moves = new Moves({
+      database,
+      hosts,
+      records,
+      lifecycle: this.lifecycle,
+      destinations,
+      log,
+      now,
+      ...(deps.onMoveStep === undefined ? {} : { onStep: deps.onMoveStep }),
+    });
     this.connects = new Connects({ database, records, lifecycle: this.lifecycle });
     const onEvent = deps.onEvent ?? (async () => undefined);
     this.expiry = new Expiry({ database, records, lifecycle: this.lifecycle, hosts, log, onEvent });

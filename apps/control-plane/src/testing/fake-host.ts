@@ -22,6 +22,7 @@ import { guestAgentPort, memoryMibDefault, PlatformError, vcpusDefault, type Gue
 
 import type { HostDependency } from "../hosts/host-link.ts";
 import { FakeImages, hostError } from "./fake-images.ts";
+import { FakeMoves } from "./fake-moves.ts";
 import { FakeImports } from "./fake-imports.ts";
 
 export { hostError };
@@ -38,6 +39,7 @@ export class FakeHost implements HostDependency {
   /** Generations and templates */
   readonly images: FakeImages;
   readonly imports: FakeImports;
+  readonly moves: FakeMoves;
   readonly transport: HostDependency["transport"];
   readonly tunnels: GuestTunnels;
   readonly destroyed: string[] = [];
@@ -90,6 +92,14 @@ export class FakeHost implements HostDependency {
       now,
       work: async (gate) => this.#work(gate),
       inTurn: async (sandboxId, act) => this.#inTurn(sandboxId, act),
+    });
+    this.moves = new FakeMoves({
+      sandboxes: this.sandboxes,
+      images: this.images,
+      find: (sandboxId) => this.#find(sandboxId),
+      reach: () => this.#reach(),
+      change: (sandboxId, state, more) => this.change(sandboxId, state, more),
+      remove: (sandboxId) => this.#remove(sandboxId),
     });
     this.imports = new FakeImports(this.images.templates);
     this.service = this.#service();
@@ -148,6 +158,7 @@ export class FakeHost implements HostDependency {
     this.#crashes += 1;
     this.#turns.clear();
     this.#aborted.clear();
+    this.moves.crash();
     const paused: { readonly id: string }[] = [];
     for (const [id, { state, timePausedMs }] of this.sandboxes) {
       if (state === SandboxState.CREATING)
@@ -253,10 +264,14 @@ export class FakeHost implements HostDependency {
   #destroy(sandboxId: string): Record<string, never> {
     if (this.sandboxes.has(sandboxId)) {
       this.change(sandboxId, SandboxState.STOPPING, { stopReason: "deleted" });
-      this.sandboxes.delete(sandboxId);
-      this.tell({ case: "removedSandboxId", value: sandboxId });
+      this.#remove(sandboxId);
     }
     return {};
+  }
+
+  #remove(sandboxId: string): void {
+    this.sandboxes.delete(sandboxId);
+    this.tell({ case: "removedSandboxId", value: sandboxId });
   }
 
   async *#watch(context: HandlerContext): AsyncGenerator<{ event: WatchSandboxesResponse["event"] }> {
@@ -295,6 +310,7 @@ export class FakeHost implements HostDependency {
     return {
       ...this.images.service(),
       ...this.imports.service(),
+      ...this.moves.service(),
       getHost: () => {
         this.#reach();
         return {

@@ -123,6 +123,10 @@ export class FakeImages {
   /** As a host agent does: refuses what is based on an older revision, and counts what is so already. */
   admit(sandboxId: string, revision: bigint | undefined, request?: SandboxRequest): void {
     const sandbox = this.#machine.find(sandboxId);
+    if (sandbox.transit !== undefined) {
+      if (request?.kind === "pause") return;
+      throw hostError("sandbox_busy", "the sandbox is being moved to another host");
+    }
     if (revision === undefined) return;
     const isSo = request !== undefined && decide(stateOf(sandbox), request).kind === "ignore";
     if (isSo) this.#machine.change(sandboxId, sandbox.state);

@@ -34,6 +34,7 @@ import type { Templates } from "../templates/templates.ts";
 import { toConnectError } from "./connect-error.ts";
 import { answerImport, toWireImported } from "./import-answer.ts";
 import { answerLogs } from "./logs-answer.ts";
+import { createMoveService, type MoveParts } from "./move-service.ts";
 import {
   fromWireDefaults,
   fromWireEgress,
@@ -57,7 +58,7 @@ export interface ServiceParts {
     readonly templates: Templates;
     readonly importer: Importer;
     readonly sampler: Sampler;
-  };
+  } & MoveParts;
   readonly watchers: Watchers<SandboxRecord>;
   readonly events: HostEvents;
   readonly logs: LogStore;
@@ -225,6 +226,7 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
         return { data: await manager.get(request.sandboxId).console(bytesMax) };
       }),
     getLogs: (request) => answer(async ({ manager }) => ({ entries: await answerLogs(request, manager, parts.logs) })),
+    ...createMoveService(answer, parts.events),
   };
 }
 

@@ -51,6 +51,7 @@ export function toWireSandbox(record: SandboxRecord): WireSandbox {
     hasMemory: record.hasMemory,
     ...(record.timeStartedMs === null ? {} : { timeStartedMs: BigInt(record.timeStartedMs) }),
     ...(record.timePausedMs === null ? {} : { timePausedMs: BigInt(record.timePausedMs) }),
+    ...(record.transit === null ? {} : { transit: { moveId: record.transit.moveId, arriving: record.transit.arriving } }),
     ...(record.notice === null ? {} : { notice: record.notice }),
     ...(record.failureReason === null ? {} : { failureReason: record.failureReason }),
     ...(record.stopReason === null ? {} : { stopReason: record.stopReason }),

@@ -17,6 +17,8 @@ export interface ResumeOptions extends BasedOn {
 export interface Admission extends BasedOn {
   /** What, when it is so already, is answered however old the call is */
   readonly request?: SandboxRequest;
+  /** It is about the move that holds the sandbox, or begins one */
+  readonly isOfMove?: boolean;
 }
 
 /**
@@ -27,7 +29,11 @@ export interface Admission extends BasedOn {
  *
  * Finding it so already counts as a change, too: the answer is somebody's word, and what was sent before it must not fit any more.
  */
-export async function admit(keeper: RecordKeeper, { revision, request }: Admission): Promise<void> {
+export async function admit(keeper: RecordKeeper, { revision, request, isOfMove = false }: Admission): Promise<void> {
+  if (keeper.current.transit !== null && !isOfMove) {
+    if (request?.kind === "pause") return; // it is paused; its revision is what its next host goes on from
+    throw new PlatformError("sandbox_busy", "the sandbox is being moved to another host; try again in a moment", { retryAfterSec: 2 });
+  }
   if (revision === undefined) return;
   const { state, revision: current } = keeper.current;
   if (request !== undefined && decide(state, request).kind === "ignore") return keeper.save({});

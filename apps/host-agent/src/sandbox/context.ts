@@ -92,7 +92,10 @@ export type LifeStep =
   | "upkeep:merge-committed"
   | "delete:recorded"
   | "delete:vm-ended"
-  | "delete:removed";
+  | "delete:removed"
+  /** A sandbox that came from another host is whole in its folder, and is one of this host's */
+  | "arrival:assembled"
+  | "arrival:adopted";
 
 export interface SandboxTimes {
   /** From the VMM's start to the guest agent's first answer, in `ms` */

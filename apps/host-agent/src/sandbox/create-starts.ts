@@ -9,7 +9,7 @@ import type { SandboxContext } from "./context.ts";
 import { GuestClient } from "../guest/guest-client.ts";
 import type { SandboxRecord, SandboxSpec } from "./sandbox-record.ts";
 import type { CreatedVm, StartCall } from "./create-in-flight.ts";
-import { pausedAt } from "./sandbox-life.ts";
+import { pausedAt } from "./paused-at.ts";
 import { endStarted, savedDisk, startVm, type StartSource } from "./start-vm.ts";
 
 /** The ways in which a sandbox comes to its first VM. Each undoes what it did when it fails. */

@@ -9,6 +9,6 @@ export type Message =
   | { readonly kind: "vm-exited"; readonly running: RunningVm }
   | { readonly kind: "inactive" }
   | { readonly kind: "checkpoint-due" }
-  | { readonly kind: "stop"; readonly reason: StopReason; readonly reply: Deferred<void> }
+  | { readonly kind: "stop"; readonly reason: StopReason | "moved"; readonly reply: Deferred<void> }
   | { readonly kind: "request"; readonly act: () => Promise<void>; readonly reply: Deferred<void> }
   | { readonly kind: "release"; readonly reply: Deferred<void> };

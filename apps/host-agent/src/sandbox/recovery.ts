@@ -9,7 +9,7 @@ import { isRunning, type Vm, type VmExit } from "../vmm/driver.ts";
 import type { SandboxContext } from "./context.ts";
 import type { SandboxManager } from "./sandbox-manager.ts";
 import { lostVmNotice } from "./lost-vm.ts";
-import { pausedAt } from "./sandbox-life.ts";
+import { pausedAt } from "./paused-at.ts";
 import { noVm, type SandboxRecord } from "./sandbox-record.ts";
 import { describeExit } from "./start-vm.ts";
 

@@ -7,6 +7,7 @@ import type { Generation, GenerationKind, ImageFolder } from "../memory/image-fo
 import { bootSource } from "./boot-source.ts";
 import { captureGeneration, type Captured } from "./capture.ts";
 import type { LifeStep, SandboxContext } from "./context.ts";
+import { pausedAt } from "./paused-at.ts";
 import { presentLayers } from "./present-layers.ts";
 import { describeMismatch, whyNotRestorable } from "./restorable.ts";
 import { introduceAgain, prepareGuest } from "./prepare-guest.ts";
@@ -184,6 +185,11 @@ export class SandboxLife {
     });
     this.#upkeep.begin(running?.vm);
     return captured;
+  }
+
+  /** Resolves when nothing is done to its images in the background any more; until its next change nothing is. */
+  async endUpkeep(): Promise<void> {
+    await this.#upkeep.end();
   }
 
   async generations(): Promise<Generation[]> {
@@ -487,13 +493,4 @@ export class SandboxLife {
   async #current(): Promise<Generation> {
     return must((await this.#parts.images.current()) ?? undefined, "a paused sandbox has a generation");
   }
-}
-
-/** What a record says of the generation the sandbox would go back to. */
-export function pausedAt(generation: Generation): Partial<SandboxRecord> {
-  return {
-    currentGeneration: generation.number,
-    hasMemory: generation.manifest.memory !== null,
-    hasOwnGeneration: generation.manifest.kind !== "template",
-  };
 }

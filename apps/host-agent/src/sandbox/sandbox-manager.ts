@@ -346,6 +346,12 @@ export class SandboxManager {
     return sandbox;
   }
 
+  /** Rejects when no sandbox of this id can come from another host. */
+  refuseArrival(sandboxId: string): void {
+    this.#refuseNew();
+    if (this.#sandboxes.has(sandboxId)) throw new PlatformError("sandbox_exists", "a sandbox with this id exists on this host");
+  }
+
   /** Images of the cache that the sandboxes depend on, and their generations. */
   async neededImages(): Promise<HeldImage[]> {
     const needed: HeldImage[] = [];

@@ -74,6 +74,9 @@ const layerCountMax = 256;
 export const startPaths = ["pool", "restore", "boot"] as const;
 export type StartPath = (typeof startPaths)[number];
 
+/** Of the control plane's choice. */
+export const moveIdSchema = z.uuid();
+
 /** `sandbox.json`: what the host agent knows of a sandbox, durable before anything about it is acknowledged. */
 export const sandboxRecordSchema = z
   .object({
@@ -126,6 +129,8 @@ export const sandboxRecordSchema = z
     timeEndedMs: z.int().nullable(),
     /** `kernel`, `vmm`, `accelerator`, `guest_agent` */
     versions: z.record(z.string(), z.string()),
+    /** The move to or from another host that holds it still; null: none does */
+    transit: z.object({ moveId: moveIdSchema, arriving: z.boolean() }).nullable().default(null),
   })
   .refine((record) => record.state !== "failed" || record.failureReason !== null, "what has failed says why");
 export type SandboxRecord = z.infer<typeof sandboxRecordSchema>;
@@ -157,5 +162,6 @@ export function newRecord(spec: SandboxSpec, nowMs: number): SandboxRecord {
     stopReason: null,
     timeEndedMs: null,
     versions: {},
+    transit: null,
   };
 }

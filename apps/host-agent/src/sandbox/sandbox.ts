@@ -1,6 +1,6 @@
 import type { Duplex } from "node:stream";
 
-import { advance, decide, PlatformError, type EgressPolicy, type SandboxState } from "@roost/contract";
+import { advance, decide, PlatformError, type EgressPolicy, type EventKind, type SandboxState } from "@roost/contract";
 import { assert, Deferred, Mailbox, must, unreachable, type Logger } from "@roost/kit";
 
 import type { Generation } from "../memory/image-folder.ts";
@@ -13,6 +13,7 @@ import { beginCreate, type CreatedVm, type CreateInFlight, type StartCall } from
 import type { Message } from "./message.ts";
 import { RecordKeeper } from "./record-keeper.ts";
 import type { RunningVm } from "./running-vm.ts";
+import type { TransitParts } from "../move/transit.ts";
 import { SandboxLife } from "./sandbox-life.ts";
 import { noVm, shownTemplate, type SandboxRecord, type StopReason } from "./sandbox-record.ts";
 import { changeNetwork, changeTimeoutSec, type SpecChangeParts } from "./spec-changes.ts";
@@ -129,8 +130,8 @@ export class Sandbox {
 
   // What others ask
 
-  /** Ends the sandbox; with `deleted`, forgets it too. Resolves when nothing of it is left. */
-  async stop(reason: StopReason): Promise<void> {
+  /** Ends the sandbox; with `deleted`, forgets it too, with `moved` silently. Resolves when nothing of it is left. */
+  async stop(reason: StopReason | "moved"): Promise<void> {
     const reply = new Deferred<void>();
     this.#request({ kind: "stop", reason, reply });
     this.#life.abortStart(new PlatformError("create_aborted", "the sandbox was deleted while it was being resumed"));
@@ -142,8 +143,7 @@ export class Sandbox {
     return this.#ask(
       async () => {
         const captured = await this.#life.pause(options);
-        if (captured === undefined) return;
-        this.#context.events.emit("sandbox.paused", { sandboxId: this.id, message: "sandbox was paused", detail: captureDetail(captured) });
+        if (captured !== undefined) this.#tell("sandbox.paused", "sandbox was paused", captureDetail(captured));
       },
       { revision: options.revision, request: { kind: "pause" } },
     );
@@ -158,11 +158,8 @@ export class Sandbox {
         if (timeoutSec !== undefined) await changeTimeoutSec(this.#specChange(), timeoutSec);
         this.#life.running?.activity.touch();
         if (!isResumed) return;
-        const message = `sandbox was resumed (${this.record.startPath})`;
-        this.#context.events.emit(options.isAutomatic === true ? "sandbox.auto_resumed" : "sandbox.resumed", {
-          sandboxId: this.id,
-          message,
-        });
+        const type = options.isAutomatic === true ? "sandbox.auto_resumed" : "sandbox.resumed";
+        this.#tell(type, `sandbox was resumed (${this.record.startPath})`);
       },
       timeoutSec === undefined ? { revision, request: { kind: "resume", memory } } : { revision },
     );
@@ -184,12 +181,11 @@ export class Sandbox {
       try {
         await this.#life.rollBack(generation);
       } catch (error) {
-        const message = `sandbox was rolled back to generation ${generation}, and could not be started`;
-        if (wasRunning && this.record.state === "paused") this.#context.events.emit("sandbox.paused", { sandboxId: this.id, message });
+        const isPaused = wasRunning && this.record.state === "paused";
+        if (isPaused) this.#tell("sandbox.paused", `sandbox was rolled back to generation ${generation}, and could not be started`);
         throw error;
       }
-      const message = `sandbox was rolled back to generation ${generation}`;
-      this.#context.events.emit("sandbox.rolled_back", { sandboxId: this.id, message });
+      this.#tell("sandbox.rolled_back", `sandbox was rolled back to generation ${generation}`);
     }, basedOn);
   }
 
@@ -226,8 +222,12 @@ export class Sandbox {
   /** The VM is left running for the next host agent; this object is of no more use. Ends a create in flight. */
   async release(): Promise<void> {
     const reply = new Deferred<void>();
-    if (!this.#post({ kind: "release", reply })) return;
-    await reply.promise;
+    if (this.#post({ kind: "release", reply })) await reply.promise;
+  }
+
+  /** For what moves it to another host (../move/transit.ts): `act` while nothing else happens to it. */
+  async inTransit(act: (parts: TransitParts) => Promise<void>, basedOn: BasedOn = {}): Promise<SandboxRecord> {
+    return this.#ask(() => act({ keeper: this.#keeper, life: this.#life }), { ...basedOn, isOfMove: true });
   }
 
   touch(): void {
@@ -344,11 +344,8 @@ export class Sandbox {
     }
     this.#life.running?.activity.touch();
     this.#created.resolve(this.record);
-    this.#context.events.emit("sandbox.created", {
-      sandboxId: this.id,
-      template: shownTemplate(this.record.spec),
-      message: `sandbox was created (${startPath})`,
-    });
+    const message = `sandbox was created (${startPath})`;
+    this.#context.events.emit("sandbox.created", { sandboxId: this.id, template: shownTemplate(this.record.spec), message });
   }
 
   async #failCreate(failure: StartFailure): Promise<void> {
@@ -371,7 +368,7 @@ export class Sandbox {
     });
     this.#log.warn({ err: failure.error, detail: failure.error.detail }, "a create failed and was rolled back");
     this.#created.reject(failure.error);
-    this.#context.events.emit("sandbox.failed", { sandboxId: this.id, message: failure.error.message });
+    this.#tell("sandbox.failed", failure.error.message);
   }
 
   async #onVmExited(running: RunningVm): Promise<void> {
@@ -393,16 +390,14 @@ export class Sandbox {
     try {
       const captured = await this.#life.pause({ memory: true });
       this.#pauseRetry.reset();
-      if (captured === undefined) return;
-      const message = "sandbox was paused: nobody used it";
-      this.#context.events.emit("sandbox.auto_paused", { sandboxId: this.id, message, detail: captureDetail(captured) });
+      if (captured !== undefined) this.#tell("sandbox.auto_paused", "sandbox was paused: nobody used it", captureDetail(captured));
     } catch (error) {
       const waitMs = this.#pauseRetry.next();
       const retryAt = new Date(Date.now() + waitMs).toISOString();
       const message = `pausing failed and is tried again at ${retryAt}: ${error instanceof Error ? error.message : String(error)}`;
       this.#life.running?.activity.postpone(waitMs);
       await this.#keeper.saveAnyway({ notice: message });
-      this.#context.events.emit("sandbox.pause_failed", { sandboxId: this.id, message, detail: { retry_at: retryAt } });
+      this.#tell("sandbox.pause_failed", message, { retry_at: retryAt });
     }
   }
 
@@ -414,12 +409,12 @@ export class Sandbox {
   async #checkpoint(message: string): Promise<Generation> {
     const captured = await this.#life.capture("checkpoint", { memory: true });
     const { generation } = captured;
-    const told = { sandboxId: this.id, message: `${message}: generation ${generation.number}`, detail: captureDetail(captured) };
-    this.#context.events.emit("sandbox.checkpointed", told);
+    this.#tell("sandbox.checkpointed", `${message}: generation ${generation.number}`, captureDetail(captured));
     return generation;
   }
 
-  async #stop(reason: StopReason): Promise<void> {
+  async #stop(why: StopReason | "moved"): Promise<void> {
+    const reason = why === "moved" ? "deleted" : why;
     const decision = decide(this.#keeper.current.state, { kind: "stop" });
     assert(decision.kind !== "deny", "a stop is never denied");
     if (decision.kind === "accept") {
@@ -449,10 +444,10 @@ export class Sandbox {
       else {
         await this.#keeper.saveAnyway(stopped);
         await this.#context.store.removeImages(this.id);
-        this.#context.events.emit("sandbox.stopped", { sandboxId: this.id, message: `sandbox was stopped: ${reason}` });
+        this.#tell("sandbox.stopped", `sandbox was stopped: ${reason}`);
       }
     }
-    if (reason === "deleted") await this.#forget();
+    if (reason === "deleted") await this.#forget(why);
   }
 
   async #abortCreate(create: CreateInFlight): Promise<void> {
@@ -464,15 +459,19 @@ export class Sandbox {
     this.#created.reject(aborted);
   }
 
-  async #forget(): Promise<void> {
+  async #forget(why: StopReason | "moved"): Promise<void> {
     await this.#context.store.remove(this.id);
     await this.#context.onStep?.("delete:removed", this.id);
     this.#isGone = true;
     this.#mailbox.close();
     this.#context.watchers.publish({ kind: "removed", sandboxId: this.id });
-    this.#log.info({}, "sandbox was removed");
+    this.#log.info({ why }, "sandbox was removed");
     this.#onGone();
-    this.#context.events.emit("sandbox.stopped", { sandboxId: this.id, message: "sandbox was deleted" });
+    if (why !== "moved") this.#tell("sandbox.stopped", "sandbox was deleted");
+  }
+
+  #tell(kind: EventKind, message: string, detail: Readonly<Record<string, string>> = {}): void {
+    this.#context.events.emit(kind, { sandboxId: this.id, message, detail });
   }
 
   #specChange(): SpecChangeParts {

@@ -16,6 +16,8 @@ const statesAfter: Partial<Record<EventKind, readonly SandboxState[]>> = {
   "sandbox.vm_lost": ["paused", "failed"],
   "sandbox.failed": ["failed"],
   "sandbox.stopped": ["stopped"],
+  // on both hosts, before either has done its part
+  "sandbox.moved": ["paused", "failed"],
 };
 
 export interface UntoldEvent extends HostEventAbout {
@@ -37,8 +39,8 @@ export function untoldEvents(records: readonly SandboxRecord[], events: readonly
     const event = isTold ? undefined : eventOf(record, told !== undefined);
     return event === undefined ? [] : [{ sandboxId, ...event }];
   });
-  // Nothing is left of those that were deleted
-  const deleted = [...last].filter(([, kind]) => kind !== "sandbox.stopped").map(([sandboxId]) => sandboxId);
+  // Nothing is left of those that were deleted; those that moved are elsewhere
+  const deleted = [...last].filter(([, kind]) => kind !== "sandbox.stopped" && kind !== "sandbox.moved").map(([sandboxId]) => sandboxId);
   return [...untold, ...deleted.map((sandboxId): UntoldEvent => ({ kind: "sandbox.stopped", sandboxId, message: "sandbox was deleted" }))];
 }
 

@@ -70,6 +70,19 @@ export class MemoryImageCache {
     return this.#copy(key);
   }
 
+  /** A base file of these bytes, of any base template's image that is here: those are everybody's. */
+  async findBase(digest: string, sizeBytes: number): Promise<string | undefined> {
+    for (const root of [this.#localRoot, this.#cacheRoot]) {
+      for (const key of (await readdir(root).catch((): string[] => [])).filter((name) => !name.startsWith("."))) {
+        const images = await this.#open(join(root, key));
+        const generation = await images?.current().catch(() => null); // a damaged one is no source
+        const base = generation?.manifest.memory?.base;
+        if (images !== undefined && base?.digest === digest && base.sizeBytes === sizeBytes) return images.basePath(base.file);
+      }
+    }
+    return undefined;
+  }
+
   /** Makes the image of this key: `fill` puts one generation into its folder. When somebody else made it meanwhile, that one stays. */
   async make(key: string, fill: (images: ImageFolder) => Promise<void>): Promise<void> {
     await mkdir(this.#cacheRoot, { recursive: true, mode: 0o711 });

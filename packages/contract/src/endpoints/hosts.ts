@@ -74,7 +74,8 @@ export const hostEndpoints = {
     method: "POST",
     path: "/v1/hosts/{host}/drain",
     access: "hosts:write",
-    summary: "Give a host no new sandboxes, and have those that run there pause; answers at once, `drain.time_done` tells the end",
+    summary:
+      "Give a host no new sandboxes, and have those that run there pause, or move all to other hosts; answers at once, `drain.time_done` tells the end",
     body: drainHostBodySchema,
     answers: { 200: hostSchema },
     errors: ["host_not_found", "host_wrong_state"],

@@ -72,7 +72,7 @@ export class LocalHosts {
       },
       previewHostDeletion: (call) => (
         this.#at(call),
-        { sandbox_count: 1, sandboxes: [{ id: "i1", state: "running", team_id: "default" }], template_count: 0, templates: [] }
+        { sandbox_count: 1, sandboxes: [{ id: "i1", state: "running", team_id: "default" }], template_count: 1, templates: ["snapshot-1"] }
       ),
       deleteHost: (call) => {
         const { id, load } = this.#at(call);

@@ -359,6 +359,13 @@ export declare type Sandbox = Message<"hostagent.v1.Sandbox"> & {
    * @generated from field: optional string notice = 15;
    */
   notice?: string | undefined;
+
+  /**
+   * It is being moved, and held still for that.
+   *
+   * @generated from field: optional hostagent.v1.Transit transit = 16;
+   */
+  transit?: Transit | undefined;
 };
 
 /**
@@ -366,6 +373,109 @@ export declare type Sandbox = Message<"hostagent.v1.Sandbox"> & {
  * Use `create(SandboxSchema)` to create a new message.
  */
 export declare const SandboxSchema: GenMessage<Sandbox>;
+
+/**
+ * The move that holds a sandbox.
+ *
+ * @generated from message hostagent.v1.Transit
+ */
+export declare type Transit = Message<"hostagent.v1.Transit"> & {
+  /**
+   * Of the control plane's choice.
+   *
+   * @generated from field: string move_id = 1;
+   */
+  moveId: string;
+
+  /**
+   * False: this host had it; true: this host is to get it.
+   *
+   * @generated from field: bool arriving = 2;
+   */
+  arriving: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.Transit.
+ * Use `create(TransitSchema)` to create a new message.
+ */
+export declare const TransitSchema: GenMessage<Transit>;
+
+/**
+ * What a saved sandbox consists of, beside its files, which it names. Whoever takes it derives their names and sizes from it, and trusts nothing of it.
+ *
+ * @generated from message hostagent.v1.Parcel
+ */
+export declare type Parcel = Message<"hostagent.v1.Parcel"> & {
+  /**
+   * The host agent's record of it, JSON.
+   *
+   * @generated from field: bytes record = 1;
+   */
+  record: Uint8Array;
+
+  /**
+   * Which of its generations is the current one, JSON; empty: it has none.
+   *
+   * @generated from field: bytes pointer = 2;
+   */
+  pointer: Uint8Array;
+
+  /**
+   * `manifest.json` of each of its generations.
+   *
+   * @generated from field: repeated bytes manifests = 3;
+   */
+  manifests: Uint8Array[];
+
+  /**
+   * Layers of its disk that no generation names, JSON.
+   *
+   * @generated from field: bytes loose_layers = 4;
+   */
+  looseLayers: Uint8Array;
+
+  /**
+   * How much of its files is not zeros, as far as is known.
+   *
+   * @generated from field: repeated hostagent.v1.ParcelFile files = 5;
+   */
+  files: ParcelFile[];
+};
+
+/**
+ * Describes the message hostagent.v1.Parcel.
+ * Use `create(ParcelSchema)` to create a new message.
+ */
+export declare const ParcelSchema: GenMessage<Parcel>;
+
+/**
+ * @generated from message hostagent.v1.ParcelFile
+ */
+export declare type ParcelFile = Message<"hostagent.v1.ParcelFile"> & {
+  /**
+   * Such as `disk/l1.qcow2`; `image/<digest>` for one that is not the sandbox's alone.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: uint64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * @generated from field: uint64 data_bytes = 3;
+   */
+  dataBytes: bigint;
+};
+
+/**
+ * Describes the message hostagent.v1.ParcelFile.
+ * Use `create(ParcelFileSchema)` to create a new message.
+ */
+export declare const ParcelFileSchema: GenMessage<ParcelFile>;
 
 /**
  * One committed pause or checkpoint of a sandbox.
@@ -671,6 +781,13 @@ export declare type GetHostResponse = Message<"hostagent.v1.GetHostResponse"> & 
    * @generated from field: uint32 memory_limit_mib = 18;
    */
   memoryLimitMib: number;
+
+  /**
+   * Hosts that say the same can go on with each other's memory images; empty: it does not say.
+   *
+   * @generated from field: string memory_fingerprint = 19;
+   */
+  memoryFingerprint: string;
 };
 
 /**
@@ -2166,6 +2283,330 @@ export declare type GetLogsResponse = Message<"hostagent.v1.GetLogsResponse"> & 
 export declare const GetLogsResponseSchema: GenMessage<GetLogsResponse>;
 
 /**
+ * @generated from message hostagent.v1.BeginDepartureRequest
+ */
+export declare type BeginDepartureRequest = Message<"hostagent.v1.BeginDepartureRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string move_id = 2;
+   */
+  moveId: string;
+
+  /**
+   * @generated from field: optional uint64 revision = 3;
+   */
+  revision?: bigint | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.BeginDepartureRequest.
+ * Use `create(BeginDepartureRequestSchema)` to create a new message.
+ */
+export declare const BeginDepartureRequestSchema: GenMessage<BeginDepartureRequest>;
+
+/**
+ * @generated from message hostagent.v1.BeginDepartureResponse
+ */
+export declare type BeginDepartureResponse = Message<"hostagent.v1.BeginDepartureResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+
+  /**
+   * @generated from field: hostagent.v1.Parcel parcel = 2;
+   */
+  parcel?: Parcel | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.BeginDepartureResponse.
+ * Use `create(BeginDepartureResponseSchema)` to create a new message.
+ */
+export declare const BeginDepartureResponseSchema: GenMessage<BeginDepartureResponse>;
+
+/**
+ * @generated from message hostagent.v1.ReadDepartureRequest
+ */
+export declare type ReadDepartureRequest = Message<"hostagent.v1.ReadDepartureRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string move_id = 2;
+   */
+  moveId: string;
+
+  /**
+   * @generated from field: string file = 3;
+   */
+  file: string;
+
+  /**
+   * @generated from field: uint64 offset = 4;
+   */
+  offset: bigint;
+};
+
+/**
+ * Describes the message hostagent.v1.ReadDepartureRequest.
+ * Use `create(ReadDepartureRequestSchema)` to create a new message.
+ */
+export declare const ReadDepartureRequestSchema: GenMessage<ReadDepartureRequest>;
+
+/**
+ * @generated from message hostagent.v1.ReadDepartureResponse
+ */
+export declare type ReadDepartureResponse = Message<"hostagent.v1.ReadDepartureResponse"> & {
+  /**
+   * Where `data` begins: at the offset asked for, or behind zeros.
+   *
+   * @generated from field: uint64 offset = 1;
+   */
+  offset: bigint;
+
+  /**
+   * At most 1 MiB.
+   *
+   * @generated from field: bytes data = 2;
+   */
+  data: Uint8Array;
+
+  /**
+   * Nothing but zeros follows.
+   *
+   * @generated from field: bool is_last = 3;
+   */
+  isLast: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.ReadDepartureResponse.
+ * Use `create(ReadDepartureResponseSchema)` to create a new message.
+ */
+export declare const ReadDepartureResponseSchema: GenMessage<ReadDepartureResponse>;
+
+/**
+ * @generated from message hostagent.v1.BeginArrivalRequest
+ */
+export declare type BeginArrivalRequest = Message<"hostagent.v1.BeginArrivalRequest"> & {
+  /**
+   * @generated from field: string move_id = 1;
+   */
+  moveId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: hostagent.v1.Parcel parcel = 3;
+   */
+  parcel?: Parcel | undefined;
+
+  /**
+   * What the control plane knows of it; what the parcel says must be the same.
+   *
+   * @generated from field: uint32 vcpus = 4;
+   */
+  vcpus: number;
+
+  /**
+   * @generated from field: uint32 memory_mib = 5;
+   */
+  memoryMib: number;
+
+  /**
+   * @generated from field: uint32 disk_size_mib = 6;
+   */
+  diskSizeMib: number;
+
+  /**
+   * @generated from field: string access_token = 7;
+   */
+  accessToken: string;
+};
+
+/**
+ * Describes the message hostagent.v1.BeginArrivalRequest.
+ * Use `create(BeginArrivalRequestSchema)` to create a new message.
+ */
+export declare const BeginArrivalRequestSchema: GenMessage<BeginArrivalRequest>;
+
+/**
+ * @generated from message hostagent.v1.BeginArrivalResponse
+ */
+export declare type BeginArrivalResponse = Message<"hostagent.v1.BeginArrivalResponse"> & {
+  /**
+   * Names this try in what follows, so that a late part of an earlier one is refused.
+   *
+   * @generated from field: string attempt_id = 1;
+   */
+  attemptId: string;
+
+  /**
+   * It has arrived already: what is needed is empty.
+   *
+   * @generated from field: bool is_complete = 2;
+   */
+  isComplete: boolean;
+
+  /**
+   * @generated from field: repeated string needed_files = 3;
+   */
+  neededFiles: string[];
+};
+
+/**
+ * Describes the message hostagent.v1.BeginArrivalResponse.
+ * Use `create(BeginArrivalResponseSchema)` to create a new message.
+ */
+export declare const BeginArrivalResponseSchema: GenMessage<BeginArrivalResponse>;
+
+/**
+ * @generated from message hostagent.v1.WriteArrivalRequest
+ */
+export declare type WriteArrivalRequest = Message<"hostagent.v1.WriteArrivalRequest"> & {
+  /**
+   * @generated from field: string move_id = 1;
+   */
+  moveId: string;
+
+  /**
+   * @generated from field: string attempt_id = 2;
+   */
+  attemptId: string;
+
+  /**
+   * @generated from field: string file = 3;
+   */
+  file: string;
+
+  /**
+   * @generated from field: uint64 offset = 4;
+   */
+  offset: bigint;
+
+  /**
+   * @generated from field: bytes data = 5;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message hostagent.v1.WriteArrivalRequest.
+ * Use `create(WriteArrivalRequestSchema)` to create a new message.
+ */
+export declare const WriteArrivalRequestSchema: GenMessage<WriteArrivalRequest>;
+
+/**
+ * @generated from message hostagent.v1.WriteArrivalResponse
+ */
+export declare type WriteArrivalResponse = Message<"hostagent.v1.WriteArrivalResponse"> & {
+};
+
+/**
+ * Describes the message hostagent.v1.WriteArrivalResponse.
+ * Use `create(WriteArrivalResponseSchema)` to create a new message.
+ */
+export declare const WriteArrivalResponseSchema: GenMessage<WriteArrivalResponse>;
+
+/**
+ * @generated from message hostagent.v1.CompleteArrivalRequest
+ */
+export declare type CompleteArrivalRequest = Message<"hostagent.v1.CompleteArrivalRequest"> & {
+  /**
+   * @generated from field: string move_id = 1;
+   */
+  moveId: string;
+
+  /**
+   * @generated from field: string attempt_id = 2;
+   */
+  attemptId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 3;
+   */
+  sandboxId: string;
+};
+
+/**
+ * Describes the message hostagent.v1.CompleteArrivalRequest.
+ * Use `create(CompleteArrivalRequestSchema)` to create a new message.
+ */
+export declare const CompleteArrivalRequestSchema: GenMessage<CompleteArrivalRequest>;
+
+/**
+ * @generated from message hostagent.v1.CompleteArrivalResponse
+ */
+export declare type CompleteArrivalResponse = Message<"hostagent.v1.CompleteArrivalResponse"> & {
+  /**
+   * @generated from field: hostagent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.CompleteArrivalResponse.
+ * Use `create(CompleteArrivalResponseSchema)` to create a new message.
+ */
+export declare const CompleteArrivalResponseSchema: GenMessage<CompleteArrivalResponse>;
+
+/**
+ * @generated from message hostagent.v1.EndMoveRequest
+ */
+export declare type EndMoveRequest = Message<"hostagent.v1.EndMoveRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string move_id = 2;
+   */
+  moveId: string;
+
+  /**
+   * True: it stays here and may go on.
+   *
+   * @generated from field: bool stays = 3;
+   */
+  stays: boolean;
+};
+
+/**
+ * Describes the message hostagent.v1.EndMoveRequest.
+ * Use `create(EndMoveRequestSchema)` to create a new message.
+ */
+export declare const EndMoveRequestSchema: GenMessage<EndMoveRequest>;
+
+/**
+ * @generated from message hostagent.v1.EndMoveResponse
+ */
+export declare type EndMoveResponse = Message<"hostagent.v1.EndMoveResponse"> & {
+  /**
+   * Absent: it is not here.
+   *
+   * @generated from field: optional hostagent.v1.Sandbox sandbox = 1;
+   */
+  sandbox?: Sandbox | undefined;
+};
+
+/**
+ * Describes the message hostagent.v1.EndMoveResponse.
+ * Use `create(EndMoveResponseSchema)` to create a new message.
+ */
+export declare const EndMoveResponseSchema: GenMessage<EndMoveResponse>;
+
+/**
  * @generated from enum hostagent.v1.SandboxState
  */
 export enum SandboxState {
@@ -2479,6 +2920,67 @@ export declare const HostAgentService: GenService<{
     methodKind: "unary";
     input: typeof GetLogsRequestSchema;
     output: typeof GetLogsResponseSchema;
+  },
+  /**
+   * Holds a paused or failed sandbox still, and says what it consists of. `sandbox_wrong_state` while it runs.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.BeginDeparture
+   */
+  beginDeparture: {
+    methodKind: "unary";
+    input: typeof BeginDepartureRequestSchema;
+    output: typeof BeginDepartureResponseSchema;
+  },
+  /**
+   * The next bytes of a file of a sandbox that departs, from an offset on; zeros are passed over.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.ReadDeparture
+   */
+  readDeparture: {
+    methodKind: "unary";
+    input: typeof ReadDepartureRequestSchema;
+    output: typeof ReadDepartureResponseSchema;
+  },
+  /**
+   * Makes a place for a sandbox, and says which files it needs of it. `image_incompatible` when its memory could not go on here, `sandbox_exists`,
+   * `host_disk_full`. What an earlier call of the same move began is forgotten; one that is complete is answered as that.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.BeginArrival
+   */
+  beginArrival: {
+    methodKind: "unary";
+    input: typeof BeginArrivalRequestSchema;
+    output: typeof BeginArrivalResponseSchema;
+  },
+  /**
+   * Takes bytes of one of these files. Arrivals to which nothing came for ten minutes are removed.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.WriteArrival
+   */
+  writeArrival: {
+    methodKind: "unary";
+    input: typeof WriteArrivalRequestSchema;
+    output: typeof WriteArrivalResponseSchema;
+  },
+  /**
+   * Verifies all of it. From the answer on the sandbox is durably here, held still.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.CompleteArrival
+   */
+  completeArrival: {
+    methodKind: "unary";
+    input: typeof CompleteArrivalRequestSchema;
+    output: typeof CompleteArrivalResponseSchema;
+  },
+  /**
+   * Lets the sandbox go on here, or removes what is of it here and tells nobody that it ended. Only what this very move holds; anything else is left alone.
+   *
+   * @generated from rpc hostagent.v1.HostAgentService.EndMove
+   */
+  endMove: {
+    methodKind: "unary";
+    input: typeof EndMoveRequestSchema;
+    output: typeof EndMoveResponseSchema;
   },
 }>;
 
