@@ -48,8 +48,10 @@ describe.skipIf(!hasImages)("egress policies of real VMs", () => {
   };
   const heldToNames = async () => {
     expect(await curl("http://internet.test/")).toMatch(/^world sees 11\.77\./);
-    expect(await curl("http://elsewhere.test/")).toContain("does not allow elsewhere.test");
-    expect(await curl("https://elsewhere.test/"), "a TLS error").toContain("curl 35");
+    expect(await curl("http://elsewhere.test/"), "unknown").toContain("curl 6");
+    const resolved = `--resolve elsewhere.test:80:${world.elsewhere} --resolve elsewhere.test:443:${world.elsewhere}`;
+    expect(await curl(`${resolved} http://elsewhere.test/`)).toContain("does not allow elsewhere.test");
+    expect(await curl(`${resolved} https://elsewhere.test/`), "a TLS error").toContain("curl 35");
     expect(await curl(`http://${world.elsewhere}:7/`)).toMatch(/^curl (?:7|28)/);
   };
 

@@ -9,6 +9,7 @@ import type { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagen
 import { assert, Cleanup, MiB, must, second, Turns, writeFileDurably, type Logger } from "@roost/kit";
 
 import { totalBytes } from "./disk/free-space.ts";
+import { readEgressCa, UpstreamTrust } from "./egress/upstream-trust.ts";
 import { HeldImages } from "./images/held-images.ts";
 import { ImageCatalog } from "./images/image-catalog.ts";
 import { runImportUpkeep } from "./import/import-upkeep.ts";
@@ -38,6 +39,7 @@ import { RecordStore } from "./sandbox/record-store.ts";
 import { recover } from "./sandbox/recovery.ts";
 import { SandboxManager } from "./sandbox/sandbox-manager.ts";
 import type { SandboxRecord } from "./sandbox/sandbox-record.ts";
+import { openRecordBox } from "./sandbox/sealed-record.ts";
 import { startsAtOnce } from "./sandbox/starts-at-once.ts";
 import { sweepCgroups, sweepProcesses } from "./sandbox/sweep.ts";
 import { Watchers } from "./sandbox/watchers.ts";
@@ -108,7 +110,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
     ...(deps.onDurableStep === undefined ? {} : { onStep: deps.onDurableStep }),
   };
   const heldImages = new HeldImages(join(instance.stateDir, "held-images"), log);
-  const store = new RecordStore(instance.stateDir, imageOptions);
+  const store = new RecordStore(instance.stateDir, imageOptions, await openRecordBox(join(instance.stateDir, "record-key")));
   const watchers = new Watchers<SandboxRecord>();
   const logs = new LogStore({
     root: join(instance.stateDir, "sandbox-logs"),
@@ -165,7 +167,7 @@ export async function createHostAgent(options: HostAgentOptions, deps: HostAgent
       zeroMemory: (memoryMib) => ensureZeroMemory(memoryFolder, memoryMib),
       events,
       logs,
-      times: { ...timesOf(accelerator.accelerator), ...deps.times },
+      times: { ...timesOf(accelerator.accelerator), pauseDrainMs: options.pauseDrainSec * 1_000, ...deps.times },
       cgroupOf: (sandboxId) => cgroupPrefix(instance) + sandboxId,
       log,
       ...(deps.onStep === undefined ? {} : { onStep: deps.onStep }),
@@ -325,6 +327,12 @@ async function createNetwork(options: HostAgentOptions, instance: Instance, log:
     uidBase: options.uidBase,
     guestDnsServers: options.guestDnsServers ?? (await findResolvers()),
     egressProxyRanges: options.egressProxyRanges ?? [],
+    upstreamTrust: new UpstreamTrust(options.egressCa === undefined ? [] : [await readEgressCa(options.egressCa)]),
+    guestLimits: {
+      mbitMax: options.guestMbitMax,
+      connectionsMax: options.guestConnectionsMax,
+      connectionsPerSecMax: options.guestConnectionsPerSecMax,
+    },
     log,
   });
 }

@@ -1,7 +1,7 @@
 import { availableParallelism, totalmem } from "node:os";
 import { join } from "node:path";
 
-import { hostAddressSchema } from "@roost/contract";
+import { guestConnectionsMax, guestConnectionsPerSecMax, hostAddressSchema, mbitPerSecMax } from "@roost/contract";
 import { defineOptions, MiB, type OptionValues } from "@roost/kit";
 import { z } from "zod";
 
@@ -89,6 +89,10 @@ export const hostAgentOptions = defineOptions("ROOST_", {
     schema: z.stringbool().default(true),
     desc: "Whether memory images of templates are made in the background and used, so that sandboxes start from memory",
   },
+  pauseDrainSec: {
+    schema: z.coerce.number().int().min(0).max(60).default(5),
+    desc: "How long a pause waits for requests to ports of the sandbox that are under way, in s",
+  },
   checkpointsKept: {
     schema: z.coerce.number().int().min(0).max(100).default(5),
     desc: "Checkpoints kept of each sandbox, the newest, beside its current generation",
@@ -144,6 +148,22 @@ export const hostAgentOptions = defineOptions("ROOST_", {
   egressProxyRanges: {
     schema: rangeListSchema.optional(),
     desc: "CIDR blocks, comma-separated, where egress proxies of sandboxes may be although no sandbox reaches them; default: none",
+  },
+  egressCa: {
+    schema: z.string().startsWith("/").optional(),
+    desc: "File of certificates (PEM) of authorities to believe beside the system's, where headers are set on requests of sandboxes (a company's own)",
+  },
+  guestMbitMax: {
+    schema: z.coerce.number().int().min(0).max(mbitPerSecMax).default(0),
+    desc: "What each sandbox may send, and what it may receive, by connections that it opens, in Mbit per s; 0: no limit",
+  },
+  guestConnectionsMax: {
+    schema: z.coerce.number().int().min(1).max(guestConnectionsMax).default(4_096),
+    desc: "Connections that each sandbox may have open at once; all of them share the host's connection table (net.netfilter.nf_conntrack_max)",
+  },
+  guestConnectionsPerSecMax: {
+    schema: z.coerce.number().int().min(1).max(guestConnectionsPerSecMax).default(500),
+    desc: "New connections that each sandbox may open in a second; twice as many may come at once",
   },
 });
 

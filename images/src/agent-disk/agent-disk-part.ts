@@ -26,8 +26,11 @@ const libraries = [
   "libstdc++.so.6",
 ];
 
+/** OpenSSH's SFTP server, so that `roost ssh` needs none in a template; it is linked against libc alone. */
+const sftpServerPath = "/usr/lib/openssh/sftp-server";
+
 /** Scripts of `guest/` and where they go. */
-const scripts = { supervisor: "supervisor", "prepare-root": "prepare-root", poweroff: "bin/poweroff" };
+const scripts = { supervisor: "supervisor", "prepare-root": "prepare-root", poweroff: "bin/poweroff", "sftp-server": "bin/sftp-server" };
 
 /**
  * lz4, by boot time under software emulation and not by size: Node's first start took 2.05 s from it, 2.15 s uncompressed,
@@ -47,7 +50,7 @@ export interface AgentDiskInputs {
 /**
  * The read-only disk every guest mounts at `/run/roost/agent`:
  *
- *     bin/{node,busybox,modprobe,poweroff}   lib/ (loader and libraries of node)
+ *     bin/{node,busybox,modprobe,poweroff,sftp-server}   lib/ (loader and libraries of node; sftp-server itself)
  *     agent/agent.mjs and what it needs           modules/<release>/
  *     supervisor, prepare-root                    (guest/ in this package)
  */
@@ -63,7 +66,9 @@ export function agentDiskPart(inputs: AgentDiskInputs): Part {
       scripts: await Promise.all(Object.keys(scripts).map((name) => digestOfFile(recipePath("guest", name)))),
       agent: await digestOfAgent(agentFolder),
       version: await agentVersion(agentPackageFile, agentFolder),
-      programs: await Promise.all([busyboxPath, ...libraries.map((name) => join(libraryFolder, name))].map((path) => digestOfFile(path))),
+      programs: await Promise.all(
+        [busyboxPath, sftpServerPath, ...libraries.map((name) => join(libraryFolder, name))].map((path) => digestOfFile(path)),
+      ),
     }),
     build: async ({ outputFolder, scratchFolder, signal, onProgress }) => {
       onProgress("collecting the guest agent, Node.js and tools");
@@ -75,6 +80,7 @@ export function agentDiskPart(inputs: AgentDiskInputs): Part {
       await run(["cp", "-al", join(cacheFolder, kernel.folder, "modules", release), join(tree, "modules", release)], { signal });
       await copyProgram(busyboxPath, join(tree, "bin/busybox"));
       await symlink("busybox", join(tree, "bin/modprobe"));
+      await copyProgram(sftpServerPath, join(tree, "lib/sftp-server"));
       for (const name of libraries) await copyProgram(join(libraryFolder, name), join(tree, "lib", name));
       for (const [name, target] of Object.entries(scripts)) await copyProgram(recipePath("guest", name), join(tree, target));
       await cp(agentFolder, join(tree, "agent"), { recursive: true });

@@ -16,6 +16,8 @@ export const auditActions = [
   "sandbox.command",
   /** Files of the guest written, moved or removed: without names, only where the operator wants it */
   "sandbox.file",
+  /** A connection to a port of the guest: only where the operator wants it */
+  "sandbox.tunnel",
   "snapshot.create",
   "snapshot.delete",
   "template.update",

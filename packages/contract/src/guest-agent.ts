@@ -10,6 +10,10 @@ import { envsSchema } from "./sandboxes.ts";
 /** Header that carries the sandbox's access token. */
 export const accessTokenHeader = "x-access-token";
 
+/** Of one certificate with ten names that it is limited to, several times what it takes */
+const guestCaBundleLengthMax = 16 * 1024;
+const certificatePattern = /^(?:-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+-----END CERTIFICATE-----\n)?$/;
+
 /** `POST /init`: the host tells the guest who it is. After the first one it must carry the same token as header. */
 export const guestInitSchema = z.object({
   accessToken: z.string().min(1).max(512).optional(),
@@ -33,6 +37,8 @@ export const guestInitSchema = z.object({
     .optional(),
   /** Fresh random bytes for the kernel's generator, which is reseeded with them; the guest's generation id changes */
   entropy: z.base64().max(4096).optional(),
+  /** Certificate (PEM) that programs in the guest are to trust: whose requests the host opens on their way out. "" = none. An `/init` that says a sandbox id and not this means none, too */
+  caBundle: z.string().max(guestCaBundleLengthMax).regex(certificatePattern, "is no certificate in PEM form").optional(),
 });
 export type GuestInit = z.infer<typeof guestInitSchema>;
 

@@ -81,6 +81,17 @@ export const tagLengthMax = 128;
 
 /** Entries of each list of a network policy: each is an element of a set in the kernel, or a name compared for each connection */
 export const networkEntriesMax = 1000;
+/** Mbit per `s` that a sandbox may be limited to: more than a host's card has */
+export const mbitPerSecMax = 100_000;
+/** Connections that one guest may have open at once: each is an entry of the connection table that all sandboxes of a host share */
+export const guestConnectionsMax = 65_536;
+export const guestConnectionsPerSecMax = 100_000;
+/** Headers that are set on a guest's requests: domains of a policy, characters of one, headers of each, characters of a name and of a value. As E2B has them */
+export const headerRuleDomainsMax = 10;
+export const headerRuleDomainLengthMax = 128;
+export const headersPerRuleMax = 20;
+export const headerNameLengthMax = 64;
+export const headerValueLengthMax = 2048;
 /** User name and password of an egress proxy in bytes each: RFC 1929 has one byte for their length */
 export const egressProxyCredentialBytesMax = 255;
 /** A host name and a port, with room for `${PORT}` */
@@ -98,3 +109,10 @@ export const apiKeyExpirySecMax = 10 * 365 * 24 * 3600;
 
 export const pageSizeDefault = 100;
 export const pageSizeMax = 1000;
+
+/** Ports of a sandbox for which something else is said than for its others: more are a range, and nobody needs one */
+export const portExceptionsMax = 256;
+/** Life of a signed URL of a port in `s`: long enough to be opened, short enough that one that was passed on by accident is soon worth nothing */
+export const signedPortUrlSecMin = 1;
+export const signedPortUrlSecDefault = 3_600;
+export const signedPortUrlSecMax = 7 * 24 * 3_600;

@@ -1,14 +1,14 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 
+import { isDomain, matchesDomain } from "./domains.ts";
 import {
   allTraffic,
   deniesAll,
   egressOf,
-  isDomain,
   isSameProxy,
-  matchesDomain,
   networkPolicySchema,
+  noLimits,
   parseAddressRange,
   parseProxyAddress,
   type EgressProxy,
@@ -27,6 +27,8 @@ test("nothing said means: the internet, ports for those with the token", () => {
     is_public: false,
     mask_request_host: null,
     egress_proxy: null,
+    rules: {},
+    limits: { out_mbit_per_sec: null, in_mbit_per_sec: null, connections: null, connections_per_sec: null },
   });
 });
 
@@ -102,12 +104,14 @@ test("what is written differently and means the same is taken", () => {
 
 test("a host is told what it can enforce", () => {
   const egress = (input: unknown) => egressOf(networkPolicySchema.parse(input));
-  expect(egress({})).toEqual({ allowOut: [], denyOut: [], proxy: null });
-  expect(egress({ allow_internet: false })).toEqual({ allowOut: [], denyOut: [allTraffic], proxy: null });
+  expect(egress({})).toEqual({ allowOut: [], denyOut: [], proxy: null, rules: {}, limits: noLimits });
+  expect(egress({ allow_internet: false })).toEqual({ allowOut: [], denyOut: [allTraffic], proxy: null, rules: {}, limits: noLimits });
   expect(egress({ allow_internet: false, deny_out: [allTraffic, "::/0"], allow_out: ["a.example"] })).toEqual({
     allowOut: ["a.example"],
     denyOut: [allTraffic],
     proxy: null,
+    rules: {},
+    limits: noLimits,
   });
   const proxy = { protocol: "http", address: "proxy.example.com:3128", username: "a", password: "b" };
   expect(egress({ egress_proxy: proxy }).proxy).toEqual(proxy);

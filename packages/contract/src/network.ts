@@ -1,13 +1,23 @@
 import { z } from "zod";
 
-import { egressProxyCredentialBytesMax, maskRequestHostLengthMax, networkEntriesMax } from "./limits.ts";
+import { domainLengthMax, isDomain } from "./domains.ts";
+import { headerRulesSchema, mapHeaderValues, redactedValue, type HeaderRules } from "./header-rules.ts";
+import {
+  egressProxyCredentialBytesMax,
+  guestConnectionsMax,
+  guestConnectionsPerSecMax,
+  maskRequestHostLengthMax,
+  mbitPerSecMax,
+  networkEntriesMax,
+} from "./limits.ts";
 
 /**
  * What a sandbox's guest may reach, and who reaches its ports.
  *
  * Of a connection out of the guest, the first of these that applies decides: ranges that no guest reaches (private, link-local, the
  * host's own, and everything that is IPv6) are refused; `allow_out` allows; `deny_out` refuses; everything else is allowed. A domain in
- * `allow_out` is matched with the name that a connection to port 80 or 443 asks for (HTTP `Host`, TLS SNI), never with DNS answers.
+ * `allow_out` is matched with the name that a connection to port 80 or 443 asks for (HTTP `Host`, TLS SNI), never with DNS answers; and with what the
+ * guest asks its resolver, which then knows no other names.
  * TCP that is allowed leaves through `egress_proxy`, where there is one; everything else leaves as usual.
  */
 
@@ -32,21 +42,6 @@ export function parseAddressRange(text: string): AddressRange | undefined {
   const size = 2 ** (32 - Number(prefix ?? 32));
   const first = Math.floor(address / size) * size;
   return { first, last: first + size - 1 };
-}
-
-/** Two labels at least, and the last is no number: a mistyped address is not a domain. RFC 1035 limits, and `_`, which is in use. */
-const domainPattern = /^(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+(?!\d+$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/;
-/** RFC 1035: of a whole name */
-const domainLengthMax = 253;
-
-export function isDomain(text: string): boolean {
-  return text.length <= domainLengthMax && domainPattern.test(text);
-}
-
-/** Whether a host name is meant by a domain of a policy: the very name, or with `*.` each name below it. Upper and lower case are the same. */
-export function matchesDomain(hostName: string, domain: string): boolean {
-  const name = hostName.toLowerCase().replace(/\.$/, "");
-  return domain.startsWith("*.") ? name.endsWith(domain.slice(1)) : name === domain;
 }
 
 const ipv6Schema = z.union([z.ipv6(), z.cidrv6()]);
@@ -139,6 +134,29 @@ export function isSameProxy(one: EgressProxy | null, other: EgressProxy | null):
   return (["protocol", "address", "username", "password"] as const).every((key) => one[key] === other[key]);
 }
 
+const limitOf = (max: number, what: string) => z.int().min(1).max(max).nullable().default(null).describe(what);
+
+/** What a guest may use of the network, by connections that it opens. null: what its host lets each guest have, which is also the most it lets any. */
+export const networkLimitsSchema = z
+  .strictObject({
+    out_mbit_per_sec: limitOf(mbitPerSecMax, "What the guest sends, in Mbit per `s`; null: as its host says"),
+    in_mbit_per_sec: limitOf(mbitPerSecMax, "What the guest receives, in Mbit per `s`; null: as its host says"),
+    connections: limitOf(guestConnectionsMax, "Connections that are open at once; null: as its host says"),
+    connections_per_sec: limitOf(guestConnectionsPerSecMax, "New connections in a second; null: as its host says"),
+  })
+  .describe("Of connections that the guest opens; a host's own limits hold as well");
+export type NetworkLimits = z.output<typeof networkLimitsSchema>;
+
+/** The same for a host; null: its own. */
+export interface EgressLimits {
+  readonly outMbit: number | null;
+  readonly inMbit: number | null;
+  readonly connections: number | null;
+  readonly connectionsPerSec: number | null;
+}
+
+export const noLimits: EgressLimits = { outMbit: null, inMbit: null, connections: null, connectionsPerSec: null };
+
 /** `host`, `host:port`, or with `${PORT}` for the port that was asked for. */
 export const maskRequestHostSchema = z
   .string()
@@ -149,24 +167,70 @@ export const maskRequestHostSchema = z
 /** The value of a policy's problem is named by whoever reports it, by its path. */
 export const domainsNeedDenyAll = `domains are allowed out of what is denied: deny ${allTraffic} (all traffic) beside them`;
 
+const egressFields = {
+  allow_internet: z.boolean().default(true).describe(`false: as if \`deny_out\` had ${allTraffic}`),
+  allow_out: allowOutSchema.default([]),
+  deny_out: denyOutSchema.default([]),
+  egress_proxy: egressProxySchema.nullable().default(null).describe("Where TCP leaves through, once it is allowed; null: directly"),
+  rules: headerRulesSchema.prefault({}),
+  limits: networkLimitsSchema.prefault({}),
+};
+
+interface NamedEgress {
+  readonly allow_internet: boolean;
+  readonly allow_out: readonly string[];
+  readonly deny_out: readonly string[];
+}
+
+function checkDomains(policy: NamedEgress, context: z.core.$RefinementCtx): void {
+  const index = policy.allow_out.findIndex(isDomain);
+  if (index === -1 || deniesAll(policy)) return;
+  context.addIssue({ code: "custom", path: ["allow_out", index], message: domainsNeedDenyAll });
+}
+
+/** What the guest may reach and use; what is left out is as if nothing was said. */
+export const sandboxEgressBodySchema = z.strictObject(egressFields).superRefine(checkDomains).meta({ id: "SetNetwork" });
+export type SandboxEgressBody = z.output<typeof sandboxEgressBodySchema>;
+export type SandboxEgressInput = z.input<typeof sandboxEgressBodySchema>;
+
+/** The same as it is shown: without the proxy's password, and without values of headers. */
+export const sandboxEgressSchema = z
+  .object({
+    allow_internet: z.boolean(),
+    allow_out: z.array(z.string()),
+    deny_out: z.array(z.string()),
+    egress_proxy: z.object({ protocol: z.enum(egressProxyProtocols), address: z.string(), username: z.string().optional() }).nullable(),
+    rules: z.record(z.string(), z.object({ headers: z.record(z.string(), z.string()).describe(`Values read ${redactedValue}`) })),
+    limits: networkLimitsSchema,
+  })
+  .meta({ id: "SandboxNetwork" });
+export type SandboxEgress = z.output<typeof sandboxEgressSchema>;
+
+export function showEgress(policy: Pick<NetworkPolicy, keyof typeof egressFields>): SandboxEgress {
+  const { allow_internet, allow_out, deny_out, egress_proxy: proxy, limits } = policy;
+  const shown =
+    proxy === null
+      ? null
+      : { protocol: proxy.protocol, address: proxy.address, ...(proxy.username !== undefined && { username: proxy.username }) };
+  return { allow_internet, allow_out, deny_out, egress_proxy: shown, rules: showRules(policy.rules), limits };
+}
+
+function showRules(rules: HeaderRules): SandboxEgress["rules"] {
+  const shown = Object.entries(mapHeaderValues(rules, () => redactedValue));
+  return Object.fromEntries(shown.map(([domain, { headers }]) => [domain, { headers: { ...headers } }]));
+}
+
 export const networkPolicySchema = z
   .object({
-    allow_internet: z.boolean().default(true).describe(`false: as if \`deny_out\` had ${allTraffic}`),
-    allow_out: allowOutSchema.default([]),
-    deny_out: denyOutSchema.default([]),
+    ...egressFields,
     is_public: z.boolean().default(false).describe("Whether its ports, but not the guest agent's, are open without the traffic token"),
     mask_request_host: maskRequestHostSchema.nullable().default(null),
-    egress_proxy: egressProxySchema.nullable().default(null).describe("Where TCP leaves through, once it is allowed; null: directly"),
   })
-  .superRefine((policy, context) => {
-    const index = policy.allow_out.findIndex(isDomain);
-    if (index === -1 || deniesAll(policy)) return;
-    context.addIssue({ code: "custom", path: ["allow_out", index], message: domainsNeedDenyAll });
-  });
+  .superRefine(checkDomains);
 export type NetworkPolicy = z.output<typeof networkPolicySchema>;
 
 /** Whether everything is denied that is not allowed by name. */
-export function deniesAll(policy: Pick<NetworkPolicy, "allow_internet" | "deny_out">): boolean {
+export function deniesAll(policy: Pick<NamedEgress, "allow_internet" | "deny_out">): boolean {
   return !policy.allow_internet || policy.deny_out.some((entry) => entry.endsWith("/0") && !isIpv6(entry));
 }
 
@@ -177,13 +241,24 @@ export interface EgressPolicy {
   readonly denyOut: readonly string[];
   /** Where TCP leaves through, once it is allowed; null: directly */
   readonly proxy: EgressProxy | null;
+  /** Headers to set on its HTTPS requests, with their values */
+  readonly rules: HeaderRules;
+  readonly limits: EgressLimits;
 }
 
 export function egressOf(policy: NetworkPolicy): EgressPolicy {
+  const { limits } = policy;
   const denied = policy.deny_out.filter((entry) => !isIpv6(entry)); // denied to everyone as it is
   return {
     allowOut: policy.allow_out,
     denyOut: policy.allow_internet || denied.includes(allTraffic) ? denied : [allTraffic, ...denied],
     proxy: policy.egress_proxy,
+    rules: policy.rules,
+    limits: {
+      outMbit: limits.out_mbit_per_sec,
+      inMbit: limits.in_mbit_per_sec,
+      connections: limits.connections,
+      connectionsPerSec: limits.connections_per_sec,
+    },
   };
 }

@@ -24,6 +24,8 @@ import {
   vcpusDefault,
   vcpusMax,
 } from "./limits.ts";
+import { sandboxEgressBodySchema } from "./network.ts";
+import { portPolicySchema } from "./ports.ts";
 import { sandboxStates } from "./sandbox-state.ts";
 
 /** Tag of a template that is named without one: `x` is `x:default`, and only the short form is a name here. */
@@ -107,6 +109,8 @@ export const createSandboxBodySchema = z
       .describe(`Guest memory in \`MiB\`; default: as the template says, else ${memoryMibDefault}. Fixed like \`vcpus\``),
     timeout_sec: timeoutSecSchema.default(timeoutSecDefault),
     checkpoint_interval_sec: checkpointIntervalSecSchema.default(0),
+    network: sandboxEgressBodySchema.optional().describe("What its guest may reach and use; default: the internet"),
+    ports: portPolicySchema.optional().describe("Who may reach its ports; default: all are private"),
     auto_resume: z
       .boolean()
       .default(false)

@@ -8,6 +8,7 @@ export { Mailbox } from "./mailbox.ts";
 export { defineOptions, OptionError, Options, type AnyOptions, type OptionSpec, type OptionTable, type OptionValues } from "./options.ts";
 export { limitPeers, type PeerLimits } from "./peer-limits.ts";
 export { RawSockets } from "./raw-sockets.ts";
+export { SecretBox } from "./secret-box.ts";
 export { observeRounds, ServiceLoop, type LoopRound } from "./service-loop.ts";
 export { CommandError, endProcess, identifyProcess, isAlive, run, type ProcessIdentity, type RunOptions } from "./subprocess.ts";
 export { Turns } from "./turns.ts";

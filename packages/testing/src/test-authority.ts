@@ -6,6 +6,7 @@ import {
   Pkcs10CertificateRequest,
   SubjectAlternativeNameExtension,
   X509CertificateGenerator,
+  type JsonGeneralNames,
   type X509Certificate,
 } from "@peculiar/x509";
 
@@ -58,20 +59,24 @@ export class TestAuthority {
 
   /** A key and a certificate with this one name, a URI. */
   async identity(uri: string, life: TestLife = {}): Promise<TestIdentity> {
-    const keys = await webcrypto.subtle.generateKey(algorithm, true, ["sign", "verify"]);
-    const key = Buffer.from(await webcrypto.subtle.exportKey("pkcs8", keys.privateKey)).toString("base64");
-    const keyPem = `-----BEGIN PRIVATE KEY-----\n${key.replaceAll(/.{64}/g, "$&\n")}\n-----END PRIVATE KEY-----\n`;
-    return { keyPem, certificatePem: await this.#sign(keys.publicKey, uri, life), caPem: this.caPem };
+    const { publicKey, keyPem } = await newKey();
+    return { keyPem, certificatePem: await this.#sign(publicKey, [{ type: "url", value: uri }], life), caPem: this.caPem };
+  }
+
+  /** A key and a certificate for servers of these DNS names. */
+  async serverIdentity(names: readonly string[], life: TestLife = {}): Promise<TestIdentity> {
+    const { publicKey, keyPem } = await newKey();
+    return { keyPem, certificatePem: await this.#sign(publicKey, dnsNames(names), life), caPem: this.caPem };
   }
 
   /** A certificate for the key of a request, PEM; rejects one that its key has not signed. */
   async answer(requestPem: string, uri: string, life: TestLife = {}): Promise<string> {
     const request = new Pkcs10CertificateRequest(requestPem);
     if (!(await request.verify())) throw new Error("the request is not signed by its own key");
-    return this.#sign(await request.publicKey.export(), uri, life);
+    return this.#sign(await request.publicKey.export(), [{ type: "url", value: uri }], life);
   }
 
-  async #sign(publicKey: webcrypto.CryptoKey, uri: string, { fromMs = -60_000, toMs = dayMs / 2 }: TestLife): Promise<string> {
+  async #sign(publicKey: webcrypto.CryptoKey, names: JsonGeneralNames, { fromMs = -60_000, toMs = dayMs / 2 }: TestLife): Promise<string> {
     const certificate = await X509CertificateGenerator.create({
       issuer: this.#certificate.subject,
       subject: "",
@@ -80,8 +85,19 @@ export class TestAuthority {
       signingAlgorithm: algorithm,
       publicKey,
       signingKey: this.#keys.privateKey,
-      extensions: [new SubjectAlternativeNameExtension([{ type: "url", value: uri }])],
+      extensions: [new SubjectAlternativeNameExtension(names)],
     });
     return `${certificate.toString("pem")}\n`;
   }
+}
+
+const dnsNames = (names: readonly string[]): JsonGeneralNames => names.map((value) => ({ type: "dns", value }));
+
+async function newKey(): Promise<{ readonly publicKey: webcrypto.CryptoKey; readonly keyPem: string }> {
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ["sign", "verify"]);
+  const key = Buffer.from(await webcrypto.subtle.exportKey("pkcs8", keys.privateKey)).toString("base64");
+  return {
+    publicKey: keys.publicKey,
+    keyPem: `-----BEGIN PRIVATE KEY-----\n${key.replaceAll(/.{64}/g, "$&\n")}\n-----END PRIVATE KEY-----\n`,
+  };
 }

@@ -228,6 +228,25 @@ describe("/init", () => {
   test("ignores what it does not know: newer hosts say more", async () => {
     expect((await init({ hyperloopIP: "192.0.2.1", lifecycleID: "x", volumeMounts: [] })).status).toBe(204);
   });
+
+  test("makes its programs trust an authority, tells them where it is, and takes it away again", async () => {
+    const caBundle = "-----BEGIN CERTIFICATE-----\nTWluZQ==\n-----END CERTIFICATE-----\n";
+    const trusted = () => agent.machine.calls.flatMap((call) => (typeof call === "object" && "trusted" in call ? [call.trusted] : []));
+    const seen = async () => (await runShell(agent, "echo ${NODE_EXTRA_CA_CERTS-none} ${SSL_CERT_FILE-none}")).stdout;
+    expect((await init({ sandboxId: "sb1" })).status).toBe(204);
+    expect([trusted(), await seen()]).toEqual([[], "none none\n"]);
+    expect((await init({ caBundle })).status).toBe(204);
+    expect([trusted(), await seen()]).toEqual([[caBundle], "/own.pem /bundle.pem\n"]);
+    expect((await init({ timestamp: new Date().toISOString() })).status, "which says nothing of it").toBe(204);
+    const next = await agent.restart();
+    agent = next;
+    expect(await seen(), "also for the next agent").toBe("/own.pem /bundle.pem\n");
+    expect((await init({ sandboxId: "sb2", envVars: { SSL_CERT_FILE: "/mine" }, caBundle })).status).toBe(204);
+    expect(await seen(), "what the sandbox was given comes first").toBe("/own.pem /mine\n");
+    expect((await init({ sandboxId: "sb3", envVars: {} })).status).toBe(204);
+    expect([trusted(), await seen()]).toEqual([[caBundle, ""], "none none\n"]);
+    expect((await init({ caBundle: "-----BEGIN PRIVATE KEY-----" })).status).toBe(400);
+  });
 });
 
 describe("/prepare", () => {
@@ -239,6 +258,9 @@ describe("/prepare", () => {
     expect(agent.machine.calls).toEqual([]);
     expect((await prepare({ sync: true, forTemplate: true })).status).toBe(204);
     expect(agent.machine.calls).toEqual(["forget", "sync"]);
+    agent.machine.trustedAuthority.isInstalled = true;
+    expect((await prepare({ forTemplate: true })).status).toBe(204);
+    expect(agent.machine.calls.slice(2), "whoever starts from the template trusts nobody").toEqual([{ trusted: "" }, "forget"]);
   });
 
   test("answers nobody who does not know the token", async () => {

@@ -6,6 +6,7 @@ import { libc } from "../filesystem/libc.ts";
 import { becomeSteps, type BecomeFile } from "../launcher/frames.ts";
 import type { Launcher } from "../launcher/launcher.ts";
 import { hostsWith } from "./hosts-file.ts";
+import { TrustedAuthority } from "./trusted-authority.ts";
 
 /** What `/init` changes about the guest as a machine. What is undefined stays as it is. */
 export interface MachineChange {
@@ -28,6 +29,8 @@ export interface GuestMachine {
   sync(): Promise<void>;
   /** Makes the machine nobody's: what of its identity is on its disk goes. */
   forget(): Promise<void>;
+  /** Whom its programs trust beside everybody's authorities */
+  readonly trustedAuthority: Pick<TrustedAuthority, "isInstalled" | "install">;
 }
 
 /** Whoever keeps state that must not exist twice (random numbers drawn ahead, say) compares this file with what it was. Changes at every restore. */
@@ -66,6 +69,7 @@ export function createGuestMachine(launcher: Launcher, log: Logger, root = ""): 
     log.warn({ path: files[step - becomeSteps.files]?.path, errno }, "a file of the guest's identity could not be written");
   };
   return {
+    trustedAuthority: new TrustedAuthority(root),
     become: async (change) => become(change, identityFiles(change, root)),
     sync: async () => libc().sync(),
     async forget() {

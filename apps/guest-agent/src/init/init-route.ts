@@ -16,12 +16,15 @@ export const clockToleranceMs = 20;
 /** An `/init` may carry more environment than other requests carry body: the kernel's limit for a process, roughly. */
 const initBodyBytesMax = 4 * jsonBodyBytesMax;
 
+export interface InitParts {
+  readonly state: InitState;
+  readonly machine: GuestMachine;
+  readonly processLog: ProcessLog;
+  readonly log: Logger;
+}
+
 /** `POST /init`: the host tells the guest who it is. Answers 204 when all of it holds, also over a restart of the agent. */
-export async function handleInit(
-  request: IncomingMessage,
-  response: ServerResponse,
-  parts: { readonly state: InitState; readonly machine: GuestMachine; readonly processLog: ProcessLog; readonly log: Logger },
-): Promise<void> {
+export async function handleInit(request: IncomingMessage, response: ServerResponse, parts: InitParts): Promise<void> {
   const arrived = performance.now();
   const parsed = parseInit(await readJson(request, initBodyBytesMax));
   // Who does not know the token learns nothing, not even what is wrong with the body.
@@ -30,13 +33,30 @@ export async function handleInit(
   if (parsed instanceof HttpError) throw parsed;
   tellLog(init, parts);
   parts.state.apply(init);
+  const isTrustChanged = trust(init, parts);
   const { hostname, machineId, timestamp } = init;
   const entropy = init.entropy === undefined || init.entropy === "" ? undefined : Buffer.from(init.entropy, "base64");
   const unixMs = timestamp === undefined ? undefined : rightClock(timestamp, performance.now() - arrived, Date.now());
-  const variables = entropy === undefined ? undefined : sandboxVariables(parts.state.identity, parts.state.envVars);
+  const variables = entropy === undefined && !isTrustChanged ? undefined : sandboxVariables(parts.state.identity, parts.state.envVars);
   await parts.machine.become({ entropy, unixMs, machineId, hostname, variables });
   parts.log.debug({ sandboxId: init.sandboxId }, "initialized"); // not info: the console of an emulated guest costs 5 ms a line
   response.writeHead(204, { [guestClockHeader]: String(Date.now()) }).end();
+}
+
+/**
+ * Installs the authority that the sandbox's programs are to trust; one that is told who it is and of no authority has none, also where a memory or a disk is of one that had. Answers whether it
+ * did anything. A file that cannot be written (a read-only root) is only logged: such a guest is one that trusts nobody.
+ */
+function trust({ caBundle, sandboxId }: GuestInit, { state, machine: { trustedAuthority }, log }: InitParts): boolean {
+  const certificatePem = caBundle ?? (sandboxId === undefined ? undefined : "");
+  if (certificatePem === undefined || (certificatePem === "" && !trustedAuthority.isInstalled && state.identity.trusted === undefined))
+    return false;
+  try {
+    state.setTrusted(trustedAuthority.install(certificatePem));
+  } catch (error) {
+    log.warn({ err: error }, "the authority of this sandbox could not be put among those that programs trust");
+  }
+  return true;
 }
 
 /** Another sandbox's log begins empty; the same one's goes on, in a new epoch where this is a restore (which brings entropy). */

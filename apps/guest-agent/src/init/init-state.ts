@@ -3,11 +3,12 @@ import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node
 import { dirname } from "node:path";
 
 import { envsSchema, type GuestInit } from "@roost/contract";
-import type { Logger } from "@roost/kit";
+import { must, type Logger } from "@roost/kit";
 import { z } from "zod";
 
 import type { SandboxIdentity } from "../process/environment.ts";
 import { sameToken } from "./access-token.ts";
+import type { TrustedFiles } from "./trusted-authority.ts";
 
 const recordSchema = z.strictObject({
   initialized: z.literal(true),
@@ -17,6 +18,7 @@ const recordSchema = z.strictObject({
   defaultWorkdir: z.string().optional(),
   sandboxId: z.string().optional(),
   templateId: z.string().optional(),
+  trusted: z.object({ own: z.string(), bundle: z.string().nullable() }).optional(),
 });
 type InitRecord = z.infer<typeof recordSchema>;
 
@@ -56,7 +58,7 @@ export class InitState {
   }
 
   get identity(): SandboxIdentity {
-    return { sandboxId: this.#record?.sandboxId, templateId: this.#record?.templateId };
+    return { sandboxId: this.#record?.sandboxId, templateId: this.#record?.templateId, trusted: this.#record?.trusted };
   }
 
   /** Whether a request that carries `headerToken` may pass. */
@@ -87,8 +89,15 @@ export class InitState {
       ...defined("defaultWorkdir", init.defaultWorkdir ?? previous?.defaultWorkdir),
       ...defined("sandboxId", init.sandboxId ?? previous?.sandboxId),
       ...defined("templateId", init.templateId ?? previous?.templateId),
+      ...(previous?.trusted === undefined ? {} : { trusted: previous.trusted }),
     };
     this.#write(next);
+  }
+
+  /** Where the certificate is that programs are to trust from now on. Only once initialized. */
+  setTrusted(trusted: TrustedFiles | undefined): void {
+    const { trusted: _, ...record } = must(this.#record, "what an /init told");
+    this.#write({ ...record, ...(trusted === undefined ? {} : { trusted }) });
   }
 
   /** Answers a function that brings back what is known now. */

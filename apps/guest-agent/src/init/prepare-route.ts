@@ -3,9 +3,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 
 import { HttpError } from "../http/http-error.ts";
 import { readJson } from "../http/json-body.ts";
-import type { ProcessLog } from "../logs/process-log.ts";
-import type { GuestMachine } from "./guest-machine.ts";
-import type { InitState } from "./init-state.ts";
+import type { InitParts } from "./init-route.ts";
 import type { WarmUp } from "./warm-up.ts";
 
 /**
@@ -15,7 +13,7 @@ import type { WarmUp } from "./warm-up.ts";
 export async function handlePrepare(
   request: IncomingMessage,
   response: ServerResponse,
-  parts: { readonly state: InitState; readonly machine: GuestMachine; readonly processLog: ProcessLog; readonly warmUp: WarmUp },
+  parts: Omit<InitParts, "log"> & { readonly warmUp: WarmUp },
 ): Promise<void> {
   const parsed = guestPrepareSchema.safeParse(await readJson(request, jsonBodyBytesMax));
   if (!parsed.success) {
@@ -25,6 +23,7 @@ export async function handlePrepare(
   const { warmUp, forTemplate, sync } = parsed.data;
   if (warmUp !== undefined) await parts.warmUp.run(warmUp);
   if (forTemplate === true) {
+    if (parts.machine.trustedAuthority.isInstalled) parts.machine.trustedAuthority.install("");
     await parts.machine.forget();
     parts.state.forget();
     parts.processLog.clear("template");

@@ -1,3 +1,4 @@
+import { trustVariables, type TrustedFiles } from "../init/trusted-authority.ts";
 import type { GuestUser } from "../users/users.ts";
 
 /** Where programs are looked for unless the environment says otherwise. */
@@ -6,6 +7,8 @@ const pathDefault = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 export interface SandboxIdentity {
   readonly sandboxId: string | undefined;
   readonly templateId: string | undefined;
+  /** Of the authority that its programs are to trust; undefined: there is none */
+  readonly trusted?: TrustedFiles | undefined;
 }
 
 export interface EnvironmentParts {
@@ -31,9 +34,9 @@ export function processEnvironment({ user, identity, initEnvs, requestEnvs, hasT
   };
 }
 
-/** The sandbox's own part: what tells which one it is, and `/init`'s. */
+/** The sandbox's own part: what tells which one it is, whom to trust, and `/init`'s. */
 export function sandboxVariables(
-  { sandboxId, templateId }: SandboxIdentity,
+  { sandboxId, templateId, trusted }: SandboxIdentity,
   initEnvs: Readonly<Record<string, string>>,
 ): Record<string, string> {
   return {
@@ -41,6 +44,7 @@ export function sandboxVariables(
     E2B_SANDBOX: "true",
     ...(sandboxId === undefined ? {} : { ROOST_SANDBOX_ID: sandboxId, E2B_SANDBOX_ID: sandboxId }),
     ...(templateId === undefined ? {} : { ROOST_TEMPLATE_ID: templateId, E2B_TEMPLATE_ID: templateId }),
+    ...trustVariables(trusted),
     ...initEnvs,
   };
 }

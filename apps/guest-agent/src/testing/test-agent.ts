@@ -38,10 +38,20 @@ export function builtLauncher(): string {
   return join(folder, "dist/native/launcher");
 }
 
+type MachineCall = MachineChange | { readonly trusted: string } | "sync" | "forget";
+
 /** What `/init` and `/prepare` would have done to the machine. */
 export class RecordedMachine implements GuestMachine {
-  readonly calls: (MachineChange | "sync" | "forget")[] = [];
+  readonly calls: MachineCall[] = [];
   failure: Error | undefined;
+  readonly trustedAuthority = {
+    isInstalled: false,
+    install: (certificatePem: string) => {
+      this.#record({ trusted: certificatePem });
+      this.trustedAuthority.isInstalled = certificatePem !== "";
+      return certificatePem === "" ? undefined : { own: "/own.pem", bundle: "/bundle.pem" };
+    },
+  };
 
   async become(change: MachineChange): Promise<void> {
     this.#record(change);
@@ -53,7 +63,7 @@ export class RecordedMachine implements GuestMachine {
     this.#record("forget");
   }
 
-  #record(call: MachineChange | "sync" | "forget"): void {
+  #record(call: MachineCall): void {
     if (this.failure !== undefined) throw this.failure;
     this.calls.push(call);
   }

@@ -227,7 +227,7 @@ test("a connection that is decided by name ends, too", async () => {
   const byNameTalk = talk
     .replace("7,", "80,")
     .replace("() => setInterval", `() => socket.write("GET / HTTP/1.1\\r\\nHost: stream.test\\r\\n\\r\\n") && setInterval`);
-  await lab.setEgress({ ...byName, proxy: null });
+  await lab.setEgress({ ...openEgress, ...byName, proxy: null });
   await using first = guest.begin(byNameTalk);
   await heard(first, "hello");
   await proxied(socks("open"), byName);

@@ -8,9 +8,11 @@ import { readHttpHost } from "./http-head.ts";
 const http = (text: string) => readHttpHost(Buffer.from(text, "latin1"));
 
 test.each([
-  ["GET / HTTP/1.1\r\nHost: Example.COM\r\n", "example.com"],
+  ["GET / HTTP/1.1\r\nHost: Example.COM\r\n\r\n", "example.com"],
   ["GET / HTTP/1.1\r\nAccept: */*\r\nhost:example.com:8080 \r\n\r\n", "example.com"],
-  ["POST http://other.test/ HTTP/1.0\r\nHOST: a.b.example.com.\r\n\r\nbody", "a.b.example.com"],
+  ["POST / HTTP/1.0\r\nHOST: a.b.example.com.\r\n\r\nbody", "a.b.example.com"],
+  ["GET http://me@Example.com:80/x HTTP/1.1\r\nHost: example.com\r\n\r\n", "example.com"],
+  ["GET /?u=http://other.test/ HTTP/1.1\r\nContent-Length: 1\r\nHost: example.com\r\n\r\n", "example.com"],
 ])("the host of %j is found", (text, name) => {
   expect(http(text)).toEqual({ kind: "name", name });
 });
@@ -19,12 +21,24 @@ test.each([
   ["", "incomplete"],
   ["GET / HT", "incomplete"],
   ["GET / HTTP/1.1\r\nHost: example.co", "incomplete"],
+  ["GET / HTTP/1.1\r\nHost: example.com\r\n", "incomplete"],
+  ["nonsense\r\nHost: example.com\r\n", "none"],
   ["GET / HTTP/1.1\r\nAccept: x\r\n\r\n", "none"],
   ["GET / HTTP/1.1\r\nHost: 203.0.113.5\r\n\r\n", "none"],
   ["GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "none"],
   ["GET / HTTP/1.1\r\nHost: *.example.com\r\n\r\n", "none"],
   ["GET / HTTP/1.1\r\nHost: evil\0.example.com\r\n\r\n", "none"],
   ["GET / HTTP/1.1\r\nHost: \r\n\r\n", "none"],
+  ["GET / HTTP/1.1\r\nHost: example.com\r\nHost: other.test\r\n\r\n", "none"],
+  ["GET / HTTP/1.1\r\nHost: example.com\r\nHOST:other.test\r\n\r\n", "none"],
+  ["GET / HTTP/1.1\r\nHost: example.com\r\nHost : other.test\r\n\r\n", "none"],
+  ["GET / HTTP/1.1\r\nA: b\r\n Host: other.test\r\nHost: example.com\r\n\r\n", "none"],
+  ["GET / HTTP/1.1\r\nA: b\nHost: other.test\r\nHost: example.com\r\n\r\n", "none"],
+  ["GET http://other.test/ HTTP/1.1\r\nHost: example.com\r\n\r\n", "none"],
+  ["GET http://example.com@other.test/ HTTP/1.1\r\nHost: example.com\r\n\r\n", "none"],
+  ["CONNECT other.test:443 HTTP/1.1\r\nHost: example.com\r\n\r\n", "none"],
+  ["POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n", "none"],
+  ["POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 6\r\nContent-Length: 7\r\n\r\n", "none"],
   ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "none"],
   ["SSH-2.0-OpenSSH_9.9\r\n", "none"],
   ["\x16\x03\x01", "none"],

@@ -15,14 +15,18 @@ export interface RelayTarget {
   /** As a number; undefined: only the proxy knows */
   readonly address: number | undefined;
   readonly proxy: EgressProxy | null;
+  /** Of a connection to a port where TLS is opened for names with rules: the name that it greeted with, and whether it was; `unread`: nobody looked. Undefined: it is another port */
+  readonly tls?: { readonly name: string | undefined; readonly isOpened: boolean } | "unread";
 }
 
-/** A server that answers. */
+/** How a connection goes on. */
 export interface RelayOpening {
-  readonly target: RelayTarget;
-  readonly server: Socket;
-  /** What was read of the guest's bytes, for the server */
-  readonly head: Buffer;
+  /** Where it leads; undefined: that is decided for each request */
+  readonly target: RelayTarget | undefined;
+  /** Carries it from now on; answers where it leads, at any time */
+  readonly join: () => () => readonly RelayTarget[];
+  /** In place of `join` */
+  readonly abandon: () => void;
 }
 
 export interface RelayDependencies {
@@ -35,8 +39,8 @@ export interface RelayDependencies {
 }
 
 export interface Relay {
-  /** Undefined until the server is connected */
-  readonly target: RelayTarget | undefined;
+  /** Empty until a server is connected */
+  readonly targets: readonly RelayTarget[];
   readonly ended: Promise<void>;
   /** Ends it at once. Idempotent. */
   end(): void;
@@ -55,7 +59,7 @@ export class Refusal extends Error {
 
 /** Carries one connection of a guest, paused as it was accepted, to the server that `open` connects to. */
 export function relay(guest: Socket, deps: RelayDependencies): Relay {
-  let target: RelayTarget | undefined;
+  let targets: () => readonly RelayTarget[] = () => [];
   const gone = new AbortController();
   guest.setKeepAlive(true, keepAliveMs);
   const ended = new Promise<void>((resolve) => {
@@ -67,23 +71,34 @@ export function relay(guest: Socket, deps: RelayDependencies): Relay {
   const begin = async () => {
     const opened = await deps.open(gone.signal);
     // The policy may have changed meanwhile
-    if (!deps.isAllowed(opened.target)) {
-      opened.server.destroy();
+    if (opened.target !== undefined && !deps.isAllowed(opened.target)) {
+      opened.abandon();
       throw new Refusal("the network policy of this sandbox does not allow this connection any more");
     }
-    target = opened.target;
-    join(guest, opened.server, opened.head);
+    targets = opened.join();
   };
   begin().catch((error: unknown) => {
     deps.log.debug({ err: error }, "a connection of a guest was refused");
     if (!guest.destroyed) deps.refuse(error);
   });
   return {
-    get target() {
-      return target;
+    get targets() {
+      return targets();
     },
     ended,
     end: () => void guest.resetAndDestroy(),
+  };
+}
+
+/** To a server that answers, as the bytes are. `head`: what was read of the guest's. */
+export function asItIs(guest: Socket, server: Socket, target: RelayTarget, head: Buffer): RelayOpening {
+  return {
+    target,
+    join: () => {
+      join(guest, server, head);
+      return () => [target];
+    },
+    abandon: () => void server.destroy(),
   };
 }
 

@@ -6,6 +6,7 @@ import { SeededRandom } from "@roost/testing";
 import { afterEach, expect, test, vi } from "vitest";
 
 import { dialTcp } from "../network/dial.ts";
+import { openEgress } from "../network/egress-rules.ts";
 import { GuestClient } from "./guest-client.ts";
 
 let server: Server | undefined;
@@ -128,7 +129,7 @@ const spec = {
   checkpointIntervalSec: 0,
   envs: { A: "1" },
   accessToken: newToken(),
-  network: { allowOut: [], denyOut: [], proxy: null },
+  network: { ...openEgress, allowOut: [], denyOut: [], authority: null },
   defaults: { ...noTemplateDefaults, user: "builder", workdir: "/srv", envs: { A: "0", B: "2" } },
 };
 

@@ -106,6 +106,7 @@ export class GuestClient {
       hostname: spec.sandboxId,
       machineId: machineIdOf(spec.sandboxId),
       entropy: randomBytes(64).toString("base64"),
+      ...(spec.network.authority === null ? {} : { caBundle: spec.network.authority.certificatePem }),
     } satisfies GuestInit);
     const answer = await this.#ask(
       {
@@ -132,6 +133,17 @@ export class GuestClient {
       { method: "POST", path: "/init", body: JSON.stringify(body), headers: this.#headers(token) },
       { dialTimeoutMs: initTimeoutMs, timeoutMs: initTimeoutMs, signal },
     ).catch(() => undefined);
+  }
+
+  /** Makes programs that start from now on trust a certificate (PEM; "": none), and no other that they were told of before. */
+  async trust(certificatePem: string, signal: AbortSignal): Promise<void> {
+    const body: GuestInit = { caBundle: certificatePem };
+    const answer = await this.#ask(
+      { method: "POST", path: "/init", body: JSON.stringify(body), headers: this.#headers() },
+      { dialTimeoutMs: initTimeoutMs, timeoutMs: initTimeoutMs, signal },
+    );
+    if (answer.status < 200 || answer.status >= 300)
+      throw new Error(`the guest agent answered ${answer.status} ${answer.body.slice(0, 500)}`);
   }
 
   /** Makes the guest ready for an image to be taken of it, or to be waited for: see `guestPrepareSchema`. */

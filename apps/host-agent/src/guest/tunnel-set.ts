@@ -1,7 +1,7 @@
 import type { Duplex } from "node:stream";
 
 import { guestAgentPort, PlatformError } from "@roost/contract";
-import { DeadlineError } from "@roost/kit";
+import { DeadlineError, Deferred } from "@roost/kit";
 
 import type { Activity } from "../sandbox/activity.ts";
 import type { GuestDial } from "./guest-client.ts";
@@ -19,6 +19,9 @@ export class TunnelSet {
   readonly #recovery: GuestRecovery;
   readonly #open = new Set<Duplex>();
   #dialing = 0;
+  /** Tunnels to other ports than the guest agent's, also those that are dialled */
+  #portCount = 0;
+  #portsClosed: Deferred<void> | undefined;
   #ended: Error | undefined;
 
   constructor(options: { readonly dial: GuestDial; readonly activity: Activity; readonly recovery: GuestRecovery }) {
@@ -44,6 +47,7 @@ export class TunnelSet {
     }
     this.#dialing += 1;
     this.#activity.tunnelOpened(); // the dial is use already
+    if (port !== guestAgentPort) this.#portCount += 1;
     try {
       const socket = await this.#dialPort(port, signal);
       if (this.#ended !== undefined) {
@@ -54,6 +58,7 @@ export class TunnelSet {
       return socket;
     } catch (error) {
       this.#activity.tunnelClosed();
+      this.#closed(port);
       throw error;
     } finally {
       this.#dialing -= 1;
@@ -93,8 +98,30 @@ export class TunnelSet {
     socket.once("close", () => {
       this.#open.delete(socket);
       this.#activity.tunnelClosed();
+      this.#closed(port);
       if (cut && port === guestAgentPort && this.#ended === undefined) this.#recovery.notice("a connection was cut");
     });
+  }
+
+  #closed(port: number): void {
+    if (port === guestAgentPort) return;
+    this.#portCount -= 1;
+    if (this.#portCount === 0) this.#portsClosed?.resolve();
+  }
+
+  /**
+   * Resolves when no tunnel to a port is open, or after `timeoutMs`, or when `over` does; answers whether none is. Those to the guest agent are not waited for: commands
+   * and terminals go on after a pause, and who follows them connects anew.
+   */
+  async portsDrained(timeoutMs: number, over: Promise<unknown>): Promise<boolean> {
+    if (this.#portCount === 0 || timeoutMs === 0) return this.#portCount === 0;
+    const closed = (this.#portsClosed ??= new Deferred());
+    const timer = setTimeout(() => closed.resolve(), timeoutMs);
+    void over.then(() => closed.resolve());
+    await closed.promise;
+    clearTimeout(timer);
+    this.#portsClosed = undefined;
+    return this.#portCount === 0;
   }
 
   /** Cuts every tunnel; later ones are refused with `reason`. */

@@ -9,6 +9,7 @@ import { expect, test } from "vitest";
 
 import type { SandboxContext } from "../sandbox/context.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
+import { egressPolicySchema } from "../sandbox/sandbox-record.ts";
 import { aSpec, FakeHost } from "../testing/fake-host.ts";
 import { Arrivals, type AskedArrival } from "./arrivals.ts";
 import type { MovedImages } from "./moved-images.ts";
@@ -22,7 +23,16 @@ async function asked(host: FakeHost): Promise<AskedArrival> {
   const moveId = randomUUID();
   const { parcel } = await host.client.beginDeparture({ sandboxId, moveId });
   const { vcpus, memoryMib, diskSizeMib, accessToken } = spec;
-  return { moveId, sandboxId, parcel: must(parcel, "a parcel"), vcpus, memoryMib, diskSizeMib, accessToken };
+  return {
+    moveId,
+    sandboxId,
+    parcel: must(parcel, "a parcel"),
+    vcpus,
+    memoryMib,
+    diskSizeMib,
+    accessToken,
+    network: egressPolicySchema.parse({ allowOut: [], denyOut: [] }),
+  };
 }
 
 test("what nothing came of for long is removed; there are only so many at once; a full disk takes none", async () => {

@@ -5,11 +5,12 @@ import { dirname, join } from "node:path";
 import { PlatformError } from "@roost/contract";
 import { KiB, minute } from "@roost/kit";
 
+import { authorityFor } from "../egress/sandbox-authority.ts";
 import { writeFully } from "../memory/file-io.ts";
 import { diskError } from "../memory/image-damaged.ts";
 import type { SandboxContext } from "../sandbox/context.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
-import type { SandboxRecord } from "../sandbox/sandbox-record.ts";
+import type { AskedSpec, SandboxRecord } from "../sandbox/sandbox-record.ts";
 import { describeMismatch } from "../sandbox/restorable.ts";
 import { assemble } from "./assemble.ts";
 import type { MovedImages } from "./moved-images.ts";
@@ -33,6 +34,7 @@ export interface AskedArrival {
   readonly memoryMib: number;
   readonly diskSizeMib: number;
   readonly accessToken: string;
+  readonly network: AskedSpec["network"];
 }
 
 export interface ArrivalsParts {
@@ -101,10 +103,11 @@ export class Arrivals {
         retryAfterSec: 10,
       });
     }
-    const parcel = readParcel(asked.parcel);
-    checkAsked(parcel, asked);
-    const { proxy } = parcel.record.spec.network;
+    const sent = readParcel(asked.parcel);
+    checkAsked(sent, asked);
+    const { proxy } = asked.network;
     if (proxy !== null) await context.network.checkProxy(proxy);
+    const parcel = { ...sent, record: await withNetwork(sent.record, asked.network) };
     await this.#checkRestorable(parcel);
     const attemptId = randomUUID();
     const folder = join(this.#parts.folder, attemptId);
@@ -279,6 +282,12 @@ function checkAsked({ record }: Parcel, asked: AskedArrival): void {
     const shown = what === "accessToken" ? "another" : `'${spec[what]}', not '${asked[what]}'`;
     throw new PlatformError("request_invalid", `parcel: the sandbox that the other host sends has ${shown} as its ${what}`);
   }
+}
+
+/** What its guest may reach is for the control plane to say. The authority that the guest trusts comes along, as long as it is for the same domains. */
+async function withNetwork(record: SandboxRecord, network: AskedSpec["network"]): Promise<SandboxRecord> {
+  const authority = await authorityFor(Object.keys(network.rules), record.spec.network.authority);
+  return { ...record, spec: { ...record.spec, network: { ...network, authority } } };
 }
 
 /** A base template's file is on the same file system unless its cache is elsewhere. */

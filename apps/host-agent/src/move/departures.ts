@@ -13,7 +13,7 @@ import type { BasedOn } from "../sandbox/admit.ts";
 import type { SandboxContext } from "../sandbox/context.ts";
 import { presentLayers } from "../sandbox/present-layers.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
-import type { SandboxRecord } from "../sandbox/sandbox-record.ts";
+import type { SandboxRecord, SandboxSpec } from "../sandbox/sandbox-record.ts";
 import { baseName, generationFileName, imageName, layerName, type WireParcel } from "./parcel.ts";
 import { hold } from "./transit.ts";
 
@@ -115,7 +115,7 @@ export class Departures {
     const pointer =
       current === null || state?.kind !== "present" ? undefined : { generation: current.number, newest: state.pointer.newest };
     const parcel: WireParcel = {
-      record: jsonBytes({ ...record, layers: present }),
+      record: jsonBytes({ ...record, spec: withoutSecrets(record.spec), layers: present }),
       pointer: pointer === undefined ? new Uint8Array() : jsonBytes(pointer),
       manifests: await Promise.all(generations.map(async ({ folder }) => readBounded(join(folder, manifestFile), manifestBytesMax))),
       looseLayers: jsonBytes(loose),
@@ -130,6 +130,11 @@ export class Departures {
     }
     return { parcel, paths };
   }
+}
+
+/** The control plane has these, and tells them to the host that it goes to. Only that host's authority is not made anew: the guest trusts it. */
+function withoutSecrets(spec: SandboxSpec): SandboxSpec {
+  return { ...spec, network: { ...spec.network, proxy: null, rules: {} } };
 }
 
 function jsonBytes(value: unknown): Uint8Array {

@@ -1,12 +1,29 @@
-import { allTraffic, isDomain, parseAddressRange, type AddressRange, type EgressPolicy, type EgressProxy } from "@roost/contract";
+import {
+  allTraffic,
+  isDomain,
+  noLimits,
+  parseAddressRange,
+  type AddressRange,
+  type EgressLimits,
+  type EgressPolicy,
+  type EgressProxy,
+  type HeaderRules,
+} from "@roost/contract";
 import { must } from "@roost/kit";
 
+import type { Authority } from "../egress/sandbox-authority.ts";
 import { formatAddress } from "./address-block.ts";
 
-/** Nothing allowed or denied beyond what holds for every guest: the internet. */
-export const openEgress: EgressPolicy = { allowOut: [], denyOut: [], proxy: null };
+/** An egress policy, with what a host adds to it. */
+export interface HostEgress extends EgressPolicy {
+  /** Vouches for the host where it opens the TLS of connections to domains with rules; needed where there are some */
+  readonly authority?: Authority | null;
+}
 
-export const closedEgress: EgressPolicy = { allowOut: [], denyOut: [allTraffic], proxy: null };
+/** Nothing allowed or denied beyond what holds for every guest: the internet. */
+export const openEgress: HostEgress = { allowOut: [], denyOut: [], proxy: null, rules: {}, limits: noLimits };
+
+export const closedEgress: HostEgress = { ...openEgress, denyOut: [allTraffic] };
 
 /** An egress policy in the form in which it is enforced: ranges ascend, do not overlap, and do not touch. */
 export interface EgressRules {
@@ -16,14 +33,22 @@ export interface EgressRules {
   readonly domains: readonly string[];
   /** Where TCP leaves through that is allowed; null: directly */
   readonly proxy: EgressProxy | null;
+  readonly headerRules: HeaderRules;
+  /** Null: there are no such rules */
+  readonly authority: Authority | null;
+  /** That it was asked for; the host may have lower ones */
+  readonly limits: EgressLimits;
 }
 
-export function egressRules(policy: EgressPolicy): EgressRules {
+export function egressRules(policy: HostEgress): EgressRules {
   return {
     allowed: mergeRanges(policy.allowOut.filter((entry) => !isDomain(entry)).map(rangeOf)),
     denied: mergeRanges(policy.denyOut.map(rangeOf)),
     domains: [...new Set(policy.allowOut.filter(isDomain))],
     proxy: policy.proxy,
+    headerRules: policy.rules,
+    authority: policy.authority ?? null,
+    limits: policy.limits,
   };
 }
 
@@ -32,8 +57,14 @@ export function rangeOf(text: string): AddressRange {
   return must(parseAddressRange(text), `an address or CIDR block, not '${text}'`);
 }
 
-export function isOpen(policy: EgressPolicy): boolean {
-  return policy.denyOut.length === 0 && policy.proxy === null; // without anything denied there is nothing to allow
+/** Whether a policy asks for nothing but what every guest has. */
+export function isOpen({ denyOut, proxy, rules, limits }: EgressPolicy): boolean {
+  // Without anything denied there is nothing to allow
+  return denyOut.length === 0 && proxy === null && !hasHeaderRules(rules) && Object.values(limits).every((limit) => limit === null);
+}
+
+export function hasHeaderRules(rules: HeaderRules): boolean {
+  return Object.keys(rules).length > 0;
 }
 
 export function mergeRanges(ranges: readonly AddressRange[]): AddressRange[] {

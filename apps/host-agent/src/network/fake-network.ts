@@ -1,8 +1,9 @@
 import type { Socket } from "node:net";
 
-import { PlatformError, type EgressPolicy, type EgressProxy } from "@roost/contract";
+import { PlatformError, type EgressProxy } from "@roost/contract";
 
 import { dialTcp } from "./dial.ts";
+import type { HostEgress } from "./egress-rules.ts";
 import { guestMacAddress, tapName, type DialOptions, type Network, type Slot, type SlotInUse } from "./network.ts";
 
 /**
@@ -21,11 +22,11 @@ export class FakeNetwork implements Network {
   /** Called at each release; throws to make it fail */
   onRelease: (slot: Slot) => Promise<void> | void = () => undefined;
   /** Called at each change of what a slot's guest may reach; throws to make it fail */
-  onSetEgress: (slot: Slot, policy: EgressPolicy) => Promise<void> | void = () => undefined;
+  onSetEgress: (slot: Slot, policy: HostEgress) => Promise<void> | void = () => undefined;
   /** Called before a policy with a proxy is taken; throws to refuse it */
   onCheckProxy: (proxy: EgressProxy) => Promise<void> | void = () => undefined;
   /** What is in force, by number of a lent slot; absent: the internet */
-  readonly egress = new Map<number, EgressPolicy>();
+  readonly egress = new Map<number, HostEgress>();
   /** Slots that were in use when it was started last */
   startedWith: readonly SlotInUse[] = [];
   closed = false;
@@ -62,7 +63,7 @@ export class FakeNetwork implements Network {
     return { index, namespacePath: null, tapName, macAddress: guestMacAddress, address: "127.0.0.1", uid: 900_000 + index };
   }
 
-  async setEgress(slot: Slot, policy: EgressPolicy): Promise<void> {
+  async setEgress(slot: Slot, policy: HostEgress): Promise<void> {
     await this.onSetEgress(slot, policy);
     this.egress.set(slot.index, policy);
   }

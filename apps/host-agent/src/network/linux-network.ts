@@ -1,18 +1,21 @@
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import type { Socket } from "node:net";
 
-import type { EgressPolicy, EgressProxy } from "@roost/contract";
+import type { EgressProxy } from "@roost/contract";
 import { assert, must, run, type Logger } from "@roost/kit";
 
+import type { UpstreamTrust } from "../egress/upstream-trust.ts";
 import { hostTableName, namespaceFolder, namespaceName, namespacePrefix, vethName, vethPrefix, type Instance } from "../instance.ts";
 import { claimAddressBlock, releaseAddressBlock, slotAddresses, slotsPerBlock, type AddressBlock } from "./address-block.ts";
 import { dialTcp } from "./dial.ts";
+import { egressRules, type HostEgress } from "./egress-rules.ts";
 import { listInterfaces } from "./interface-names.ts";
+import type { GuestLimits } from "./limits.ts";
 import { findLocalNetworks } from "./local-networks.ts";
 import { guestMacAddress, tapName, type DialOptions, type Network, type Slot, type SlotInUse, type UidRange } from "./network.ts";
-import { hostRuleset, removeTable } from "./policy.ts";
+import { hostRuleset, removeTable, type Diversion } from "./policy.ts";
 import { makeSlot, removeSlot, type SlotPlan } from "./slot-commands.ts";
-import { SlotEgresses } from "./slot-egress.ts";
+import { heldFor, SlotEgresses } from "./slot-egress.ts";
 import { SlotPool } from "./slot-pool.ts";
 
 export interface LinuxNetworkOptions {
@@ -24,6 +27,10 @@ export interface LinuxNetworkOptions {
   readonly guestDnsServers: readonly string[];
   /** CIDR blocks where proxies of sandboxes may be although no guest reaches them */
   readonly egressProxyRanges: readonly string[];
+  /** Whom the host believes that it is a server, where it sets headers */
+  readonly upstreamTrust: UpstreamTrust;
+  /** What each guest may use at most */
+  readonly guestLimits: GuestLimits;
   readonly log: Logger;
 }
 
@@ -54,7 +61,8 @@ export class LinuxNetwork implements Network {
   async start(slotsInUse: readonly SlotInUse[]): Promise<void> {
     assert(this.#pool === undefined, "a network is started once");
     const inUse = slotsInUse.map(({ index }) => index);
-    const proxied = new Set(slotsInUse.flatMap(({ index, policy }) => (policy.proxy === null ? [] : [index])));
+    const held = new Map(slotsInUse.map(({ index, policy }) => [index, heldFor(egressRules(policy))] as const));
+    const heldSlots = (what: Diversion) => [...held].filter(([, each]) => each.includes(what)).map(([index]) => this.slot(index).address);
     this.#block = await claimAddressBlock(this.#instance, {
       slotCidr: this.#options.slotCidr,
       hasSlotsInUse: inUse.length > 0,
@@ -69,17 +77,20 @@ export class LinuxNetwork implements Network {
         blockCidr: this.#block.cidr,
         resolvers: this.guestDnsServers,
         deniedExtra: this.#deniedExtra,
-        proxied: [...proxied].map((index) => this.slot(index).address),
+        proxied: heldSlots("all"),
+        opened: heldSlots("tls"),
+        limits: this.#options.guestLimits,
       }),
     });
     await this.#warnOfOtherFirewalls();
     this.#egress = new SlotEgresses({
       tableName: hostTableName(this.#instance),
       plan: (index) => this.#plan(index),
-      proxied,
+      held,
       resolvers: this.guestDnsServers,
       deniedExtra: this.#deniedExtra,
       proxyRanges: this.#options.egressProxyRanges,
+      upstreamTrust: this.#options.upstreamTrust,
       log: this.#options.log,
     });
     await this.#sweep(inUse);
@@ -134,6 +145,7 @@ export class LinuxNetwork implements Network {
       innerAddress: addresses.inner,
       resolvers: this.guestDnsServers,
       deniedExtra: this.#deniedExtra,
+      limits: this.#options.guestLimits,
     };
   }
 
@@ -163,7 +175,7 @@ export class LinuxNetwork implements Network {
     return this.slot(await must(this.#pool, "slot pool: start() comes first").acquire(signal));
   }
 
-  async setEgress(slot: Slot, policy: EgressPolicy): Promise<void> {
+  async setEgress(slot: Slot, policy: HostEgress): Promise<void> {
     await must(this.#egress, "slot egresses: start() comes first").set(slot.index, policy);
   }
 

@@ -1,6 +1,8 @@
 import type { Socket } from "node:net";
 
-import type { EgressPolicy, EgressProxy } from "@roost/contract";
+import type { EgressProxy } from "@roost/contract";
+
+import type { HostEgress } from "./egress-rules.ts";
 
 /**
  * The port between the sandbox manager and the host's network. `LinuxNetwork` is the real one, `FakeNetwork` serves tests.
@@ -25,7 +27,7 @@ export interface Network {
    * Puts in force what the slot's guest may reach; a slot that was just lent lets it reach the internet. All at once: connections that are no longer allowed
    * end. When this rejects, what was in force before still is.
    */
-  setEgress(slot: Slot, policy: EgressPolicy): Promise<void>;
+  setEgress(slot: Slot, policy: HostEgress): Promise<void>;
 
   /** Rejects with `egress_proxy_invalid` when no connection would be opened to a proxy: its address is private, or its name has no other. */
   checkProxy(proxy: EgressProxy): Promise<void>;
@@ -57,7 +59,7 @@ export interface UidRange {
 /** A slot of a VM that an earlier host agent started, with the policy that its sandbox has. */
 export interface SlotInUse {
   readonly index: number;
-  readonly policy: EgressPolicy;
+  readonly policy: HostEgress;
 }
 
 export interface DialOptions {

@@ -1,5 +1,7 @@
-import { elementsOf, type EgressRules } from "./egress-rules.ts";
-import { gatewayAddress, guestAddress, tapName } from "./network.ts";
+import { elementsOf, hasHeaderRules, type EgressRules } from "./egress-rules.ts";
+import { slotsPerBlock } from "./address-block.ts";
+import { limitRules, refuseRules, totalConnectionsRule, type GuestLimits } from "./limits.ts";
+import { gatewayAddress, guestAddress, guestMacAddress, tapName } from "./network.ts";
 
 /**
  * The default policy: a guest reaches the internet, and nothing else. Written twice, so that a mistake in one place is
@@ -26,17 +28,20 @@ export const deniedRanges = [
   "240.0.0.0/4",
 ] as const;
 
-/**
- * Connections one guest may have open at once. Above it new ones are refused: the host's connection table is shared by all
- * sandboxes, and one guest must not be able to fill it.
- */
-export const connectionCountMax = 4_096;
-
-/** Set in the host's table: address and port of each listener that slots may reach. */
+/** Set in the host's table: protocol, address and port of each listener that slots may reach. */
 const listenerSet = "egress_listeners";
+
+/** Set in the host's table: how many connections each slot has there, by its inner address. */
+const countedSet = "connections";
 
 /** Set in the host's table: inner addresses of the slots whose TCP must not leave directly, whatever else is set up. */
 const proxiedSet = "egress_proxied";
+
+/** Set in the host's table: inner addresses of the slots of which nothing leaves directly to port 443: the host agent sets headers there. */
+const openedSet = "egress_opened";
+
+/** Map in the host's table: where that goes instead, by the slot's inner address. */
+const openedMap = "egress_opened_to";
 
 /** Map in the host's table: where the TCP of a slot goes instead, by its inner address. */
 const divertedMap = "egress_diverted";
@@ -47,6 +52,7 @@ const slotTable = "roost";
 /** Ports on which a connection says which name it is for, in the clear: HTTP, and TLS. */
 const httpPort = 80;
 const tlsPort = 443;
+const dnsPort = 53;
 
 /**
  * New connections of one guest that the host agent carries, per second and at once. Above it they are refused in the kernel: each costs the host agent, which serves
@@ -65,6 +71,8 @@ export interface SlotPolicy {
   readonly resolvers: readonly string[];
   /** Ranges to deny beside the fixed ones: where the slots are, and the host's neighbours */
   readonly deniedExtra: readonly string[];
+  /** What this host lets each guest have */
+  readonly limits: GuestLimits;
 }
 
 /** Where a slot's connections go that the host agent carries: its listeners at the host's end of the veth pair. */
@@ -73,6 +81,8 @@ export interface EgressListeners {
   readonly tlsPort: number;
   /** What leaves through a proxy by address */
   readonly divertedPort: number;
+  /** Questions to the resolvers, by UDP */
+  readonly dnsPort: number;
 }
 
 /** What differs from sandbox to sandbox, and may change while one runs. */
@@ -92,6 +102,7 @@ export interface SlotEgress {
 export function slotRuleset(policy: SlotPolicy, egress: SlotEgress): string {
   const { uplink } = policy;
   return `
+${arpTable()}
 table inet ${slotTable}
 delete table inet ${slotTable}
 table inet ${slotTable} {
@@ -100,6 +111,7 @@ table inet ${slotTable} {
     type filter hook prerouting priority raw; policy accept;
     meta nfproto != ipv4 drop
     iifname "${tapName}" ip saddr != ${guestAddress} drop
+    iifname "${tapName}" ip hdrlength > 5 drop
   }
   chain nat_in {
     type nat hook prerouting priority dstnat; policy accept;
@@ -121,19 +133,20 @@ table inet ${slotTable} {
     iifname "${uplink}" oifname "${tapName}" ct direction reply jump from_guest
   }
   chain from_guest {
-    ct state new ct count over ${connectionCountMax} reject with icmp type admin-prohibited
+    jump limits
+    ct status dnat goto egress
     ${toResolver("goto egress")}
     ct original ip daddr @denied goto refuse
     goto egress
+  }
+  chain limits {
   }
   chain capture {
   }
   chain egress {
   }
   chain refuse {
-    ct state new reject with icmp type admin-prohibited
-    meta l4proto tcp reject with tcp reset
-    reject with icmp type admin-prohibited
+    ${refuseRules.join("\n    ")}
   }
   chain input {
     type filter hook input priority filter; policy drop;
@@ -147,31 +160,76 @@ table inet ${slotTable} {
     meta l4proto icmp accept
   }
 }
-${egressChains(policy, egress)}`;
+${limitsChain(policy, egress)}${egressChains(policy, egress)}`;
 }
 
-/** One transaction that replaces what one slot's guest may reach, and nothing else: other packets do not notice. */
-export function slotEgressChange(policy: SlotPolicy, egress: SlotEgress): string {
+/**
+ * One transaction that replaces what one slot's guest may reach, and nothing else: other packets do not notice. Limits that stay are left alone, because they
+ * begin to count anew when they are replaced.
+ */
+export function slotEgressChange(policy: SlotPolicy, egress: SlotEgress, before: SlotEgress): string {
+  const limits = limitsChain(policy, egress);
   return `
 flush chain inet ${slotTable} capture
 flush chain inet ${slotTable} egress
-${egressChains(policy, egress)}`;
+${limits === limitsChain(policy, before) ? "" : `flush chain inet ${slotTable} limits\n${limits}`}${egressChains(policy, egress)}`;
 }
+
+/**
+ * What of ARP concerns the guest: it may ask for its gateway, as itself. Neighbours that it names otherwise would become entries of a table that all namespaces of the host share in size, and a
+ * few hundred of them would keep the host from finding its own. Nothing asks for the guest, which has a permanent entry, so it has nothing to answer.
+ */
+function arpTable(): string {
+  return `table arp ${slotTable}
+delete table arp ${slotTable}
+table arp ${slotTable} {
+  chain in {
+    type filter hook input priority filter; policy accept;
+    iifname "${tapName}" arp operation request arp saddr ether ${guestMacAddress} arp saddr ip ${guestAddress} arp daddr ip ${gatewayAddress} accept
+    iifname "${tapName}" drop
+  }
+}`;
+}
+
+/** What the guest may use; each is refused above it. */
+function limitsChain(policy: SlotPolicy, { rules }: SlotEgress): string {
+  return `table inet ${slotTable} {
+  chain limits {
+    ${limitRules(policy.limits, rules.limits, tapName).join("\n    ")}
+  }
+}
+`;
+}
+
+/** Of connections that the host agent carries. */
+const carriedLimit = `limit rate over ${carriedRateMax}/second burst ${carriedBurstMax} packets goto refuse`;
 
 /** `capture` sends away what is decided by name; `egress` has the last word on everything else. */
 function egressChains(policy: SlotPolicy, { rules, listeners }: SlotEgress): string {
-  const { allowed, denied, proxy } = rules;
+  const { allowed, denied, domains, proxy, headerRules } = rules;
   const carried = proxy === null ? "ct status dnat" : "meta l4proto tcp";
   const notAllowed = allowed.length === 0 ? "" : `ip daddr != { ${elementsOf(allowed)} } `;
   const capture = (port: number, listener: number) =>
     `tcp dport ${port} ip daddr != @denied ${notAllowed}dnat ip to ${policy.hostAddress}:${listener}`;
+  // A resolver that is allowed by its address is one like any server: it is asked directly, for every name
+  const captureDns = (listener: number) =>
+    `ip daddr @resolvers udp dport ${dnsPort} ${notAllowed}dnat ip to ${policy.hostAddress}:${listener}`;
+  const captures =
+    listeners === null
+      ? []
+      : [
+          ...(domains.length === 0 ? [] : [captureDns(listeners.dnsPort)]),
+          capture(httpPort, listeners.httpPort),
+          capture(tlsPort, listeners.tlsPort),
+        ];
   return `table inet ${slotTable} {
   chain capture {
-    ${listeners === null ? "" : `${capture(httpPort, listeners.httpPort)}\n    ${capture(tlsPort, listeners.tlsPort)}`}
+    ${captures.join("\n    ")}
   }
   chain egress {
-    ${listeners === null && proxy === null ? "" : `${carried} ct state new limit rate over ${carriedRateMax}/second burst ${carriedBurstMax} packets goto refuse`}
-    ${listeners === null ? "" : `${toResolver("accept")}\n    ct status dnat accept`}
+    ${hasHeaderRules(headerRules) && proxy === null ? `tcp dport ${tlsPort} ct state new ${carriedLimit}` : ""}
+    ${listeners === null && proxy === null ? "" : `${carried} ct state new ${carriedLimit}`}
+    ${listeners === null ? "" : "ct status dnat accept"}
     ${allowed.length === 0 ? "" : `ct original ip daddr { ${elementsOf(allowed)} } accept`}
     ${denied.length === 0 ? "" : `ct original ip daddr { ${elementsOf(denied)} } goto refuse`}
     accept
@@ -183,7 +241,7 @@ function egressChains(policy: SlotPolicy, { rules, listeners }: SlotEgress): str
 /** Questions to the guests' resolvers, and their answers. */
 function toResolver(verdict: string): string {
   const resolver = `ct original ip daddr @resolvers meta l4proto { tcp, udp }`;
-  return `${resolver} ct direction original th dport 53 ${verdict}\n    ${resolver} ct direction reply th sport 53 ${verdict}`;
+  return `${resolver} ct direction original th dport ${dnsPort} ${verdict}\n    ${resolver} ct direction reply th sport ${dnsPort} ${verdict}`;
 }
 
 export interface HostPolicy {
@@ -195,6 +253,10 @@ export interface HostPolicy {
   readonly deniedExtra: readonly string[];
   /** Inner addresses of the slots whose TCP must not leave directly, from the table's first moment on */
   readonly proxied: readonly string[];
+  /** The same for those of which nothing leaves directly to port 443 */
+  readonly opened: readonly string[];
+  /** What this host lets each guest have */
+  readonly limits: GuestLimits;
 }
 
 /**
@@ -204,7 +266,8 @@ export interface HostPolicy {
  * forward chain drops by default (Docker's, ufw's) still has the last word: it has to accept the slots' traffic.
  *
  * TCP of a slot that has a proxy never passes `forward`: it is diverted to the host agent before that, and reset where it is not, also when it was established
- * before. So nothing of it leaves directly while the host agent is away, or changes something, or has died. Questions to the resolvers are not diverted.
+ * before. So nothing of it leaves directly while the host agent is away, or changes something, or has died. Questions to the resolvers are not diverted. The same holds for
+ * connections to port 443 of a slot with rules for headers.
  */
 export function hostRuleset(policy: HostPolicy): string {
   const slots = `"${policy.vethPrefix}*"`;
@@ -214,7 +277,10 @@ delete table inet ${policy.tableName}
 table inet ${policy.tableName} {
   ${sets(policy)}
   set ${listenerSet} {
-    type ipv4_addr . inet_service;
+    type inet_proto . ipv4_addr . inet_service;
+  }
+  set ${countedSet} {
+    type ipv4_addr; size ${slotsPerBlock}; flags dynamic;
   }
   set ${proxiedSet} {
     type ipv4_addr;
@@ -223,12 +289,20 @@ table inet ${policy.tableName} {
   map ${divertedMap} {
     type ipv4_addr : ipv4_addr . inet_service;
   }
+  set ${openedSet} {
+    type ipv4_addr;
+    ${policy.opened.length === 0 ? "" : `elements = { ${policy.opened.join(", ")} }`}
+  }
+  map ${openedMap} {
+    type ipv4_addr : ipv4_addr . inet_service;
+  }
   chain nat_in {
     type nat hook prerouting priority dstnat - 10; policy accept;
     iifname ${slots} meta l4proto tcp ip daddr != ${policy.blockCidr} jump divert
   }
   chain divert {
     ip daddr @resolvers tcp dport 53 return
+    tcp dport ${tlsPort} dnat ip to ip saddr map @${openedMap}
     meta l4proto tcp dnat ip to ip saddr map @${divertedMap}
   }
   chain forward {
@@ -241,14 +315,23 @@ table inet ${policy.tableName} {
     ip saddr != ${policy.blockCidr} drop
     oifname ${slots} drop
     ip saddr @${proxiedSet} meta l4proto tcp jump only_resolvers
+    ip saddr @${openedSet} tcp dport ${tlsPort} reject with tcp reset
     ct state established,related accept
     ct state invalid drop
-    ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
+    ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 goto counted
     ip daddr @denied drop
+    goto counted
+  }
+  chain refuse {
+    ${refuseRules.join("\n    ")}
+  }
+  chain counted {
+    ${totalConnectionsRule(countedSet, policy.limits)}
     accept
   }
   chain to_guest {
     ip daddr @${proxiedSet} meta l4proto tcp jump only_resolvers
+    ip daddr @${openedSet} tcp sport ${tlsPort} reject with tcp reset
     ct state established,related accept
     drop
   }
@@ -260,7 +343,7 @@ table inet ${policy.tableName} {
   chain input {
     type filter hook input priority filter - 10; policy accept;
     iifname ${slots} ct state established,related accept
-    iifname ${slots} ip daddr . tcp dport @${listenerSet} accept
+    iifname ${slots} meta l4proto . ip daddr . th dport @${listenerSet} goto counted
     iifname ${slots} drop
   }
   chain output {
@@ -277,23 +360,30 @@ table inet ${policy.tableName} {
 
 /** Lets a slot reach the listeners that the host agent opened at its host's end, or no longer. */
 export function listenersChange(verb: "add" | "delete", tableName: string, hostAddress: string, listeners: EgressListeners): string {
-  const elements = [listeners.httpPort, listeners.tlsPort, listeners.divertedPort].map((port) => `${hostAddress} . ${port}`);
+  const { httpPort: http, tlsPort: tls, divertedPort: diverted, dnsPort: dns } = listeners;
+  const elements = [...[http, tls, diverted].map((port) => `tcp . ${hostAddress} . ${port}`), `udp . ${hostAddress} . ${dns}`];
   return `${verb} element inet ${tableName} ${listenerSet} { ${elements.join(", ")} }\n`;
 }
 
-/** Lets no TCP of a slot leave directly, or lets it again. */
-export function proxiedChange(verb: "add" | "delete", tableName: string, innerAddress: string): string {
-  return `${verb} element inet ${tableName} ${proxiedSet} { ${innerAddress} }\n`;
+/** What of a slot's TCP goes to the host agent whichever address it is for: all of it, because of a proxy; or TLS, because of rules for headers. */
+export type Diversion = "all" | "tls";
+
+const diversions = { all: { set: proxiedSet, map: divertedMap }, tls: { set: openedSet, map: openedMap } } as const;
+
+/** Lets none of that leave a slot directly, or lets it again. */
+export function heldChange(verb: "add" | "delete", what: Diversion, tableName: string, innerAddress: string): string {
+  return `${verb} element inet ${tableName} ${diversions[what].set} { ${innerAddress} }\n`;
 }
 
-/** Diverts TCP of a slot to the listener for it, or no longer. */
+/** Diverts that of a slot to the listener for it, or no longer. */
 export function divertedChange(
   verb: "add" | "delete",
+  what: Diversion,
   tableName: string,
   { innerAddress, hostAddress }: Pick<SlotPolicy, "innerAddress" | "hostAddress">,
   { divertedPort }: EgressListeners,
 ): string {
-  return `${verb} element inet ${tableName} ${divertedMap} { ${innerAddress} : ${hostAddress} . ${divertedPort} }\n`;
+  return `${verb} element inet ${tableName} ${diversions[what].map} { ${innerAddress} : ${hostAddress} . ${divertedPort} }\n`;
 }
 
 export function removeTable(tableName: string): string {

@@ -36,6 +36,8 @@ export async function makeSlot(plan: SlotPlan): Promise<void> {
     timeoutMs: commandTimeoutMs,
     input: `
 echo 1 > /proc/sys/net/ipv4/ip_forward
+echo 0 > /proc/sys/net/ipv4/conf/all/accept_source_route
+echo 0 > /proc/sys/net/ipv4/conf/all/accept_redirects
 if [ -d /proc/sys/net/ipv6 ]; then
   echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
   echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
@@ -67,17 +69,19 @@ function innerBatch(plan: SlotPlan): string {
   ].join("\n");
 }
 
-/** Puts another egress policy in force in a slot, in one transaction. `whole`: with all other rules, for a slot that an earlier host agent made. */
-export async function setSlotEgress(plan: SlotPlan, egress: SlotEgress, options: { readonly whole: boolean }): Promise<void> {
+/** Puts another egress policy in force in a slot, in one transaction. `before` undefined: with all other rules, for a slot that an earlier host agent made. */
+export async function setSlotEgress(plan: SlotPlan, egress: SlotEgress, before: SlotEgress | undefined): Promise<void> {
   const policy = { ...plan, uplink: uplinkName };
-  const input = options.whole ? slotRuleset(policy, egress) : slotEgressChange(policy, egress);
+  const input = before === undefined ? slotRuleset(policy, egress) : slotEgressChange(policy, egress, before);
   await run(["nsenter", `--net=/run/netns/${plan.namespace}`, "nft", "-f", "-"], { timeoutMs: commandTimeoutMs, input });
 }
 
 /** Removes a slot, whole or half made. What is not there is fine. */
-export async function removeSlot(plan: Pick<SlotPlan, "namespace" | "veth">): Promise<void> {
+export async function removeSlot(plan: Pick<SlotPlan, "namespace" | "veth" | "innerAddress">): Promise<void> {
   // The veth first: its name is free when the command returns, while a namespace is taken down in the background
   await runUnlessAbsent(["ip", "link", "del", plan.veth], "Cannot find device");
+  // The host's entries of its guest's connections would stay for days, in a table that all sandboxes share. To find none is a failure to this program
+  await runUnlessAbsent(["conntrack", "-D", "--orig-src", plan.innerAddress], " 0 flow entries have been deleted");
   await runUnlessAbsent(["ip", "netns", "del", plan.namespace], "No such file or directory");
 }
 

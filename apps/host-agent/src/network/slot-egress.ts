@@ -1,11 +1,20 @@
-import type { EgressPolicy, EgressProxy } from "@roost/contract";
+import type { EgressProxy } from "@roost/contract";
 import { Cleanup, must, run, type Logger } from "@roost/kit";
 
 import { EgressGateway } from "../egress/egress-gateway.ts";
 import { checkProxy } from "../egress/egress-proxy.ts";
 import { PublicAddresses } from "../egress/public-addresses.ts";
-import { egressRules, isOpen, openEgress, type EgressRules } from "./egress-rules.ts";
-import { deniedRanges, divertedChange, listenersChange, proxiedChange, type EgressListeners, type SlotEgress } from "./policy.ts";
+import type { UpstreamTrust } from "../egress/upstream-trust.ts";
+import { egressRules, hasHeaderRules, isOpen, openEgress, type EgressRules, type HostEgress } from "./egress-rules.ts";
+import {
+  deniedRanges,
+  divertedChange,
+  heldChange,
+  listenersChange,
+  type Diversion,
+  type EgressListeners,
+  type SlotEgress,
+} from "./policy.ts";
 import { setSlotEgress, type SlotPlan } from "./slot-commands.ts";
 
 interface OpenGateway {
@@ -18,24 +27,30 @@ interface SlotState {
   readonly egress: SlotEgress | undefined;
   /** They are those it was made with */
   readonly isAsMade: boolean;
-  /** The host's table lets none of its TCP leave directly */
-  readonly isProxied: boolean;
+  /** What of its TCP the host's table lets not leave directly */
+  readonly held: readonly Diversion[];
   readonly open: OpenGateway | undefined;
 }
 
+/** What of a slot's TCP must not leave directly under a policy. */
+export function heldFor({ proxy, headerRules }: Pick<EgressRules, "proxy" | "headerRules">): Diversion[] {
+  return [...(proxy === null ? [] : ["all" as const]), ...(hasHeaderRules(headerRules) ? ["tls" as const] : [])];
+}
+
 /** Of a slot that this process did not make. */
-const unknownState: SlotState = { egress: undefined, isAsMade: false, isProxied: false, open: undefined };
+const unknownState: SlotState = { egress: undefined, isAsMade: false, held: [], open: undefined };
 
 export interface SlotEgressesOptions {
   /** The host's table */
   readonly tableName: string;
   readonly plan: (slot: number) => SlotPlan;
-  /** Slots in use whose TCP the host's table lets not leave directly */
-  readonly proxied: ReadonlySet<number>;
+  /** What of the TCP of slots in use the host's table lets not leave directly */
+  readonly held: ReadonlyMap<number, readonly Diversion[]>;
   readonly resolvers: readonly string[];
   readonly deniedExtra: readonly string[];
   /** Where proxies may be although no guest reaches it */
   readonly proxyRanges: readonly string[];
+  readonly upstreamTrust: UpstreamTrust;
   readonly log: Logger;
 }
 
@@ -57,13 +72,13 @@ export class SlotEgresses {
     const denied = [...deniedRanges, ...options.deniedExtra];
     this.#addresses = new PublicAddresses({ resolvers, denied });
     this.#proxyAddresses = new PublicAddresses({ resolvers, denied, allowed: proxyRanges });
-    for (const slot of options.proxied) this.#slots.set(slot, { ...unknownState, isProxied: true });
+    for (const [slot, held] of options.held) this.#slots.set(slot, { ...unknownState, held });
   }
 
   /** A slot was made, with the default policy. */
   made(slot: number): void {
     const egress = { rules: egressRules(openEgress), listeners: null };
-    this.#slots.set(slot, { egress, isAsMade: true, isProxied: false, open: undefined });
+    this.#slots.set(slot, { egress, isAsMade: true, held: [], open: undefined });
   }
 
   /** Rejects with `egress_proxy_invalid` when no connection would be opened to a proxy. */
@@ -72,10 +87,10 @@ export class SlotEgresses {
   }
 
   /**
-   * All at once, or not at all. One call at a time for each slot. What a proxy closes is closed first, and opened again last, so that no TCP leaves directly
-   * under either policy that must not.
+   * All at once, or not at all. One call at a time for each slot. What a proxy, or rules for headers, close is closed first, and opened again last, so that no TCP
+   * leaves directly under either policy that must not.
    */
-  async set(slot: number, policy: EgressPolicy): Promise<void> {
+  async set(slot: number, policy: HostEgress): Promise<void> {
     const present = this.#stateOf(slot);
     if (present.isAsMade && isOpen(policy)) return;
     const undo = new Cleanup();
@@ -96,36 +111,37 @@ export class SlotEgresses {
 
   async #change(slot: number, present: SlotState, rules: EgressRules, undo: Cleanup): Promise<SlotState> {
     const plan = this.#options.plan(slot);
-    const isProxied = rules.proxy !== null;
+    const held = heldFor(rules);
     const hasNames = rules.domains.length > 0;
     let { open } = present;
-    if (open === undefined && (isProxied || hasNames)) {
+    if (open === undefined && (held.length > 0 || hasNames)) {
       open = await this.#open(plan, rules);
       const opened = open;
       undo.defer("close the gateway", () => this.#close(plan, opened));
     }
-    if (isProxied) {
-      const { listeners } = must(open, "the gateway of a slot with a proxy");
+    for (const what of held) {
+      const { listeners } = must(open, "the gateway of a slot whose TCP is diverted");
       // Also where it is so already: to add what is there changes nothing
-      await this.#changeHost(this.#proxied("add", plan), this.#diverted("add", plan, listeners));
-      if (!present.isProxied || present.open === undefined) {
-        const before = present.isProxied ? [] : [this.#proxied("delete", plan)];
-        undo.defer("divert TCP no longer", () => this.#changeHost(this.#diverted("delete", plan, listeners), ...before));
+      await this.#changeHost(this.#held("add", what, plan), this.#diverted("add", what, plan, listeners));
+      const wasHeld = present.held.includes(what);
+      if (!wasHeld || present.open === undefined) {
+        const before = wasHeld ? [] : [this.#held("delete", what, plan)];
+        undo.defer("divert TCP no longer", () => this.#changeHost(this.#diverted("delete", what, plan, listeners), ...before));
       }
     }
     const egress = { rules, listeners: hasNames ? must(open, "the gateway of a slot with names").listeners : null };
-    await setSlotEgress(plan, egress, { whole: present.egress === undefined });
+    await setSlotEgress(plan, egress, present.egress);
     const before = present.egress;
-    if (before !== undefined) undo.defer("put the rules before in force again", () => setSlotEgress(plan, before, { whole: false }));
-    if (!isProxied && present.isProxied) {
+    if (before !== undefined) undo.defer("put the rules before in force again", () => setSlotEgress(plan, before, egress));
+    for (const what of present.held.filter((each) => !held.includes(each))) {
       await this.#changeHost(
-        this.#proxied("delete", plan),
-        ...(present.open === undefined ? [] : [this.#diverted("delete", plan, present.open.listeners)]),
+        this.#held("delete", what, plan),
+        ...(present.open === undefined ? [] : [this.#diverted("delete", what, plan, present.open.listeners)]),
       );
     }
     // Also when nothing is left for it to do: it then gets nothing new, and what is still allowed goes on
     open?.gateway.setRules(rules);
-    return { egress, isAsMade: false, isProxied, open };
+    return { egress, isAsMade: false, held, open };
   }
 
   /** Before the slot is removed. Idempotent. */
@@ -133,7 +149,8 @@ export class SlotEgresses {
     const present = this.#stateOf(slot);
     await this.#closeGateway(slot);
     this.#slots.delete(slot);
-    if (present.isProxied) await this.#changeHost(this.#proxied("delete", this.#options.plan(slot))).catch(this.#logLeftBehind);
+    for (const what of present.held)
+      await this.#changeHost(this.#held("delete", what, this.#options.plan(slot))).catch(this.#logLeftBehind);
   }
 
   /** The slots keep their rules, and TCP that must not leave directly does not; connections that a gateway carries end. */
@@ -147,7 +164,8 @@ export class SlotEgresses {
     if (open === undefined) return;
     const plan = this.#options.plan(slot);
     this.#slots.set(slot, { ...present, open: undefined });
-    if (present.isProxied) await this.#changeHost(this.#diverted("delete", plan, open.listeners)).catch(this.#logLeftBehind);
+    for (const what of present.held)
+      await this.#changeHost(this.#diverted("delete", what, plan, open.listeners)).catch(this.#logLeftBehind);
     await this.#close(plan, open);
   }
 
@@ -162,6 +180,7 @@ export class SlotEgresses {
       rules,
       addresses: this.#addresses,
       proxyAddresses: this.#proxyAddresses,
+      upstreamTrust: this.#options.upstreamTrust,
       log: this.#options.log,
     });
     try {
@@ -190,12 +209,12 @@ export class SlotEgresses {
     return listenersChange(verb, this.#options.tableName, plan.hostAddress, listeners);
   }
 
-  #proxied(verb: "add" | "delete", plan: SlotPlan): string {
-    return proxiedChange(verb, this.#options.tableName, plan.innerAddress);
+  #held(verb: "add" | "delete", what: Diversion, plan: SlotPlan): string {
+    return heldChange(verb, what, this.#options.tableName, plan.innerAddress);
   }
 
-  #diverted(verb: "add" | "delete", plan: SlotPlan, listeners: EgressListeners): string {
-    return divertedChange(verb, this.#options.tableName, plan, listeners);
+  #diverted(verb: "add" | "delete", what: Diversion, plan: SlotPlan, listeners: EgressListeners): string {
+    return divertedChange(verb, what, this.#options.tableName, plan, listeners);
   }
 
   /** One transaction. */

@@ -27,7 +27,7 @@ import type { Sampler } from "../metrics/sampler.ts";
 import type { BasedOn } from "../sandbox/admit.ts";
 import type { HostEvents } from "../sandbox/host-events.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
-import { egressPolicySchema, type SandboxRecord } from "../sandbox/sandbox-record.ts";
+import type { SandboxRecord } from "../sandbox/sandbox-record.ts";
 import type { Subscription, WatchEvent, Watchers } from "../sandbox/watchers.ts";
 import { templateKinds } from "../templates/template-store.ts";
 import type { Templates } from "../templates/templates.ts";
@@ -36,8 +36,8 @@ import { answerImport, toWireImported } from "./import-answer.ts";
 import { answerLogs } from "./logs-answer.ts";
 import { createMoveService, type MoveParts } from "./move-service.ts";
 import {
+  egressPolicy,
   fromWireDefaults,
-  fromWireEgress,
   fromWireSpec,
   toWireBase,
   toWireEvent,
@@ -195,9 +195,8 @@ export function createHostAgentService(parts: ServiceParts): ServiceImpl<typeof 
       }),
     setNetwork: (request) =>
       answer(async ({ manager }) => {
-        const parsed = egressPolicySchema.safeParse(fromWireEgress(request.network));
-        if (!parsed.success) throw new PlatformError("request_invalid", `network: ${parsed.error.issues[0]?.message ?? "is not valid"}`);
-        return { sandbox: toWireSandbox(await manager.get(request.sandboxId).setNetwork(parsed.data, basedOn(request))) };
+        const network = egressPolicy(request.network);
+        return { sandbox: toWireSandbox(await manager.get(request.sandboxId).setNetwork(network, basedOn(request))) };
       }),
     getMetrics: (request) =>
       answer(async ({ manager, sampler }) => {

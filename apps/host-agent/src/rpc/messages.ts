@@ -1,7 +1,15 @@
-import { create } from "@bufbuild/protobuf";
-import type { EgressPolicy, EgressProxy, SandboxState, TemplateDefaults } from "@roost/contract";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import {
+  PlatformError,
+  type EgressLimits,
+  type EgressPolicy,
+  type EgressProxy,
+  type SandboxState,
+  type TemplateDefaults,
+} from "@roost/contract";
 import {
   EgressPolicySchema,
+  type EgressLimitsSchema,
   EventSchema,
   GenerationSchema,
   SandboxSchema,
@@ -21,7 +29,7 @@ import type { BaseTemplate } from "../images/image-catalog.ts";
 import type { Generation } from "../memory/image-folder.ts";
 import { occupiedBytes } from "../memory/occupied-bytes.ts";
 import type { HostEvent } from "../sandbox/host-events.ts";
-import type { AskedSpec, SandboxRecord, SandboxSpec } from "../sandbox/sandbox-record.ts";
+import { egressPolicySchema, type AskedSpec, type SandboxRecord } from "../sandbox/sandbox-record.ts";
 import type { Template } from "../templates/template-store.ts";
 import type { TemplateDescription } from "../templates/templates.ts";
 
@@ -134,7 +142,14 @@ export function fromWireDefaults(defaults: WireDefaults | undefined): TemplateDe
   return { user, workdir, envs, startCommand, readyCommand };
 }
 
-export function fromWireEgress(policy: WireEgressPolicy | undefined): SandboxSpec["network"] {
+/** What is asked of a sandbox that is there, checked. Throws `request_invalid`. */
+export function egressPolicy(policy: WireEgressPolicy | undefined): AskedSpec["network"] {
+  const parsed = egressPolicySchema.safeParse(fromWireEgress(policy));
+  if (!parsed.success) throw new PlatformError("request_invalid", `network: ${parsed.error.issues[0]?.message ?? "is not valid"}`);
+  return parsed.data;
+}
+
+function fromWireEgress(policy: WireEgressPolicy | undefined): AskedSpec["network"] {
   const proxy = policy?.proxy;
   return {
     allowOut: policy?.allowOut ?? [],
@@ -148,11 +163,37 @@ export function fromWireEgress(policy: WireEgressPolicy | undefined): SandboxSpe
             ...(proxy.username === undefined ? {} : { username: proxy.username }),
             ...(proxy.password === undefined ? {} : { password: proxy.password }),
           },
+    rules: Object.fromEntries(Object.entries(policy?.rules ?? {}).map(([domain, { headers }]) => [domain, { headers }])),
+    limits: {
+      outMbit: askedLimit(policy?.limits?.outMbit),
+      inMbit: askedLimit(policy?.limits?.inMbit),
+      connections: askedLimit(policy?.limits?.connections),
+      connectionsPerSec: askedLimit(policy?.limits?.connectionsPerSec),
+    },
   };
 }
 
-/** Without the password of its proxy, which is never told. */
-function toWireEgress({ allowOut, denyOut, proxy }: EgressPolicy): WireEgressPolicy {
+/** On the wire 0 means the host's. */
+function askedLimit(limit = 0): number | null {
+  return limit === 0 ? null : limit;
+}
+
+/** Without the password of its proxy, and without rules for headers, whose values are secret: these are never told. */
+function toWireEgress({ allowOut, denyOut, proxy, limits }: EgressPolicy): WireEgressPolicy {
   const { password: _, ...shown } = proxy ?? {};
-  return create(EgressPolicySchema, { allowOut: [...allowOut], denyOut: [...denyOut], ...(proxy === null ? {} : { proxy: shown }) });
+  return create(EgressPolicySchema, {
+    allowOut: [...allowOut],
+    denyOut: [...denyOut],
+    ...(proxy === null ? {} : { proxy: shown }),
+    limits: toWireLimits(limits),
+  });
+}
+
+function toWireLimits({ outMbit, inMbit, connections, connectionsPerSec }: EgressLimits): MessageInitShape<typeof EgressLimitsSchema> {
+  return {
+    outMbit: outMbit ?? 0,
+    inMbit: inMbit ?? 0,
+    connections: connections ?? 0,
+    connectionsPerSec: connectionsPerSec ?? 0,
+  };
 }

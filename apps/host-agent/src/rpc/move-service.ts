@@ -8,7 +8,7 @@ import { endMove } from "../move/transit.ts";
 import type { HostEvents } from "../sandbox/host-events.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
 import { moveIdSchema } from "../sandbox/sandbox-record.ts";
-import { toWireSandbox } from "./messages.ts";
+import { egressPolicy, toWireSandbox } from "./messages.ts";
 
 type MoveMethod = "beginDeparture" | "readDeparture" | "beginArrival" | "writeArrival" | "completeArrival" | "endMove";
 
@@ -41,7 +41,7 @@ export function createMoveService(
         checkMoveId(request.moveId);
         if (parcel === undefined) throw new PlatformError("request_invalid", "parcel is required");
         if (!sandboxIdPattern.test(request.sandboxId)) throw new PlatformError("request_invalid", "sandbox_id is not a sandbox's id");
-        const begun = await arrivals.begin({ ...request, parcel });
+        const begun = await arrivals.begin({ ...request, parcel, network: egressPolicy(request.network) });
         return begun === undefined ? { isComplete: true } : { attemptId: begun.attemptId, neededFiles: [...begun.needed] };
       }),
     writeArrival: ({ moveId, attemptId, file, offset, data }) =>

@@ -104,6 +104,8 @@ export interface SandboxTimes {
   readonly guestRecoveryTimeoutMs: number;
   /** After an adoption no sandbox is stopped for inactivity sooner than this, in `ms`: nobody could use it meanwhile */
   readonly adoptionGraceMs: number;
+  /** Time that requests to ports have to end before their sandbox is paused, in `ms` */
+  readonly pauseDrainMs: number;
 }
 
 /** With hardware virtualization a guest boots in a second; a minute means it hangs. */
@@ -116,5 +118,6 @@ export function timesOf(accelerator: Accelerator): SandboxTimes {
     bootTimeoutMs: accelerator === "kvm" ? kvmBootTimeoutMs : tcgBootTimeoutMs,
     guestRecoveryTimeoutMs: accelerator === "kvm" ? 15_000 : 45_000,
     adoptionGraceMs: 30_000,
+    pauseDrainMs: 5_000,
   };
 }

@@ -1,13 +1,15 @@
-import { readFile, rename, stat } from "node:fs/promises";
+import { readFile, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inspect } from "node:util";
 
 import { allTraffic, PlatformError } from "@roost/contract";
-import { SandboxState } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import { SandboxState, type Parcel } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { must, poll } from "@roost/kit";
 import { expect, test } from "vitest";
 
+import { carry } from "../testing/carry.ts";
 import { failureOf } from "../testing/failure-of.ts";
+import { closedEgress, openEgress, type HostEgress } from "../network/egress-rules.ts";
 import { aSpec, FakeHost } from "../testing/fake-host.ts";
 import type { SandboxRecord } from "./sandbox-record.ts";
 
@@ -17,7 +19,10 @@ const open = { allowOut: [], denyOut: [] };
 const proxy = { protocol: "socks5", address: "proxy.example.com:1080", username: "someone", password: "open-sesame" };
 const proxied = { ...some, proxy };
 /** As it is in force, and recorded */
-const [noneInForce, someInForce, openInForce] = [none, some, open].map((policy) => ({ ...policy, proxy: null }));
+const [noneInForce, someInForce, openInForce] = [none, some, open].map((policy) => ({ ...openEgress, ...policy, authority: null }));
+const proxiedInForce = { ...openEgress, ...proxied, authority: null };
+const canary = "Bearer canary-3a7f";
+const ruled = { ...open, rules: { "api.example.com": { headers: { Authorization: canary } } } };
 
 /** What the guest of a sandbox may reach right now. */
 function inForce(host: FakeHost, sandboxId: string): unknown {
@@ -62,6 +67,31 @@ test("a policy is in force before the guest runs: after a create, a resume, a ro
   expect(inForce(host, child.sandboxId)).toEqual(someInForce);
 });
 
+test("a sandbox that is moved has the policy that the control plane says, with its secrets, and the authority that its guest trusts", async () => {
+  await using source = await FakeHost.start();
+  await using destination = await FakeHost.start();
+  const network = { ...some, proxy, rules: ruled.rules };
+  const spec = aSpec({ network });
+  const { sandboxId } = spec;
+  await source.client.createSandbox({ spec });
+  const { authority } = must(source.network.egress.values().next().value, "a policy in force");
+  await source.client.pauseSandbox({ sandboxId });
+  let sent = "";
+  const onParcel = (parcel: Parcel) => {
+    sent = Buffer.from(parcel.record).toString("utf8");
+    parcel.record = Buffer.from(sent.replace(some.allowOut[0] ?? "", "198.51.100.7")); // a host that lies
+  };
+  const clients = [() => source.client, () => destination.client] as const;
+  await carry(sandboxId, ...clients, { onParcel, known: { network } });
+  expect(sent).not.toContain(canary);
+  expect(sent).not.toContain(proxy.password);
+  await destination.endAgent();
+  await destination.startAgent();
+  await destination.client.resumeSandbox({ sandboxId });
+  expect(authority).not.toBeNull();
+  expect(inForce(destination, sandboxId)).toEqual({ ...openEgress, ...network, authority });
+});
+
 test("a VM from the warm pool gets the policy of its sandbox before it goes on", async () => {
   await using host = await FakeHost.start({ settings: { memoryImages: "true", poolSizes: "base=1" } });
   await waitingVm(host);
@@ -81,7 +111,7 @@ test("a VM of a snapshot reaches nothing while it waits in the pool", async () =
   const spec = aSpec();
   await host.client.createSandbox({ spec });
   await host.client.createTemplate({ sandboxId: spec.sandboxId, name: "mine" });
-  expect(inForce(host, await waitingVm(host))).toEqual(noneInForce);
+  expect(inForce(host, await waitingVm(host))).toEqual(closedEgress);
   const taker = aSpec({ template: "mine", vcpus: 0, memoryMib: 0 });
   expect((await host.client.createSandbox({ spec: taker })).sandbox?.startPath).toBe("pool");
   const slots = [...host.network.egress.values()];
@@ -206,14 +236,14 @@ test("a proxy stays with its sandbox: over a pause, a rollback, a fork and the n
   await host.client.rollbackSandbox({ sandboxId, generation: generation?.number ?? 0 });
   const child = aSpec();
   await host.client.forkSandbox({ sandboxId, children: [{ sandboxId: child.sandboxId, accessToken: child.accessToken, envs: {} }] });
-  expect(seen).toEqual([proxied, proxied, proxied, proxied]);
+  expect(seen).toEqual([proxiedInForce, proxiedInForce, proxiedInForce, proxiedInForce]);
   await host.endAgent();
   await host.startAgent();
-  expect([...host.network.startedWith].map(({ policy }) => policy)).toEqual([proxied, proxied]);
-  expect(inForce(host, sandboxId)).toEqual(proxied);
+  expect([...host.network.startedWith].map(({ policy }) => policy)).toEqual([proxiedInForce, proxiedInForce]);
+  expect(inForce(host, sandboxId)).toEqual(proxiedInForce);
 });
 
-test("a password is recorded for root alone, and told to nobody", async () => {
+test("a password is recorded sealed, and told to nobody", async () => {
   await using host = await FakeHost.start();
   const spec = aSpec({ network: proxied });
   const { sandboxId } = spec;
@@ -223,8 +253,9 @@ test("a password is recorded for root alone, and told to nobody", async () => {
   const changed = await host.client.setNetwork({ sandboxId, network: proxied });
   expect(known.sandbox?.spec?.network?.proxy).toMatchObject({ address: proxy.address, username: proxy.username });
   for (const answer of [created, known, listed, changed]) expect(inspect(answer, { depth: 10 })).not.toContain(proxy.password);
-  expect(await recorded(host, sandboxId)).toEqual(proxied);
-  const { mode } = await stat(join(host.folder, "state", "sandboxes", sandboxId, "sandbox.json"));
+  const path = join(host.folder, "state", "sandboxes", sandboxId, "sandbox.json");
+  expect(await readFile(path, "utf8")).not.toContain(proxy.password);
+  const { mode } = await stat(path);
   expect(mode & 0o777).toBe(0o600);
 });
 
@@ -249,4 +280,64 @@ test("a proxy that no connection would be opened to is refused before anything i
     const failure = await failureOf(host.client.setNetwork({ sandboxId: spec.sandboxId, network: { ...open, proxy: bad } }));
     expect(failure).toMatchObject({ code: "request_invalid", message: expect.stringContaining(message) as string });
   }
+});
+
+/** The authority that is in force for a sandbox. */
+const authorityOf = (host: FakeHost, sandboxId: string) => (inForce(host, sandboxId) as HostEgress).authority;
+
+test("headers are set from the first moment on, their values are told to nobody and recorded sealed, and the next host agent has them", async () => {
+  await using host = await FakeHost.start();
+  const seen = atStarts(host);
+  const spec = aSpec({ network: ruled });
+  const { sandboxId } = spec;
+  const created = await host.client.createSandbox({ spec });
+  expect(seen).toMatchObject([{ rules: ruled.rules, authority: { domains: ["api.example.com"] } }]);
+  const authority = must(authorityOf(host, sandboxId), "an authority");
+  const answers = [created, await host.client.getSandbox({ sandboxId }), await host.client.setNetwork({ sandboxId, network: ruled })];
+  const path = join(host.folder, "state", "sandboxes", sandboxId, "sandbox.json");
+  const written = await readFile(path, "utf8");
+  for (const text of [...answers.map((answer) => inspect(answer, { depth: 10 })), written]) {
+    expect(text).not.toContain("canary");
+    expect(text).not.toContain("PRIVATE KEY");
+  }
+  expect(await recorded(host, sandboxId)).toMatchObject({ rules: { "api.example.com": { headers: { Authorization: "" } } } });
+  await host.endAgent();
+  await host.startAgent();
+  expect(inForce(host, sandboxId)).toEqual({ ...openEgress, ...ruled, authority });
+  expect(await readFile(path, "utf8"), "and so it is when it was written again").not.toContain("canary");
+});
+
+test("a sandbox keeps its authority over changes of values, pauses and forks, and has another one for other domains", async () => {
+  await using host = await FakeHost.start();
+  const spec = aSpec({ network: ruled });
+  const { sandboxId } = spec;
+  await host.client.createSandbox({ spec });
+  const authority = authorityOf(host, sandboxId);
+  await host.client.setNetwork({ sandboxId, network: { ...open, rules: { "api.example.com": { headers: { "X-Other": "1" } } } } });
+  expect(authorityOf(host, sandboxId)).toEqual(authority);
+  await host.client.pauseSandbox({ sandboxId });
+  await host.client.resumeSandbox({ sandboxId });
+  const child = aSpec();
+  await host.client.forkSandbox({ sandboxId, children: [{ sandboxId: child.sandboxId, accessToken: child.accessToken, envs: {} }] });
+  expect([authorityOf(host, sandboxId), authorityOf(host, child.sandboxId)]).toEqual([authority, authority]);
+  await host.client.setNetwork({ sandboxId, network: { ...open, rules: { "other.example.com": { headers: { "X-Other": "1" } } } } });
+  expect(authorityOf(host, sandboxId)).toMatchObject({ domains: ["other.example.com"] });
+  expect(authorityOf(host, sandboxId)?.certificatePem).not.toBe(authority?.certificatePem);
+  await host.client.setNetwork({ sandboxId, network: open });
+  expect(inForce(host, sandboxId)).toEqual(openInForce);
+});
+
+test("a record that shows its secrets, from before they were sealed, is read, and sealed when it is written again", async () => {
+  await using host = await FakeHost.start();
+  const spec = aSpec({ network: proxied });
+  const { sandboxId } = spec;
+  await host.client.createSandbox({ spec });
+  await host.endAgent();
+  const path = join(host.folder, "state", "sandboxes", sandboxId, "sandbox.json");
+  const { sealed: _, ...record } = JSON.parse(await readFile(path, "utf8")) as { sealed: string; spec: { network: object } };
+  await writeFile(path, JSON.stringify({ ...record, spec: { ...record.spec, network: proxied } }));
+  await host.startAgent();
+  expect(inForce(host, sandboxId)).toEqual(proxiedInForce);
+  await host.client.pauseSandbox({ sandboxId });
+  expect(await readFile(path, "utf8")).not.toContain(proxy.password);
 });

@@ -2,10 +2,11 @@ import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promise
 import { join } from "node:path";
 
 import { sandboxIdPattern } from "@roost/contract";
-import { assert, syncFolder, writeFileDurably, type Logger } from "@roost/kit";
+import { assert, syncFolder, writeFileDurably, type Logger, type SecretBox } from "@roost/kit";
 
 import { ImageFolder, type ImageFolderOptions } from "../memory/image-folder.ts";
 import { sandboxRecordSchema, type SandboxRecord } from "./sandbox-record.ts";
+import { fromFile, toFile } from "./sealed-record.ts";
 
 /** Longest guest console kept of a failed sandbox in `bytes` */
 export const consoleBytesMax = 64 * 1024;
@@ -25,8 +26,12 @@ export class RecordStore {
   readonly #log: Logger;
   readonly #imageOptions: ImageFolderOptions;
 
-  constructor(stateDir: string, imageOptions: ImageFolderOptions) {
+  readonly #box: SecretBox;
+
+  /** `box`: seals what the files must not show */
+  constructor(stateDir: string, imageOptions: ImageFolderOptions, box: SecretBox) {
     this.root = join(stateDir, "sandboxes");
+    this.#box = box;
     this.#brokenRoot = join(stateDir, "broken");
     this.#log = imageOptions.log;
     this.#imageOptions = imageOptions;
@@ -113,7 +118,7 @@ export class RecordStore {
   }
 
   async #write(folder: string, record: SandboxRecord): Promise<void> {
-    const text = `${JSON.stringify(sandboxRecordSchema.parse(record))}\n`;
+    const text = `${JSON.stringify(toFile(sandboxRecordSchema.parse(record), this.#box))}\n`;
     await writeFileDurably(join(folder, "sandbox.json"), text, { mode: 0o600 });
   }
 
@@ -129,7 +134,7 @@ export class RecordStore {
       return undefined;
     }
     try {
-      const record = sandboxRecordSchema.parse(JSON.parse(text));
+      const record = sandboxRecordSchema.parse(fromFile(JSON.parse(text), this.#box));
       if (record.spec.sandboxId !== id) throw new Error(`is the record of ${record.spec.sandboxId}`);
       const lastActiveMs = Number(await readFile(join(folder, "last-active"), "latin1").catch(() => Number.NaN)); // absent: nothing newer
       return lastActiveMs > record.timeLastActiveMs && lastActiveMs <= Date.now() ? { ...record, timeLastActiveMs: lastActiveMs } : record;

@@ -19,6 +19,7 @@ export class RunningVm {
   readonly tunnels: TunnelSet;
   readonly activity: Activity;
   readonly logs: GuestLogCollector;
+  readonly #log: Logger;
   readonly #ended = new AbortController();
   readonly #checkpointTimer: NodeJS.Timeout | undefined;
 
@@ -35,6 +36,7 @@ export class RunningVm {
     readonly log: Logger;
   }) {
     const { context, slot } = options;
+    this.#log = options.log;
     this.vm = options.vm;
     this.slot = slot;
     const dial: GuestDial = (port, dialOptions) => context.network.dial(slot, port, dialOptions);
@@ -63,6 +65,12 @@ export class RunningVm {
 
   get signal(): AbortSignal {
     return this.#ended.signal;
+  }
+
+  /** Waits for connections to ports, once nothing new comes: control planes have heard of the pause, and let go of what would not end by itself. */
+  async drainPorts(timeoutMs: number): Promise<void> {
+    if (await this.tunnels.portsDrained(timeoutMs, this.vm.exited)) return;
+    this.#log.info({ tunnels: this.tunnels.size }, "connections are cut by a pause: they did not end in time");
   }
 
   /** Cuts all tunnels and ends timers and checks; the VM itself is left as it is. Idempotent. */

@@ -108,8 +108,6 @@ export class SandboxLife {
     });
   }
 
-  // Pause
-
   /** Saves the sandbox to a generation and ends its VM. If it could not be saved it runs on, and this rejects. */
   async pause(options: { readonly memory: boolean }): Promise<Captured | undefined> {
     const { keeper, context } = this.#parts;
@@ -120,6 +118,7 @@ export class SandboxLife {
     if (!options.memory) await running.logs.finish(); // memory keeps what the guest has not told yet, and asking would be a third of a pause
     await this.#upkeep.end();
     await keeper.save({ state: decision.next });
+    await running.drainPorts(context.times.pauseDrainMs);
     let captured: Captured;
     try {
       if (!options.memory) await running.client.prepare({ sync: true }, running.signal);

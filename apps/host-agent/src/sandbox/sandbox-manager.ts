@@ -1,5 +1,6 @@
 import { decide, envsEntriesMax, isHostTemplateName, PlatformError, type TemplateDefaults } from "@roost/contract";
 import { minute, type Logger } from "@roost/kit";
+import { authorityFor } from "../egress/sandbox-authority.ts";
 import type { z } from "zod";
 
 import type { HeldImage } from "../images/held-images.ts";
@@ -94,7 +95,8 @@ export class SandboxManager {
     const { templates, pool } = this.#options;
     const resolved = await templates.resolve(asked.template);
     const template = { ...resolved, name: shownTemplate(asked) };
-    const spec = { ...asked, ...templates.sizesFor(template, asked), defaults: asked.defaults ?? template.defaults };
+    const network = { ...asked.network, authority: await authorityFor(Object.keys(asked.network.rules), null) };
+    const spec = { ...asked, ...templates.sizesFor(template, asked), network, defaults: asked.defaults ?? template.defaults };
     checkEnvs(spec);
     checkDiskSize(spec, template);
     const isUsualDisk = spec.diskSizeMib === 0 || spec.diskSizeMib === template.diskSizeMib; // a control plane names the usual size, too

@@ -4,7 +4,11 @@ import {
   denyOutSchema,
   domainsNeedDenyAll,
   egressProxySchema,
+  guestConnectionsMax,
+  guestConnectionsPerSecMax,
+  mbitPerSecMax,
   envsSchema,
+  headerRulesSchema,
   isDomain,
   memoryMibMax,
   memoryMibMin,
@@ -18,13 +22,33 @@ import {
 } from "@roost/contract";
 import { z } from "zod";
 
+import { authoritySchema } from "../egress/sandbox-authority.ts";
 import { generationVmSchema } from "../memory/manifest.ts";
 import { vmExitSchema, vmRecordSchema } from "../vmm/driver.ts";
 
+const limitOf = (max: number) => z.int().min(1).max(max).nullable().default(null);
+const egressLimitsSchema = z
+  .object({
+    outMbit: limitOf(mbitPerSecMax),
+    inMbit: limitOf(mbitPerSecMax),
+    connections: limitOf(guestConnectionsMax),
+    connectionsPerSec: limitOf(guestConnectionsPerSecMax),
+  })
+  .prefault({});
+
 /** What the guest may reach. Entries are checked as in the public API, and that no name is allowed where everything is. */
 export const egressPolicySchema = z
-  .object({ allowOut: allowOutSchema, denyOut: denyOutSchema, proxy: egressProxySchema.nullable().default(null) })
+  .object({
+    allowOut: allowOutSchema,
+    denyOut: denyOutSchema,
+    proxy: egressProxySchema.nullable().default(null),
+    rules: headerRulesSchema.prefault({}),
+    limits: egressLimitsSchema,
+  })
   .refine(({ allowOut, denyOut }) => !allowOut.some(isDomain) || denyOut.some((entry) => entry.endsWith("/0")), domainsNeedDenyAll);
+
+/** The same with what the host adds. */
+const hostEgressSchema = egressPolicySchema.and(z.object({ authority: authoritySchema.nullable().default(null) }));
 
 /** What a sandbox was asked to be. Checked again here: the host agent does not trust whoever calls it. */
 export const sandboxSpecSchema = z.object({
@@ -47,14 +71,14 @@ export const sandboxSpecSchema = z.object({
   checkpointIntervalSec: z.int().min(0).max(checkpointIntervalSecMax),
   envs: envsSchema,
   accessToken: z.string().min(1).max(512),
-  network: egressPolicySchema,
+  network: hostEgressSchema,
   /** Its `envs` lie below the `envs` above; both are kept, so that a template made of the sandbox has the one and not the other */
   defaults: templateDefaultsSchema.prefault({}),
 });
 export type SandboxSpec = z.infer<typeof sandboxSpecSchema>;
 
 /** What a create asks for; `defaults` absent: as the template says. */
-export const askedSpecSchema = sandboxSpecSchema.extend({ defaults: templateDefaultsSchema.optional() });
+export const askedSpecSchema = sandboxSpecSchema.extend({ network: egressPolicySchema, defaults: templateDefaultsSchema.optional() });
 export type AskedSpec = z.infer<typeof askedSpecSchema>;
 
 /** Name of its template for users. */

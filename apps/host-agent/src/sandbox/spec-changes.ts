@@ -3,6 +3,7 @@ import type { Logger } from "@roost/kit";
 
 import type { SandboxContext } from "./context.ts";
 import type { RecordKeeper } from "./record-keeper.ts";
+import { authorityFor, type Authority } from "../egress/sandbox-authority.ts";
 import type { RunningVm } from "./running-vm.ts";
 import type { SandboxSpec } from "./sandbox-record.ts";
 import { wrongState } from "./wrong-state.ts";
@@ -30,7 +31,16 @@ export async function changeTimeoutSec(parts: SpecChangeParts, timeoutSec: numbe
 export async function changeNetwork(parts: SpecChangeParts, network: EgressPolicy): Promise<void> {
   const { keeper, context, running, log } = parts;
   const spec = specOfSettled(parts);
-  const next = { allowOut: [...network.allowOut], denyOut: [...network.denyOut], proxy: network.proxy };
+  const authority = await authorityFor(Object.keys(network.rules), spec.network.authority);
+  const next = {
+    allowOut: [...network.allowOut],
+    denyOut: [...network.denyOut],
+    proxy: network.proxy,
+    rules: network.rules,
+    limits: network.limits,
+    authority,
+  };
+  if (running !== undefined && authority !== spec.network.authority) await tellAuthority(parts, running, authority);
   if (running !== undefined) {
     await context.network.setEgress(running.slot, next).catch((error: unknown) => {
       throw notChanged("could not be put in force", error);
@@ -45,6 +55,23 @@ export async function changeNetwork(parts: SpecChangeParts, network: EgressPolic
       });
     }
     throw notChanged("could not be written down", error);
+  }
+}
+
+/** Time the guest has to trust another authority, in `ms` */
+const tellTimeoutMs = 20_000;
+
+/**
+ * Makes the guest trust another authority before connections are opened that it vouches for. A guest that does not answer keeps no rule from being taken away, only from being put in force:
+ * its programs would refuse what is done for them.
+ */
+async function tellAuthority({ log }: SpecChangeParts, running: RunningVm, authority: Authority | null): Promise<void> {
+  try {
+    await running.client.trust(authority?.certificatePem ?? "", AbortSignal.any([running.signal, AbortSignal.timeout(tellTimeoutMs)]));
+  } catch (error) {
+    if (authority !== null)
+      throw notChanged("could not be put in force: the guest agent did not take the certificate that its rules need", error);
+    log.warn({ err: error }, "a guest was not told that it has no authority to trust any more");
   }
 }
 

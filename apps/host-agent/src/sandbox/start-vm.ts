@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, rm } from "node:fs/promises";
 
-import { PlatformError, type EgressPolicy } from "@roost/contract";
+import { PlatformError } from "@roost/contract";
 import { assert, Cleanup, type Logger } from "@roost/kit";
 
 import { GuestClient } from "../guest/guest-client.ts";
@@ -9,6 +9,7 @@ import type { BootImages } from "../images/image-catalog.ts";
 import { applyDiff } from "../memory/diff-file.ts";
 import type { Generation, ImageFolder } from "../memory/image-folder.ts";
 import type { GenerationVm } from "../memory/manifest.ts";
+import type { HostEgress } from "../network/egress-rules.ts";
 import type { Slot } from "../network/network.ts";
 import { exitConsoleLines, type ColdBoot, type MemoryRestore, type Vm, type VmExit, type VmRecord } from "../vmm/driver.ts";
 import type { CreateStep, SandboxContext } from "./context.ts";
@@ -102,7 +103,7 @@ export interface VmTraces {
 }
 
 export interface StartOptions {
-  readonly spec: Pick<SandboxSpec, "sandboxId" | "vcpus" | "memoryMib"> & { readonly network: EgressPolicy };
+  readonly spec: Pick<SandboxSpec, "sandboxId" | "vcpus" | "memoryMib"> & { readonly network: HostEgress };
   readonly context: SandboxContext;
   readonly source: StartSource;
   /** Where the disk's layers and the memory's base files are */

@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
 
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Client } from "@connectrpc/connect";
-import type { BeginArrivalRequest, HostAgentService, Parcel } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import type { BeginArrivalRequest, EgressPolicySchema, HostAgentService, Parcel } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { must } from "@roost/kit";
 
 type HostClient = Client<typeof HostAgentService>;
@@ -9,7 +10,9 @@ type HostClient = Client<typeof HostAgentService>;
 export interface CarryOptions {
   readonly moveId?: string;
   /** What the control plane would know of it */
-  readonly known?: Partial<Pick<BeginArrivalRequest, "vcpus" | "memoryMib" | "diskSizeMib" | "accessToken">>;
+  readonly known?: Partial<Pick<BeginArrivalRequest, "vcpus" | "memoryMib" | "diskSizeMib" | "accessToken">> & {
+    readonly network?: MessageInitShape<typeof EgressPolicySchema>;
+  };
   /** What a hostile sender would make of it */
   readonly onParcel?: ((parcel: Parcel) => void) | undefined;
   readonly onPart?: (part: { file: string; offset: bigint; data: Uint8Array }) => void;
@@ -32,7 +35,8 @@ export async function carry(
   const spec = must(sandbox?.spec, "what the sandbox was asked to be");
   options.onParcel?.(described);
   const { vcpus, memoryMib, diskSizeMib, accessToken } = spec;
-  const asked = { moveId, sandboxId, parcel: described, vcpus, memoryMib, diskSizeMib, accessToken, ...options.known };
+  const network = spec.network === undefined ? {} : { network: spec.network };
+  const asked = { moveId, sandboxId, parcel: described, vcpus, memoryMib, diskSizeMib, accessToken, ...network, ...options.known };
   const { attemptId, neededFiles } = await to().beginArrival(asked);
   await afterStep("begun");
   for (const file of neededFiles) {

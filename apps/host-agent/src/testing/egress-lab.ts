@@ -2,13 +2,18 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import type { EgressPolicy } from "@roost/contract";
 import { silentLogger } from "@roost/kit";
 
+import { UpstreamTrust } from "../egress/upstream-trust.ts";
 import { namespaceName, openInstance, type Instance } from "../instance.ts";
+import type { HostEgress } from "../network/egress-rules.ts";
+import type { GuestLimits } from "../network/limits.ts";
 import { LinuxNetwork, type LinuxNetworkOptions } from "../network/linux-network.ts";
 import type { Slot, SlotInUse } from "../network/network.ts";
 import { NetworkLab, world, type LabGuest } from "./network-lab.ts";
+
+/** The defaults of the settings */
+export const labLimits: GuestLimits = { mbitMax: 0, connectionsMax: 4_096, connectionsPerSecMax: 500 };
 
 /** The network of an installation in a lab. */
 export function labNetwork(instance: Instance, given: Partial<LinuxNetworkOptions> = {}): LinuxNetwork {
@@ -20,6 +25,8 @@ export function labNetwork(instance: Instance, given: Partial<LinuxNetworkOption
     uidBase: 1_879_048_192,
     guestDnsServers: [world.resolver],
     egressProxyRanges: [],
+    upstreamTrust: new UpstreamTrust(),
+    guestLimits: labLimits,
     log: silentLogger,
     ...given,
   });
@@ -81,7 +88,7 @@ export class EgressLab implements AsyncDisposable {
     return { slot, guest: await this.lab.plugGuest(namespaceName(this.instance, slot.index), index) };
   }
 
-  async setEgress(policy: EgressPolicy): Promise<void> {
+  async setEgress(policy: HostEgress): Promise<void> {
     await this.network.setEgress(this.slot, policy);
   }
 

@@ -9,8 +9,12 @@ export const world = {
   internet: "11.77.0.1",
   /** Where port 80 echoes, as port 7 does everywhere */
   streams: "11.77.0.3",
+  /** Where port 443 leads to 127.0.0.1:8443 out there: to a server of the test's own */
+  secured: "11.77.0.5",
   /** Another one out there */
   elsewhere: "11.77.0.2",
+  /** Where each request to port 80 is sent on to `elsewhere.test` */
+  redirects: "11.77.0.4",
   /** Where proxies are, if a test begins some */
   proxies: "11.77.0.9",
   /** Where they are in a private network */
@@ -23,37 +27,64 @@ export const world = {
 
 const worldLink = { host: "11.77.2.0", world: "11.77.2.1" } as const;
 
-/** What the world's resolver knows. */
+/** What the world's resolver knows; what else there is below `internet.test` is there, too. */
 export const names = {
   "internet.test": [world.internet],
   "www.internet.test": [world.internet],
   "elsewhere.test": [world.elsewhere],
   "mixed.test": ["10.77.0.1", world.elsewhere],
+  "api.secured.test": [world.secured],
+  "other.secured.test": [world.secured],
+  "wrong.secured.test": [world.secured],
   "private.test": ["10.77.0.1"],
   "host.test": [world.host],
   "stream.test": [world.streams],
   "proxies.test": [world.proxies],
+  "redirect.internet.test": [world.redirects],
+  "metadata.internet.test": ["169.254.169.254"],
+  "loopback.internet.test": ["127.0.0.1"],
+  "neighbour.internet.test": ["198.18.255.77"],
 } as const;
 
+/** Names that stand for others, and one that has another address each time it is asked for. */
+const aliases = { "alias.internet.test": "alias2.internet.test", "alias2.internet.test": "private.test" } as const;
+const rebinding = { "rebind.internet.test": [world.internet, "10.77.0.1"] } as const;
+
 /**
- * Says "world" and who it sees, on TCP 80, 443 and 53; echoes on 7. Answers UDP 53 likewise, and questions of DNS from the names above; prints each
- * UDP datagram.
+ * Says "world" and who it sees, on TCP 80, 443 and 53; echoes on 7. Answers UDP 53 likewise, and questions of DNS from the names above. Prints each UDP datagram (a question of DNS as such), each name that it is asked for, and
+ * what each TCP connection begins with.
  */
 const serverScript = `
 const net = require("node:net"), dgram = require("node:dgram"), names = ${JSON.stringify(names)};
+const aliases = ${JSON.stringify(aliases)}, rebinding = ${JSON.stringify(rebinding)};
+const seen = {};
+function addressesOf(name) {
+  const turns = rebinding[name];
+  if (turns !== undefined) return [turns[(seen[name] = (seen[name] ?? -1) + 1) % turns.length]];
+  return names[name] ?? names[aliases[aliases[name]]] ?? (name.endsWith(".internet.test") && aliases[name] === undefined ? names["internet.test"] : []);
+}
+const encoded = (name) => Buffer.concat([...name.split(".").map((label) => Buffer.from([label.length, ...Buffer.from(label)])), Buffer.from([0])]);
+const record = (owner, type, data) => Buffer.concat([owner, Buffer.from([0, type, 0, 1, 0, 0, 0, 60, 0, data.length]), data]);
+function answersTo(name) {
+  const chain = [];
+  let owner = Buffer.from([0xc0, 12]);
+  for (let next = aliases[name]; next !== undefined; next = aliases[next]) { chain.push(record(owner, 5, encoded(next))); owner = encoded(next); }
+  return [...chain, ...addressesOf(name).map((address) => record(owner, 1, Buffer.from(address.split(".").map(Number))))];
+}
 function resolve(message) {
   let name = [], at = 12;
   for (; message[at] > 0; at += message[at] + 1) name.push(message.toString("latin1", at + 1, at + 1 + message[at]));
-  const addresses = names[name.join(".").toLowerCase()] ?? [];
+  const asked = name.join(".").toLowerCase();
+  console.log("asked " + asked);
+  const records = answersTo(asked);
   const question = message.subarray(12, at + 5);
-  const head = Buffer.from([message[0], message[1], 0x81, addresses.length > 0 ? 0x80 : 0x83, 0, 1, 0, addresses.length, 0, 0, 0, 0]);
-  const records = addresses.map((address) => Buffer.from([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, ...address.split(".").map(Number)]));
+  const head = Buffer.from([message[0], message[1], 0x81, records.length > 0 ? 0x80 : 0x83, 0, 1, 0, records.length, 0, 0, 0, 0]);
   return Buffer.concat([head, question, ...records]);
 }
-for (const port of [7, 80, 443, 53]) net.createServer((socket) => { socket.on("error", () => {}); if (port === 7 || socket.localAddress === "${world.streams}") socket.pipe(socket); else socket.end("world sees " + socket.remoteAddress + "\\n"); }).listen(port, "0.0.0.0", () => console.log("ready"));
+for (const port of [7, 80, 443, 53]) net.createServer((socket) => { socket.on("error", () => {}); if (port === 443 && socket.localAddress === "${world.secured}") { const server = net.connect(8443, "127.0.0.1"); server.on("error", () => socket.destroy()); socket.on("close", () => server.destroy()); server.on("close", () => socket.destroy()); return void socket.pipe(server).pipe(socket); } socket.once("data", (data) => console.log("tcp " + socket.localAddress + " " + port + " " + JSON.stringify(data.toString("latin1").slice(0, 2000)))); if (port === 80 && socket.localAddress === "${world.redirects}") socket.end("HTTP/1.1 302 Found\\r\\nLocation: http://elsewhere.test/redirected\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n"); else if (port === 7 || socket.localAddress === "${world.streams}") socket.pipe(socket); else socket.end("world sees " + socket.remoteAddress + "\\n"); }).listen(port, "0.0.0.0", () => console.log("ready"));
 for (const address of ["${world.internet}", "${world.resolver}"]) {
   const udp = dgram.createSocket("udp4");
-  udp.on("message", (message, from) => { console.log("udp " + message + " from " + from.address); udp.send(message.length < 12 ? "answer" : resolve(message), from.port, from.address); });
+  udp.on("message", (message, from) => { console.log("udp " + (message.length < 12 ? message : "question") + " from " + from.address); udp.send(message.length < 12 ? "answer" : resolve(message), from.port, from.address); });
   udp.bind(53, address, () => console.log("ready"));
 }
 `;
@@ -73,6 +104,10 @@ export class NetworkLab implements AsyncDisposable {
 
   private constructor(name: string) {
     this.#name = name;
+  }
+
+  get worldNamespace(): string {
+    return `${this.#name}-world`;
   }
 
   get worldOutput(): string {
@@ -114,6 +149,8 @@ export class NetworkLab implements AsyncDisposable {
       world.internet,
       world.elsewhere,
       world.streams,
+      world.secured,
+      world.redirects,
       world.proxies,
       world.privateProxies,
       world.resolver,
@@ -123,6 +160,7 @@ export class NetworkLab implements AsyncDisposable {
       input: [
         `netns add ${namespace}`,
         `link add ${veth} type veth peer name eth0 netns ${namespace}`,
+        `link set ${veth} addrgenmode none`, // nothing of IPv6 of its own
         `addr add ${worldLink.host}/31 dev ${veth}`,
         `addr add ${world.host}/32 dev ${veth}`,
         `link set ${veth} up`,

@@ -27,10 +27,11 @@ const ofChannel = (action: AuditAction) => ({ action, kind: "channel", param: "c
 const ofHost = (action: AuditAction) => ({ action, kind: "host", param: "host" }) as const;
 const readsOnly = { why: "it changes nothing; its method is POST because of its body" } as const;
 
-/** Every endpoint that changes something; and terminals and commands, which are GET because they are upgrades, and change what they like. */
+/** Every endpoint that changes something; and terminals, commands and tunnels, which are GET because they are upgrades, and change what they like. */
 export type AuditedEndpointId =
   | { [Id in EndpointId]: (typeof endpoints)[Id]["method"] extends "GET" ? never : Id }[EndpointId]
   | "execStream"
+  | "openTunnel"
   | "pty";
 
 /**
@@ -45,10 +46,17 @@ export const auditRules: Readonly<Record<AuditedEndpointId, AuditRule | NotAudit
   rollbackSandbox: ofSandbox("sandbox.rollback"),
   forkSandbox: ofSandbox("sandbox.fork"),
   setSandboxTimeout: ofSandbox("sandbox.update"),
+  setNetwork: ofSandbox("sandbox.update"),
+  setPorts: ofSandbox("sandbox.update"),
+  setPort: ofSandbox("sandbox.update"),
+  signPort: ofSandbox("sandbox.update"),
+  getTrafficToken: ofSandbox("sandbox.update"),
+  rotateTrafficToken: ofSandbox("sandbox.update"),
   pingSandbox: { why: "clients send it every few seconds, and it changes nothing that anybody is asked about" },
   exec: inGuest("sandbox.command"),
   execStream: inGuest("sandbox.command"),
   pty: inGuest("sandbox.command"),
+  openTunnel: inGuest("sandbox.tunnel"),
   signalProcess: inGuest("sandbox.command"),
   writeFile: inGuest("sandbox.file"),
   makeFolder: inGuest("sandbox.file"),

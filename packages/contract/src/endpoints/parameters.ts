@@ -7,6 +7,7 @@ import { processSelectorSchema } from "../guest-use.ts";
 import { hostIdSchema, sandboxIdSchema } from "../ids.ts";
 import { invitationIdSchema } from "../members.ts";
 import { operationIdSchema } from "../operations.ts";
+import { portNameSchema } from "../ports.ts";
 import { filesHashSchema } from "../recipes.ts";
 import { templateReferenceSchema } from "../sandboxes.ts";
 import { teamIdSchema } from "../teams.ts";
@@ -15,6 +16,7 @@ import { buildIdSchema, templateTagSchema } from "../templates.ts";
 /** What may stand in braces in an endpoint's path, with what it has to be. */
 export const pathParameters = {
   id: { schema: sandboxIdSchema, description: "Sandbox id" },
+  port: { schema: portNameSchema, description: "Port of a sandbox" },
   selector: { schema: processSelectorSchema, description: "Pid, or a tag when it is not all digits" },
   name: { schema: templateReferenceSchema, description: "Name of a template or snapshot" },
   build: { schema: buildIdSchema, description: "Id of a build" },

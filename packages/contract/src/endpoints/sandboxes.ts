@@ -32,6 +32,7 @@ export const sandboxEndpoints = {
     errors: [
       "template_not_found",
       "template_size_fixed",
+      "egress_proxy_invalid",
       "image_damaged",
       "image_incompatible",
       "capacity_exhausted",

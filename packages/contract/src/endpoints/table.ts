@@ -8,11 +8,14 @@ import { eventEndpoints } from "./events.ts";
 import { fileEndpoints } from "./files.ts";
 import { hostEndpoints } from "./hosts.ts";
 import { operationEndpoints } from "./operations.ts";
+import { networkEndpoints } from "./network.ts";
+import { portEndpoints } from "./ports.ts";
 import { processEndpoints } from "./processes.ts";
 import { sandboxEndpoints } from "./sandboxes.ts";
 import { snapshotEndpoints } from "./snapshots.ts";
 import { teamEndpoints } from "./teams.ts";
 import { templateEndpoints } from "./templates.ts";
+import { tunnelEndpoints } from "./tunnels.ts";
 import { usageEndpoints } from "./usage.ts";
 import type { Endpoint } from "./endpoint.ts";
 
@@ -23,6 +26,9 @@ export { parameterNames, pathParameters, type ParametersOf } from "./parameters.
 /** The native API. Routes, OpenAPI, SDK and tests that ask something of all endpoints come from this table. */
 export const endpoints = {
   ...sandboxEndpoints,
+  ...networkEndpoints,
+  ...portEndpoints,
+  ...tunnelEndpoints,
   ...processEndpoints,
   ...fileEndpoints,
   ...snapshotEndpoints,

@@ -181,6 +181,18 @@ export declare type EgressPolicy = Message<"hostagent.v1.EgressPolicy"> & {
    * @generated from field: hostagent.v1.EgressProxy proxy = 3;
    */
   proxy?: EgressProxy | undefined;
+
+  /**
+   * Headers to set on HTTPS requests, by domain. Only asked, never told: absent in what a host describes.
+   *
+   * @generated from field: map<string, hostagent.v1.HeaderRule> rules = 4;
+   */
+  rules: { [key: string]: HeaderRule };
+
+  /**
+   * @generated from field: hostagent.v1.EgressLimits limits = 5;
+   */
+  limits?: EgressLimits | undefined;
 };
 
 /**
@@ -188,6 +200,65 @@ export declare type EgressPolicy = Message<"hostagent.v1.EgressPolicy"> & {
  * Use `create(EgressPolicySchema)` to create a new message.
  */
 export declare const EgressPolicySchema: GenMessage<EgressPolicy>;
+
+/**
+ * What a guest may use by connections that it opens; 0 = what its host lets each guest have, which is the most in any case.
+ *
+ * @generated from message hostagent.v1.EgressLimits
+ */
+export declare type EgressLimits = Message<"hostagent.v1.EgressLimits"> & {
+  /**
+   * Mbit per second.
+   *
+   * @generated from field: uint32 out_mbit = 1;
+   */
+  outMbit: number;
+
+  /**
+   * @generated from field: uint32 in_mbit = 2;
+   */
+  inMbit: number;
+
+  /**
+   * Open at once.
+   *
+   * @generated from field: uint32 connections = 3;
+   */
+  connections: number;
+
+  /**
+   * New ones in a second.
+   *
+   * @generated from field: uint32 connections_per_sec = 4;
+   */
+  connectionsPerSec: number;
+};
+
+/**
+ * Describes the message hostagent.v1.EgressLimits.
+ * Use `create(EgressLimitsSchema)` to create a new message.
+ */
+export declare const EgressLimitsSchema: GenMessage<EgressLimits>;
+
+/**
+ * What is set on a guest's requests to a domain.
+ *
+ * @generated from message hostagent.v1.HeaderRule
+ */
+export declare type HeaderRule = Message<"hostagent.v1.HeaderRule"> & {
+  /**
+   * Values by name.
+   *
+   * @generated from field: map<string, string> headers = 1;
+   */
+  headers: { [key: string]: string };
+};
+
+/**
+ * Describes the message hostagent.v1.HeaderRule.
+ * Use `create(HeaderRuleSchema)` to create a new message.
+ */
+export declare const HeaderRuleSchema: GenMessage<HeaderRule>;
 
 /**
  * A proxy of the user's for connections out of a guest.
@@ -2432,6 +2503,13 @@ export declare type BeginArrivalRequest = Message<"hostagent.v1.BeginArrivalRequ
    * @generated from field: string access_token = 7;
    */
   accessToken: string;
+
+  /**
+   * What its guest may reach, with all secrets; what the parcel says of that is not looked at.
+   *
+   * @generated from field: hostagent.v1.EgressPolicy network = 8;
+   */
+  network?: EgressPolicy | undefined;
 };
 
 /**

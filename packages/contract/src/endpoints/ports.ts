@@ -1,0 +1,72 @@
+import {
+  portPolicySchema,
+  sandboxPortSchema,
+  sandboxPortsSchema,
+  setPortBodySchema,
+  signedPortUrlSchema,
+  signPortBodySchema,
+  trafficTokenSchema,
+} from "../ports.ts";
+import type { Endpoint } from "./endpoint.ts";
+
+export const portEndpoints = {
+  getPorts: {
+    method: "GET",
+    path: "/v1/sandboxes/{id}/ports",
+    access: "sandboxes:read",
+    summary: "Who may reach the ports of a sandbox, and where they are",
+    answers: { 200: sandboxPortsSchema },
+    errors: ["sandbox_not_found"],
+  },
+  setPorts: {
+    method: "PUT",
+    path: "/v1/sandboxes/{id}/ports",
+    access: "sandboxes:write",
+    summary: "Replace who may reach the ports of a sandbox; connections that are not allowed any more are cut",
+    body: portPolicySchema,
+    answers: { 200: sandboxPortsSchema },
+    errors: ["sandbox_not_found", "sandbox_wrong_state"],
+  },
+  getPort: {
+    method: "GET",
+    path: "/v1/sandboxes/{id}/ports/{port}",
+    access: "sandboxes:read",
+    summary: "Who may reach one port, and where it is; whether something listens there is not looked at",
+    answers: { 200: sandboxPortSchema },
+    errors: ["sandbox_not_found"],
+  },
+  setPort: {
+    method: "PUT",
+    path: "/v1/sandboxes/{id}/ports/{port}",
+    access: "sandboxes:write",
+    summary: "Change who may reach one port",
+    body: setPortBodySchema,
+    answers: { 200: sandboxPortSchema },
+    errors: ["sandbox_not_found", "sandbox_wrong_state"],
+  },
+  signPort: {
+    method: "POST",
+    path: "/v1/sandboxes/{id}/ports/{port}/urls",
+    access: "sandboxes:write",
+    summary: "A URL that opens one port until it expires, also in a browser",
+    body: signPortBodySchema,
+    answers: { 201: signedPortUrlSchema },
+    errors: ["sandbox_not_found", "sandbox_wrong_state"],
+  },
+  getTrafficToken: {
+    method: "POST",
+    path: "/v1/sandboxes/{id}/traffic-token",
+    access: "sandboxes:write",
+    summary: "The token that opens the private ports of a sandbox to programs; the same until it is rotated",
+    answers: { 200: trafficTokenSchema },
+    errors: ["sandbox_not_found", "sandbox_wrong_state"],
+  },
+  rotateTrafficToken: {
+    method: "POST",
+    path: "/v1/sandboxes/{id}/traffic-token/rotate",
+    access: "sandboxes:write",
+    summary: "Another token; the one before and all signed URLs open nothing any more",
+    answers: { 200: trafficTokenSchema },
+    errors: ["sandbox_not_found", "sandbox_wrong_state"],
+  },
+} as const satisfies Record<string, Endpoint>;
