@@ -26,20 +26,24 @@ import { ControlPlaneMetrics } from "./http/metrics.ts";
 import { buildServer, type HttpDeadlines } from "./http/server.ts";
 import type { Services } from "./http/services.ts";
 import { Upgrades } from "./http/web-socket/upgrades.ts";
+import { OpenTunnels } from "./tunnels/open-tunnels.ts";
 import { asksForHttp2, noteAnswer, serveWithoutUpgrade } from "./http/without-upgrade.ts";
 import type { Mailer } from "./mail/mailer.ts";
 import type { ControlPlaneOptions } from "./options.ts";
 import { noteGuestAgentUse } from "./proxy/guest-agent-use.ts";
+import { PortKeys } from "./proxy/port-keys.ts";
+import { PortUrls } from "./proxy/port-urls.ts";
 import { Proxy } from "./proxy/proxy.ts";
+import { Ports } from "./sandboxes/ports.ts";
 import { present } from "./sandboxes/present.ts";
 import { Reconciler } from "./sandboxes/reconciler.ts";
 import { runRetention } from "./sandboxes/retention.ts";
 import { Sandboxes } from "./sandboxes/sandboxes.ts";
 import { Snapshots } from "./snapshots/snapshots.ts";
-import { readSecretKey } from "./secrets/secret-box.ts";
+import { readSecretKey } from "./secrets/secret-key.ts";
 import { ApiKeys } from "./teams/api-keys.ts";
 import { Teams } from "./teams/teams.ts";
-import { TlsService } from "./tls/tls-service.ts";
+import { isTlsWanted, TlsService } from "./tls/tls-service.ts";
 import { BuildRunner } from "./templates/run/build-runner.ts";
 import { startAndAwait } from "./templates/run/start-command.ts";
 import { createTemplateServices, type TemplateServices } from "./templates/template-services.ts";
@@ -133,7 +137,9 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   const templateServices = createTemplateServices({ db: database.db, hosts, ...options, pokeBuilds: () => buildRunner.poke(), log });
   const { templates, lookup, builds, files: buildFiles } = templateServices;
   owned.defer("forget credentials of builds", async () => builds.close());
+  const tunnels = new OpenTunnels();
   const sandboxes = new Sandboxes({
+    secretKey,
     database,
     hosts,
     log,
@@ -142,12 +148,17 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     onCreate: (result, durationMs) => metrics.observeCreate(result, durationMs),
     storedMetrics: (sandboxId, rangeSec) => bookkeeping.metricStore.read(sandboxId, rangeSec),
     onChanged: (sandboxId) => proxy.recordChanged(sandboxId),
+    onPausing: (sandboxId) => {
+      proxy.pausing(sandboxId);
+      tunnels.pausing(sandboxId);
+    },
     onResumed: (row) => resumedCommands.resumed(row),
     onEvent: (event) => events.record(event),
     cpuOvercommit: options.cpuOvercommit,
     resolveTemplate: (teamId, name) => lookup.resolve(teamId, name),
     startCommand: (row, defaults, signal) => startAndAwait(guests.of(row), defaults, { signal, log: log.child({ sandboxId: row.id }) }),
   });
+  await sandboxes.networks.sealOld();
   const buildRunner = new BuildRunner({
     ...templateServices,
     db: database.db,
@@ -192,7 +203,11 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     log.info({ address: options.metricsAddress, port: listener.port }, "metrics are served without a key");
   }
 
+  const portKeys = new PortKeys(secretKey);
+  const portUrls = new PortUrls({ ...options, isTls: isTlsWanted(options) });
   const proxy = new Proxy({
+    portKeys,
+    openRequestsMax: options.sandboxConnections,
     // whose it is does not matter here: who knows its tokens may, and anybody where its ports are public
     find: async (id) => {
       const row = await findSandboxOfAnyTeam(database.db, id);
@@ -220,6 +235,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     channelServices,
     accounts,
     hostPlatform,
+    proxy,
     onEnded,
     log,
   });
@@ -228,6 +244,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
   let isDraining = false;
   const services: Services = {
     sandboxes,
+    ports: new Ports({ database, records: sandboxes.records, keys: portKeys, urls: portUrls }),
     snapshots,
     teams: new Teams(database.db),
     templates,
@@ -256,7 +273,7 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
     log,
     isDraining: () => isDraining,
   };
-  const upgrades = new Upgrades(services, options.allowedOrigins);
+  const upgrades = new Upgrades(services, options.allowedOrigins, tunnels);
   const app = await buildServer(services, deps.deadlines, proxy);
   app.server.on("upgrade", (request, stream, head) => {
     if (asksForHttp2(request)) serveWithoutUpgrade(app.server, request, stream, head);
@@ -297,7 +314,9 @@ async function build(options: ControlPlaneOptions, deps: ControlPlaneDependencie
       const { port } = app.server.address() as AddressInfo;
       const host = options.address.includes(":") ? `[${options.address}]` : options.address;
       log.info({ address: options.address, port }, "the API listens");
-      return { url: `http://${host}:${port}`, port, tlsUrl: await tls?.listen(app.server), hostsPort: await hostPlatform.listen() };
+      const tlsUrl = await tls?.listen(app.server);
+      portUrls.listening(port, tlsUrl === undefined ? undefined : Number(new URL(tlsUrl).port || 443));
+      return { url: `http://${host}:${port}`, port, tlsUrl, hostsPort: await hostPlatform.listen() };
     },
     drain: () => (draining ??= drain()),
     close: async () => {
@@ -321,6 +340,7 @@ function uniqueByName<Item extends { readonly name: string }>(items: readonly It
 interface LoopParts {
   readonly database: Database;
   readonly hostPlatform: HostPlatform;
+  readonly proxy: Proxy;
   readonly sandboxes: Sandboxes;
   readonly events: Events;
   readonly guests: Guests;
@@ -339,6 +359,7 @@ function startLoops(
   {
     database,
     hostPlatform,
+    proxy,
     sandboxes,
     events,
     guests,
@@ -395,6 +416,7 @@ function startLoops(
     channelServices.run(abort.signal),
     accounts.run(abort.signal),
     hostPlatform.run(abort.signal),
+    proxy.run(abort.signal),
     runPerHost(hostPlatform.hosts, abort.signal, followHost),
   ];
   return {

@@ -73,6 +73,10 @@ export const controlPlaneOptions = defineOptions("ROOST_", {
       .optional(),
     desc: "Domain whose names `<port>-<sandbox>.<domain>` lead here: E2B clients are told it; default: none",
   },
+  sandboxConnections: {
+    schema: z.coerce.number().int().min(1).max(2_000).default(1_536),
+    desc: "Requests and connections to ports that one sandbox may have open at once through one control plane; above it 429",
+  },
   allowedOrigins: {
     schema: originsSchema.default([]),
     desc: "Web origins besides its own whose pages may open WebSockets and act for who is signed in, comma-separated",

@@ -2,8 +2,7 @@ import { randomBytes } from "node:crypto";
 
 import type { ChannelKind } from "@roost/contract";
 import { z } from "zod";
-
-import type { SecretBox } from "../secrets/secret-box.ts";
+import type { SecretBox } from "@roost/kit";
 
 /** Bytes of a webhook's secret; Standard Webhooks asks for 24 to 64 */
 const secretBytes = 32;

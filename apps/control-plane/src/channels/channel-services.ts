@@ -1,10 +1,9 @@
-import type { Logger } from "@roost/kit";
+import { SecretBox, type Logger } from "@roost/kit";
 
 import type { Audit } from "../audit/audit.ts";
 import type { Db } from "../db/database.ts";
 import { EventFeed } from "../events/event-feed.ts";
 import { EventStreams } from "../http/event-stream.ts";
-import { SecretBox } from "../secrets/secret-box.ts";
 import { AddressGuard } from "./address-guard.ts";
 import type { AddressRange } from "./address-ranges.ts";
 import { Channels } from "./channels.ts";

@@ -1,11 +1,10 @@
 import { createChannelBodySchema, updateChannelBodySchema } from "@roost/contract";
-import { hour, minute, silentLogger } from "@roost/kit";
+import { hour, minute, SecretBox, silentLogger } from "@roost/kit";
 import { Webhook } from "standardwebhooks";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 
 import { Audit } from "../audit/audit.ts";
 import type { Database } from "../db/database.ts";
-import { SecretBox } from "../secrets/secret-box.ts";
 import { ChannelWorld } from "../testing/channel-world.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import { AddressGuard } from "./address-guard.ts";

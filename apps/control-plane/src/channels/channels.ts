@@ -13,7 +13,7 @@ import {
   type NewChannel,
   type UpdateChannelBody,
 } from "@roost/contract";
-import { hour, second, type Logger } from "@roost/kit";
+import { hour, type Logger, second, type SecretBox } from "@roost/kit";
 
 import type { Caller } from "../accounts/caller.ts";
 import type { Audit } from "../audit/audit.ts";
@@ -30,7 +30,6 @@ import {
 } from "../db/channels.ts";
 import type { Db } from "../db/database.ts";
 import { parse } from "../http/validation.ts";
-import type { SecretBox } from "../secrets/secret-box.ts";
 import type { AddressGuard } from "./address-guard.ts";
 import { attemptTimeoutMs } from "./attempt-times.ts";
 import { newChannelSecret, openSecrets, sealSecrets, type ChannelSecrets } from "./channel-secrets.ts";

@@ -1,4 +1,4 @@
-import { hour, minute, ServiceLoop, type Logger } from "@roost/kit";
+import { hour, type Logger, minute, type SecretBox, ServiceLoop } from "@roost/kit";
 
 import { noteFailure, noteSuccess } from "../db/channels.ts";
 import type { Db } from "../db/database.ts";
@@ -12,7 +12,6 @@ import {
   type ClaimedDelivery,
 } from "../db/deliveries.ts";
 import { viewEvent } from "../events/event-view.ts";
-import type { SecretBox } from "../secrets/secret-box.ts";
 import type { AddressGuard } from "./address-guard.ts";
 import { attemptTimeoutMs, deliveryTimeoutMs, leaseMs, restAfter, waitAfter } from "./attempt-times.ts";
 import { openSecrets } from "./channel-secrets.ts";

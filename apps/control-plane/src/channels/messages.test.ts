@@ -1,7 +1,7 @@
 import { Webhook } from "standardwebhooks";
 import { expect, test } from "vitest";
+import { SecretBox } from "@roost/kit";
 
-import { SecretBox } from "../secrets/secret-box.ts";
 import { openSecrets, newChannelSecret, sealSecrets, type ChannelSecrets } from "./channel-secrets.ts";
 import { requestOf, type ChannelMessage } from "./messages.ts";
 

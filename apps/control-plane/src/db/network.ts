@@ -1,11 +1,12 @@
-import type { NetworkPolicy } from "@roost/contract";
+import { sql } from "kysely";
 
 import type { Db } from "./database.ts";
 import type { OwnedId } from "./owned-id.ts";
+import type { RecordedNetwork } from "../sandboxes/network-secrets.ts";
 import type { SandboxRow } from "./sandboxes.ts";
 
 /** Records a sandbox's network policy; undefined when there is no such record. */
-export async function recordNetwork(db: Db, { id, team_id: teamId }: OwnedId, network: NetworkPolicy): Promise<SandboxRow | undefined> {
+export async function recordNetwork(db: Db, { id, team_id: teamId }: OwnedId, network: RecordedNetwork): Promise<SandboxRow | undefined> {
   return db
     .updateTable("sandbox")
     .set({ network: JSON.stringify(network) })
@@ -13,4 +14,23 @@ export async function recordNetwork(db: Db, { id, team_id: teamId }: OwnedId, ne
     .where("team_id", "=", teamId)
     .returningAll()
     .executeTakeFirst();
+}
+
+/** Policies with a password that is not sealed: written before that was done. */
+export async function findUnsealedNetworks(db: Db): Promise<Pick<SandboxRow, "id" | "network">[]> {
+  return db
+    .selectFrom("sandbox")
+    .select(["id", "network"])
+    .where(sql<boolean>`network->'egress_proxy'->>'password' IS NOT NULL`)
+    .execute();
+}
+
+/** Replaces a policy by itself in another form, unless another one is recorded by now. */
+export async function rewriteNetwork(db: Db, { id, network }: Pick<SandboxRow, "id" | "network">, next: RecordedNetwork): Promise<void> {
+  await db
+    .updateTable("sandbox")
+    .set({ network: JSON.stringify(next) })
+    .where("id", "=", id)
+    .where(sql<boolean>`network = ${JSON.stringify(network)}::jsonb`)
+    .execute();
 }

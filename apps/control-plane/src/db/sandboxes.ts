@@ -1,7 +1,8 @@
-import type { ExpiryAction, NetworkPolicy, SandboxState } from "@roost/contract";
+import type { ExpiryAction, PortAccess, SandboxState } from "@roost/contract";
 import { must } from "@roost/kit";
 import { sql, type Insertable, type RawBuilder, type Selectable } from "kysely";
 
+import type { RecordedNetwork } from "../sandboxes/network-secrets.ts";
 import type { Db } from "./database.ts";
 import type { OwnedId } from "./owned-id.ts";
 import type { SandboxTable, VmExit } from "./schema.ts";
@@ -58,7 +59,9 @@ export interface NewSandbox extends Pick<
   readonly expiryAction: ExpiryAction;
   readonly expiryMemory: boolean;
   readonly isSecure: boolean;
-  readonly network: Readonly<Partial<NetworkPolicy>>;
+  readonly network: RecordedNetwork;
+  /** Port → who may reach it; default: as the network policy says */
+  readonly portAccess?: Readonly<Record<string, PortAccess>> | undefined;
   readonly trafficToken: string | null;
   /** What its host must have been given, also where it is moved to; default: nothing */
   readonly hostTags?: readonly string[];
@@ -119,6 +122,7 @@ function newRow(sandbox: NewSandbox): Insertable<SandboxTable> {
     expiry_memory: sandbox.expiryMemory,
     is_secure: sandbox.isSecure,
     network: JSON.stringify(sandbox.network),
+    port_access: JSON.stringify(sandbox.portAccess ?? {}),
     traffic_token: sandbox.trafficToken,
     host_tags: JSON.stringify(sandbox.hostTags ?? []),
     template_build_id: sandbox.templateBuildId,

@@ -5,13 +5,14 @@ import type {
   EventKind,
   EventSubjectKind,
   ExpiryAction,
-  NetworkPolicy,
+  PortAccess,
   Recipe,
   SandboxState,
   TeamQuota,
 } from "@roost/contract";
 import type { ColumnType, Generated } from "kysely";
 
+import type { RecordedNetwork } from "../sandboxes/network-secrets.ts";
 import type { BuildSource } from "../templates/run/build-source.ts";
 import type { AccountTables } from "./schema-accounts.ts";
 import type { ChannelTables } from "./schema-channels.ts";
@@ -111,9 +112,13 @@ export interface SandboxTable {
   /** Whether callers of the guest agent need the access token */
   is_secure: boolean;
   /** As it was written: fields may be missing, `networkPolicySchema` has their defaults */
-  network: Json<Partial<NetworkPolicy>>;
+  network: Json<RecordedNetwork>;
   /** What its host must have been given */
   host_tags: ColumnType<string[], string | undefined, string>;
+  /** Port → who may reach it; `*` stands for all others. Empty: as the network policy says */
+  port_access: ColumnType<Readonly<Record<string, PortAccess>>, string | undefined, string>;
+  /** Part of what signs URLs of its ports */
+  port_key_number: Generated<number>;
   /** Opens ports that are not public; null: nothing does */
   traffic_token: string | null;
   /** The build that made its template; null: a base template or snapshot */

@@ -4,11 +4,14 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { hostError } from "../testing/fake-images.ts";
 import { World } from "../testing/world.ts";
+import { Networks } from "../sandboxes/network.ts";
+import { NetworkSecrets } from "../sandboxes/network-secrets.ts";
 import { networkFromE2b, networkToE2b } from "./network.ts";
 
+const secretKey = "ab".repeat(32);
 let world: World;
 beforeAll(async () => {
-  world = await World.start();
+  world = await World.start({ options: { secretKey } });
 }, 60_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
@@ -37,6 +40,13 @@ const proxyOnHost = (id: string) => {
   const { protocol, address, username, password } = world.host.sandboxes.get(id)?.spec?.network?.proxy ?? {};
   return { protocol, address, username, password };
 };
+const rulesOnHost = (id: string) => {
+  const { rules = {} } = world.host.sandboxes.get(id)?.spec?.network ?? {};
+  return Object.fromEntries(Object.entries(rules).map(([domain, { headers }]) => [domain, headers]));
+};
+const rule = (headers: Record<string, string>) => ({ transform: { headers } });
+const elevenDomains = Array.from({ length: 11 }, (_, index) => [`a${index}.test`, [rule({ a: "b" })]] as const);
+const twentyOneHeaders = Array.from({ length: 21 }, (_, index) => [`a${index}`, "b"] as const);
 const detail = async (id: string) => (await ask("GET", `/sandboxes/${id}`)).body;
 
 test("E2B's words become a policy, and that becomes E2B's words again", () => {
@@ -47,6 +57,7 @@ test("E2B's words become a policy, and that becomes E2B's words again", () => {
     secure: true,
   });
   expect(policy).toEqual({
+    ...networkPolicySchema.parse({}),
     allow_internet: true,
     allow_out: ["example.com"],
     deny_out: [allTraffic],
@@ -86,7 +97,7 @@ test("ports that are not public have a token", async () => {
   expect(open.body?.["trafficAccessToken"]).toBeNull();
 });
 
-test.each([
+test.each<[object, RegExp]>([
   [{ network: { allowOut: ["nonsense"] } }, /^network\.allowOut\.0: "nonsense" is not accepted: must be an IPv4 address/],
   [{ network: { allowOut: ["::1"] } }, /^network\.allowOut\.0: "::1" is not accepted: sandboxes have no IPv6/],
   [{ network: { denyOut: ["1.1.1.1", "example.com"] } }, /^network\.denyOut\.1: "example\.com" is not accepted: a domain cannot be denied/],
@@ -109,10 +120,28 @@ test.each([
     /^network\.egressProxy\.password: its value is not accepted: too big/,
   ],
   [{ network: { httpsPorts: [3000] } }, /^network\.httpsPorts: an array is not accepted: .*leave it out/],
+  [{ network: { rules: { "example.com": [{}, {}] } } }, /^network\.rules\.example\.com: its value is not accepted: at most one rule/],
+  [{ network: { rules: { example: [rule({ a: "b" })] } } }, /^network\.rules: "example" is not accepted: must be a domain/],
+  [{ network: { rules: { "*": [rule({ a: "b" })] } } }, /^network\.rules: "\*" is not accepted: must be a domain/],
+  [{ network: { rules: { [`${"a.".repeat(64)}test`]: [rule({ a: "b" })] } } }, /^network\.rules: .* is not accepted: too big/],
+  [{ network: { rules: Object.fromEntries(elevenDomains) } }, /^network\.rules: its value is not accepted: at most 10 domains/],
+  [{ network: { rules: { "a.test": [rule({ a: "1" })], "A.test": [rule({ a: "1" })] } } }, /a domain is named twice/],
   [
-    { network: { rules: { "example.com": [{ transform: { headers: {} } }] } } },
-    /^network\.rules: an object is not accepted: .*leave it out/,
+    { network: { rules: { "a.test": [rule({ a: "secret\r\nb: c" })] } } },
+    /^network\.rules\.a\.test\.0\.transform\.headers\.a: its value is not accepted: is no value/,
   ],
+  [{ network: { rules: { "a.test": [rule({ a: " secret" })] } } }, /its value is not accepted: is no value/],
+  [{ network: { rules: { "a.test": [rule({ a: `secret${"x".repeat(2048)}` })] } } }, /its value is not accepted: too big/],
+  [
+    { network: { rules: { "a.test": [rule({ a: "secret ${e2b.identity.tokens.aws}" })] } } },
+    /its value is not accepted: placeholders such as/,
+  ],
+  [{ network: { rules: { "a.test": [rule({ "X y": "secret" })] } } }, /headers: "X y" is not accepted: is no name of a header/],
+  [{ network: { rules: { "a.test": [rule({ a: "1", A: "2" })] } } }, /a header is named twice/],
+  [{ network: { rules: { "a.test": [rule(Object.fromEntries(twentyOneHeaders))] } } }, /at most 20 headers/],
+  ...["Host", "content-length", "Transfer-Encoding", "connection", "Upgrade", "TE", "Sec-WebSocket-Key"].map(
+    (name) => [{ network: { rules: { "a.test": [rule({ [name]: "secret" })] } } }, /is not accepted: cannot be set/] as [object, RegExp],
+  ),
   [{ network: "none" }, /^network: "none" is not accepted/],
 ])("a create with %j is a 400", async (more, message) => {
   const { status, body } = await ask("POST", "/sandboxes", { templateID: "base", secure: true, ...more });
@@ -121,6 +150,75 @@ test.each([
   expect(status).toBe(400);
 });
 
+test("headers reach their host, by lower-case domains, and are shown without their values", async () => {
+  const rules = {
+    "API.example.com": [rule({ Authorization: "Bearer secret" })],
+    "*.example.com": [rule({ "x-key": "other secret" })],
+    "a.test": [{}],
+  };
+  const id = await create({ network: { rules } });
+  expect(rulesOnHost(id)).toEqual({ "api.example.com": { Authorization: "Bearer secret" }, "*.example.com": { "x-key": "other secret" } });
+  const shown = await detail(id);
+  expect(shown?.["network"]).toMatchObject({
+    rules: { "api.example.com": [rule({ Authorization: "<redacted>" })], "*.example.com": [rule({ "x-key": "<redacted>" })] },
+  });
+  const native = await ask("GET", `/v1/sandboxes/${id}/network`);
+  expect(native.body).toMatchObject({ rules: { "api.example.com": { headers: { Authorization: "<redacted>" } } } });
+  for (const each of [shown, native.body, (await ask("GET", `/v1/sandboxes/${id}`)).body])
+    expect(JSON.stringify(each)).not.toContain("secret");
+  expect(
+    (await ask("PUT", `/sandboxes/${id}/network`, { rules: { "api.example.com": [rule({ Authorization: "<redacted>" })] } })).status,
+  ).toBe(400);
+  expect((await ask("PUT", `/sandboxes/${id}/network`, { rules: { "api.example.com": [rule({ a: "newer secret" })] } })).status).toBe(204);
+  expect(rulesOnHost(id)).toEqual({ "api.example.com": { a: "newer secret" } });
+  expect((await ask("PUT", `/sandboxes/${id}/network`, {})).status).toBe(204);
+  expect(rulesOnHost(id)).toEqual({});
+});
+
+test("the database has neither passwords nor values, and each sandbox's are sealed for it alone", async () => {
+  const id = await create({ network: { egressProxy, rules: { "api.example.com": [rule({ a: "secret" })] } } });
+  const [child] = (await ask("POST", `/sandboxes/${id}/fork`, { count: 1 })).body as unknown as { sandbox?: { sandboxID: string } }[];
+  const childId = child?.sandbox?.sandboxID ?? "";
+  const rows = await world.database.db.selectFrom("sandbox").select(["id", "network"]).where("id", "in", [id, childId]).execute();
+  expect(rows).toHaveLength(2);
+  const secrets = new NetworkSecrets(secretKey);
+  const [one, other] = rows;
+  for (const row of rows) {
+    expect(JSON.stringify(row)).not.toContain("secret");
+    expect(secrets.open(row.network, row.id)).toMatchObject({
+      egress_proxy: egressProxy,
+      rules: { "api.example.com": { headers: { a: "secret" } } },
+    });
+  }
+  expect(() => secrets.open(one?.network ?? {}, other?.id ?? "")).toThrow("unable to authenticate");
+  expect((await ask("PUT", `/sandboxes/${childId}/network`, { egressProxy })).status).toBe(204);
+  const after = await world.database.db.selectFrom("sandbox").select("network").where("id", "=", childId).executeTakeFirstOrThrow();
+  expect(JSON.stringify(after)).not.toContain("secret");
+  for (const table of ["audit_entry", "operation", "event"] as const)
+    expect(JSON.stringify(await world.database.db.selectFrom(table).selectAll().execute())).not.toContain("secret");
+});
+
+test("a password that an earlier version wrote down in the clear is sealed at the next start", async () => {
+  const id = await create({ network: { egressProxy } });
+  const clear = { ...networkPolicySchema.parse({}), egress_proxy: { protocol: "socks5", ...egressProxy } };
+  const read = async () => world.database.db.selectFrom("sandbox").select("network").where("id", "=", id).executeTakeFirstOrThrow();
+  await world.database.db
+    .updateTable("sandbox")
+    .set({ network: JSON.stringify(clear) })
+    .where("id", "=", id)
+    .execute();
+  const secrets = new NetworkSecrets(secretKey);
+  expect(secrets.open((await read()).network, id), "is read as it is").toEqual(clear);
+  const networks = new Networks({ database: world.database, records: none, hosts: none, secrets });
+  await networks.sealOld();
+  const { network } = await read();
+  expect(JSON.stringify(network)).not.toContain("secret");
+  expect(secrets.open(network, id)).toEqual(clear);
+  await networks.sealOld();
+  expect((await read()).network, "once").toEqual(network);
+});
+
+const none = undefined as never;
 const egressProxy = { address: "proxy.example.com:1080", username: "someone", password: "secret" };
 
 test("a proxy reaches its host whole, and is shown without its password", async () => {

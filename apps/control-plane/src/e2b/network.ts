@@ -4,11 +4,16 @@ import {
   deniesAll,
   domainsNeedDenyAll,
   egressProxySchema,
+  headerRulesSchema,
   isDomain,
+  mapHeaderValues,
   maskRequestHostSchema,
   networkPolicySchema,
   PlatformError,
+  redactedValue,
+  ruleHeadersSchema,
   type EgressProxy,
+  type HeaderRules,
   type NetworkPolicy,
 } from "@roost/contract";
 import type { FastifyInstance } from "fastify";
@@ -18,7 +23,6 @@ import type { Services } from "../http/services.ts";
 import type { EgressWishes } from "../sandboxes/network.ts";
 import { addE2bRoute } from "./route.ts";
 
-const notRewritten = "requests of sandboxes are not rewritten on their way out; leave it out";
 const noTls = "ports of sandboxes are reached without TLS; leave it out";
 
 /** E2B's clients send `null` for what is absent. `protocol` is not E2B's: its proxies are all SOCKS5. */
@@ -28,15 +32,27 @@ const egressProxyFieldSchema = z.preprocess(
   egressProxySchema.nullish(),
 );
 
+/** A list of rules for each domain, of which E2B takes one; what it does to a request is to set headers. */
+const rulesFieldSchema = z
+  .record(
+    z.string(),
+    z
+      .array(z.object({ transform: z.object({ headers: ruleHeadersSchema.nullish() }).nullish() }))
+      .max(1, "at most one rule for each domain"),
+  )
+  .transform((rules) => {
+    const headersOf = (domain: string) => rules[domain]?.[0]?.transform?.headers ?? {};
+    const domains = Object.keys(rules).filter((domain) => Object.keys(headersOf(domain)).length > 0);
+    return Object.fromEntries(domains.map((domain) => [domain, { headers: headersOf(domain) }]));
+  })
+  .pipe(headerRulesSchema);
+
 /** What a guest may reach, in E2B's words. `null` means absent, as its clients send it. */
 const egressFields = {
   allowOut: allowOutSchema.nullish(),
   denyOut: denyOutSchema.nullish(),
   egressProxy: egressProxyFieldSchema,
-  rules: z
-    .record(z.string(), z.array(z.object({ transform: z.unknown().optional() })))
-    .nullish()
-    .refine((rules) => Object.values(rules ?? {}).every((list) => list.every(({ transform }) => transform === undefined)), notRewritten),
+  rules: rulesFieldSchema.nullish(),
 };
 
 /** The part `network` of a create. */
@@ -78,6 +94,7 @@ function egressFromE2b(
     readonly allowOut?: string[] | null | undefined;
     readonly denyOut?: string[] | null | undefined;
     readonly egressProxy?: EgressProxy | null | undefined;
+    readonly rules?: HeaderRules | null | undefined;
   },
   allowInternet: boolean | null | undefined,
   field: string,
@@ -87,6 +104,7 @@ function egressFromE2b(
     allow_out: given.allowOut ?? [],
     deny_out: given.denyOut ?? [],
     egress_proxy: given.egressProxy ?? null,
+    rules: given.rules ?? {},
   };
   const domain = egress.allow_out.find(isDomain);
   if (domain !== undefined && !deniesAll(egress)) {
@@ -101,8 +119,15 @@ export function networkToE2b(policy: NetworkPolicy) {
     denyOut: policy.deny_out,
     allowPublicTraffic: policy.is_public,
     ...(policy.mask_request_host === null ? {} : { maskRequestHost: policy.mask_request_host }),
+    ...(Object.keys(policy.rules).length === 0 ? {} : { rules: rulesToE2b(policy.rules) }),
     ...(policy.egress_proxy === null ? {} : { egressProxy: proxyToE2b(policy.egress_proxy) }),
   };
+}
+
+/** Without values, which are never told. */
+function rulesToE2b(rules: HeaderRules) {
+  const shown = mapHeaderValues(rules, () => redactedValue);
+  return Object.fromEntries(Object.entries(shown).map(([domain, { headers }]) => [domain, [{ transform: { headers } }]]));
 }
 
 /** Without its password, which is never told. */

@@ -20,7 +20,7 @@ export interface E2bRoute {
 
 const noOldBuilds = "this is how clients built templates before E2B's Template builder; newer ones use POST /v3/templates";
 const noVolumes = "there are no volumes yet; what must outlive a sandbox goes into a snapshot";
-const noSecrets = "requests of sandboxes are not rewritten on their way out, so there is nothing that would use a secret";
+const noSecrets = "there is no store of secrets: `network.rules` has their values, which are kept sealed and never shown again";
 const noTeamMetrics = "what a team has, had and used is at GET /v1/stats and GET /v1/usage";
 const noWebhooks =
   "its webhooks are signed without a time, so whoever has seen one can send it again; POST /v1/channels makes one by the Standard Webhooks specification";

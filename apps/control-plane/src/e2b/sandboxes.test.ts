@@ -115,7 +115,7 @@ describe("a create", () => {
     [{ network: "none" }, "network"],
     [{ network: { allowOut: ["not an address"] } }, "allowOut"],
     [{ network: { allowPublicTraffic: false }, secure: false }, "secure: true"],
-    [{ network: { rules: { "example.com": [{ transform: { headers: { a: "b" } } }] } } }, "rules"],
+    [{ network: { rules: { "example.com": [{ transform: { headers: { host: "b" } } }] } } }, "rules"],
     [{ volumeMounts: [{ name: "v", path: "/v" }] }, "volumeMounts"],
     [{ iam: { tokens: { t: { tokenType: "JWT-SVID", audience: "x" } } } }, "iam.tokens"],
     [{ autoPauseMemory: false }, "autoPause: true"],

@@ -1,6 +1,7 @@
 import { networkPolicySchema } from "@roost/contract";
 
 import type { SandboxRow } from "../db/sandboxes.ts";
+import { accessOfOthers } from "../sandboxes/port-access.ts";
 import { presenceOf } from "../sandboxes/present.ts";
 import { networkToE2b } from "./network.ts";
 
@@ -50,7 +51,7 @@ export function viewDetail(row: SandboxRow, domain: string | null) {
     domain,
     ...(row.is_secure ? { envdAccessToken: row.access_token } : {}),
     allowInternetAccess: policy.allow_internet,
-    network: networkToE2b(policy),
+    network: { ...networkToE2b(policy), allowPublicTraffic: accessOfOthers(row) === "public" },
     lifecycle: { onTimeout: row.expiry_action === "pause" ? "pause" : "kill", autoResume: row.auto_resume },
   };
 }

@@ -1,3 +1,6 @@
+import { setMaxListeners } from "node:events";
+import type { Duplex } from "node:stream";
+
 import { createClient, type CallOptions, type Client, type Transport } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { Filesystem } from "@roost/contract/gen/filesystem/filesystem_pb.js";
@@ -39,10 +42,13 @@ export class Guest {
   readonly agent: TunnelAgent;
   readonly processes: Client<typeof Process>;
   readonly filesystem: Client<typeof Filesystem>;
+  readonly #tunnels: GuestTunnels;
   readonly #ended = new AbortController();
 
   constructor(identity: GuestIdentity, tunnels: GuestTunnels) {
     this.identity = identity;
+    this.#tunnels = tunnels;
+    setMaxListeners(0, this.#ended.signal); // each of its connections listens
     this.agent = new TunnelAgent({
       connect: (port, signal) => tunnels.connect(identity.sandboxId, port, signal),
       idleConnectionsMax,
@@ -99,6 +105,11 @@ export class Guest {
     } catch (error) {
       throw fromGuestError(error, options.errors);
     }
+  }
+
+  /** A connection of its own to a port. Whoever uses it ends it when `ended` aborts. */
+  async connect(port: number, signal: AbortSignal): Promise<Duplex> {
+    return this.#tunnels.connect(this.identity.sandboxId, port, signal);
   }
 
   /** Ends every connection. */

@@ -9,6 +9,8 @@ import { second } from "@roost/kit";
  * longer than its last use a sandbox lives; and Node's servers close idle connections after 5 s, so we must be first.
  */
 export const idleConnectionMs = 3 * second;
+/** How long after `retire` no connection is kept in `ms`: longer than a host waits for them before a pause */
+const retireMs = 70 * second;
 /** Longest wait for a tunnel in `ms` */
 const connectTimeoutMs = 10 * second;
 
@@ -27,6 +29,7 @@ export class TunnelAgent extends Agent {
   readonly #open = new Set<Duplex>();
   readonly #idleTimers = new WeakMap<Duplex, NodeJS.Timeout>();
   #isDestroyed = false;
+  #retiredUntilMs = 0;
 
   constructor({ connect, idleConnectionsMax }: TunnelAgentOptions) {
     // Node reads 0 as its default of 256 connections, so that is said with `keepAlive`
@@ -60,7 +63,7 @@ export class TunnelAgent extends Agent {
 
   override keepSocketAlive(socket: Duplex): void {
     const isKept: unknown = super.keepSocketAlive(socket); // declared void; Node drops the socket when it is not true
-    if (isKept !== true || this.#isDestroyed) return false as never;
+    if (isKept !== true || this.#isDestroyed || performance.now() < this.#retiredUntilMs) return false as never;
     this.#idleTimers.set(
       socket,
       setTimeout(() => socket.destroy(), idleConnectionMs),
@@ -72,6 +75,12 @@ export class TunnelAgent extends Agent {
     clearTimeout(this.#idleTimers.get(socket));
     this.#idleTimers.delete(socket);
     super.reuseSocket(socket, request);
+  }
+
+  /** Ends unused connections, and for a while keeps none of those that are in use now: their sandbox waits for them to end. */
+  retire(): void {
+    this.#retiredUntilMs = performance.now() + retireMs;
+    for (const sockets of Object.values(this.freeSockets)) for (const socket of sockets ?? []) socket.destroy();
   }
 
   /** Ends all connections, also those in use. */

@@ -1,10 +1,9 @@
-import { hour, OptionError, second, ServiceLoop, withDeadline, type Logger } from "@roost/kit";
+import { hour, type Logger, OptionError, second, SecretBox, ServiceLoop, withDeadline } from "@roost/kit";
 
 import type { Audit } from "../audit/audit.ts";
 import type { Database } from "../db/database.ts";
 import { ensureHost } from "../db/hosts.ts";
 import type { ControlPlaneOptions } from "../options.ts";
-import { SecretBox } from "../secrets/secret-box.ts";
 import { Drains, type DrainsDependencies } from "./drains.ts";
 import { Heartbeats } from "./heartbeats.ts";
 import { HostAdministration } from "./host-administration.ts";

@@ -1,6 +1,7 @@
+import type { SecretBox } from "@roost/kit";
+
 import type { Db } from "../db/database.ts";
 import { findAuthority, insertAuthority } from "../db/host-certificates.ts";
-import type { SecretBox } from "../secrets/secret-box.ts";
 import { CertificateAuthority } from "./certificates.ts";
 
 const context = "certificate_authority";

@@ -28,7 +28,7 @@ afterAll(async () => world[Symbol.asyncDispose]());
 const all = Object.entries(endpoints) as [EndpointId, Endpoint][];
 const isChanging = (endpoint: Endpoint) => endpoint.method !== "GET";
 /** They are upgrades, and so GET */
-const guestSockets: ReadonlySet<EndpointId> = new Set(["execStream", "pty"]);
+const guestSockets: ReadonlySet<EndpointId> = new Set(["execStream", "openTunnel", "pty"]);
 let requests = 0;
 
 async function entriesOf(requestId: string, log = "team"): Promise<AuditEntryView[]> {

@@ -57,6 +57,7 @@ const refusals = ["api_key_invalid", "scope_missing", "admin_only", "session_req
 /** What there is nothing of: so that nothing happens where a request gets through. */
 const nowhere: Record<PathParameter, string> = {
   id: "idoesnotexist",
+  port: "3000",
   selector: "some-tag",
   name: "no-such-name",
   build: "00000000-0000-4000-8000-000000000000",

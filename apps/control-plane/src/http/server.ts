@@ -29,6 +29,8 @@ import { addHostRoutes } from "./routes/hosts.ts";
 import { addOperationRoutes } from "./routes/operations.ts";
 import { addMeRoutes } from "./routes/me.ts";
 import { addProcessRoutes } from "./routes/processes.ts";
+import { addNetworkRoutes } from "./routes/network.ts";
+import { addPortRoutes } from "./routes/ports.ts";
 import { addSandboxRoutes } from "./routes/sandboxes.ts";
 import { addSnapshotRoutes } from "./routes/snapshots.ts";
 import { addSystemRoutes, systemRoutes } from "./routes/system.ts";
@@ -105,6 +107,8 @@ export async function buildServer(services: Services, deadlines: HttpDeadlines =
   addSystemRoutes(app, services);
   addDocsRoutes(app);
   addSandboxRoutes(app, services);
+  addNetworkRoutes(app, services);
+  addPortRoutes(app, services);
   addSnapshotRoutes(app, services);
   addProcessRoutes(app, services);
   addFileRoutes(app, services);

@@ -9,6 +9,7 @@ import type { Guests } from "../guest/guests.ts";
 import type { HostAdministration } from "../hosts/host-administration.ts";
 import type { Hosts } from "../hosts/hosts.ts";
 import type { HostTemplate } from "../hosts/observed.ts";
+import type { Ports } from "../sandboxes/ports.ts";
 import type { Sandboxes } from "../sandboxes/sandboxes.ts";
 import type { Bookkeeping } from "../usage/bookkeeping.ts";
 import type { Snapshots } from "../snapshots/snapshots.ts";
@@ -25,6 +26,8 @@ import type { ControlPlaneMetrics } from "./metrics.ts";
 /** What routes may call. None of them sees the database, except for the question whether it answers. */
 export interface Services {
   readonly sandboxes: Sandboxes;
+  /** Who may reach ports of sandboxes */
+  readonly ports: Ports;
   readonly snapshots: Snapshots;
   readonly teams: Teams;
   readonly templates: BuiltTemplates;

@@ -8,6 +8,8 @@ const valueLengthMax = 60;
 /** Fields whose content is not: it may be, or hold, a password */
 const secretFields: ReadonlySet<PropertyKey> = new Set([
   "egressProxy",
+  "egress_proxy",
+  "rules",
   "bot_token",
   "access_token",
   "password",
@@ -40,6 +42,10 @@ function describeIssue(issue: z.core.$ZodIssue, input: unknown, where: string): 
   const field = issue.path.length === 0 ? where : issue.path.map(String).join(".");
   const value = valueAt(input, issue.path);
   if (issue.code === "unrecognized_keys") return `${field}: there is no field ${issue.keys.slice(0, issuesMax).map(quote).join(", ")} here`;
+  if (issue.code === "invalid_key") {
+    const [why = issue] = issue.issues;
+    return `${issue.path.slice(0, -1).map(String).join(".") || where}: ${quote(issue.path.at(-1))} is not accepted: ${lowerFirst(why.message)}`;
+  }
   if (value === undefined) return `${field} is missing: ${lowerFirst(issue.message)}`;
   const shown = issue.path.some((key) => secretFields.has(key)) ? "its value" : quote(value);
   return `${field}: ${shown} is not accepted: ${lowerFirst(issue.message)}`;

@@ -1,15 +1,17 @@
 import { randomUUID } from "node:crypto";
 
 import { Code, ConnectError } from "@connectrpc/connect";
+import { networkPolicySchema } from "@roost/contract";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
 import type { Database } from "../db/database.ts";
 import { insertMove } from "../db/moves.ts";
 import { listTaken, listUnsettled, takenOfHost } from "../db/reservations.ts";
 import { requestDeleteOfAnyTeam } from "../db/sandboxes.ts";
+import { NetworkSecrets } from "../sandboxes/network-secrets.ts";
 import { hostError } from "../testing/fake-host.ts";
 import { own } from "../testing/first-team.ts";
-import { MoveWorld } from "../testing/move-world.ts";
+import { MoveWorld, moveWorldKey } from "../testing/move-world.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
 import type { MoveStep } from "./moves.ts";
 
@@ -57,6 +59,17 @@ test("all that is on a host goes on at another one: what ran runs, what was save
   expect((await world.hostRow("a")).drain_problem).toBeNull();
   expect(await world.events("sandbox.moved")).toEqual(["ifailed", "irun", "isaved"]);
   expect(await world.events("sandbox.stopped")).toEqual([]);
+});
+
+test("what its guest may reach goes along from the record, with what is sealed there", async () => {
+  await world.add("a", "isaved", "paused");
+  const policy = networkPolicySchema.parse({ rules: { "api.example.com": { headers: { authorization: "a secret" } } } });
+  const network = JSON.stringify(new NetworkSecrets(moveWorldKey).seal(policy, "isaved"));
+  await database.db.updateTable("sandbox").set({ network }).where("id", "=", "isaved").execute();
+  await world.operate("a", "draining");
+  await world.settle();
+  await expectWhole("isaved");
+  expect(world.host("b").moves.networks.get("isaved")?.rules["api.example.com"]?.headers).toEqual({ authorization: "a secret" });
 });
 
 const steps: MoveStep[] = ["recorded", "paused", "held", "copied", "completed", "moved", "settled", "left", "resumed"];

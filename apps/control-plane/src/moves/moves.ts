@@ -28,6 +28,7 @@ import { callTimeoutMs, destroyTimeoutMs, saveTimeoutMs, type HostLink } from ".
 import type { Hosts } from "../hosts/hosts.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import type { Lifecycle } from "../sandboxes/lifecycle.ts";
+import type { NetworkSecrets } from "../sandboxes/network-secrets.ts";
 import type { SandboxRecords } from "../sandboxes/records.ts";
 import type { Destinations } from "./destinations.ts";
 import { relay } from "./relay.ts";
@@ -63,6 +64,7 @@ export interface MovesDependencies {
   readonly records: SandboxRecords;
   readonly lifecycle: Lifecycle;
   readonly destinations: Destinations;
+  readonly secrets: NetworkSecrets;
   readonly log: Logger;
   readonly now: () => Date;
   /** Called and awaited after each step; what it throws ends the work there. For tests. */
@@ -183,7 +185,7 @@ export class Moves {
 
   /** Copies it and decides: afterwards it is moved, or undone. */
   async #copy(move: MoveRow, signal: AbortSignal): Promise<void> {
-    const { log, hosts, records } = this.#deps;
+    const { log, hosts, records, secrets } = this.#deps;
     try {
       await this.#step("recorded", move);
       const from = hosts.get(move.from_host_id);
@@ -197,7 +199,8 @@ export class Moves {
       await this.#step("held", move);
       if (held.parcel === undefined) throw new PlatformError("internal", "the sandbox's host does not say what it consists of");
       const sandbox = await records.ofAnyTeam(move.sandbox_id);
-      const { attemptId, bytes } = await relay({ moveId: move.move_id, sandbox, parcel: held.parcel, from, to, signal });
+      const network = secrets.open(sandbox.network, sandbox.id);
+      const { attemptId, bytes } = await relay({ moveId: move.move_id, sandbox, network, parcel: held.parcel, from, to, signal });
       await this.#step("copied", move);
       const asked = { sandboxId: move.sandbox_id, moveId: move.move_id, attemptId };
       const answer = await to.call(() => to.client.completeArrival(asked, { timeoutMs: saveTimeoutMs, signal }));

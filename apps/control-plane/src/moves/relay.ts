@@ -1,8 +1,9 @@
-import { PlatformError } from "@roost/contract";
+import { PlatformError, type NetworkPolicy } from "@roost/contract";
 import type { Parcel, ReadDepartureResponse } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import { hour, second } from "@roost/kit";
 
 import type { SandboxRow } from "../db/sandboxes.ts";
+import { toWireEgress } from "../hosts/wire-egress.ts";
 import { saveTimeoutMs, type HostLink } from "../hosts/host-link.ts";
 
 /** Time a host has for one part in `ms`: a megabyte, and what it passes over of zeros */
@@ -13,6 +14,8 @@ const relayTimeoutMs = 4 * hour;
 export interface RelayParts {
   readonly moveId: string;
   readonly sandbox: SandboxRow;
+  /** What its guest may reach, with secrets */
+  readonly network: NetworkPolicy;
   readonly parcel: Parcel;
   readonly from: HostLink;
   readonly to: HostLink;
@@ -28,6 +31,7 @@ export interface RelayParts {
 export async function relay({
   moveId,
   sandbox,
+  network,
   parcel,
   from,
   to,
@@ -42,6 +46,7 @@ export async function relay({
     memoryMib: sandbox.memory_mib,
     diskSizeMib: sandbox.disk_size_mib,
     accessToken: sandbox.access_token,
+    network: toWireEgress(network),
   };
   const begun = await to.call(() => to.client.beginArrival(arrival, { timeoutMs: saveTimeoutMs, signal }));
   const { attemptId } = begun;

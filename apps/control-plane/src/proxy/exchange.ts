@@ -1,4 +1,4 @@
-import { request as httpRequest, type ClientRequest, type IncomingMessage, type ServerResponse } from "node:http";
+import { request as httpRequest, type ClientRequest, type IncomingMessage, type InformationEvent, type ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 
 import { KiB, second } from "@roost/kit";
@@ -18,6 +18,8 @@ const continueTimeoutMs = 1 * second;
 export interface Exchange {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
+  /** Path and query, as the guest gets them */
+  readonly target: string;
   readonly headers: HeaderList;
   readonly agent: TunnelAgent;
   readonly port: number;
@@ -26,8 +28,8 @@ export interface Exchange {
   readonly isUpgrade: boolean;
   /** Time in `ms` without a byte in either direction after which it is cut */
   readonly idleTimeoutMs: number;
-  /** Told the status of the guest's answer when it has begun */
-  readonly onAnswer?: ((status: number) => void) | undefined;
+  /** Told the head of the guest's answer when it has begun */
+  readonly onAnswer?: ((answer: IncomingMessage) => void) | undefined;
   /** Aborts when it is to be cut: the VM is gone, the platform ends */
   readonly cut: AbortSignal;
 }
@@ -37,8 +39,19 @@ export type ExchangeEnd =
   | { readonly kind: "done" }
   /** The guest agreed to another protocol; the tunnel is the caller's */
   | { readonly kind: "upgraded"; readonly answer: IncomingMessage; readonly tunnel: Duplex; readonly head: Buffer }
-  /** There was no answer. `isUntouched`: nothing of the request's body was read, `isReused`: it went out on a used connection */
-  | { readonly kind: "failed"; readonly error: unknown; readonly isUntouched: boolean; readonly isReused: boolean };
+  | FailedExchange;
+
+/** There was no answer. */
+export interface FailedExchange {
+  readonly kind: "failed";
+  readonly error: unknown;
+  /** Nothing of the request's body was read */
+  readonly isUntouched: boolean;
+  /** There was a connection: the guest may have got the request, and done what it says */
+  readonly isSent: boolean;
+  /** It went out on a used connection */
+  readonly isReused: boolean;
+}
 
 /** Nothing moved for the idle time, before an answer. */
 export class IdleError extends Error {
@@ -64,6 +77,7 @@ class Carrier {
   #upstream: ClientRequest | undefined;
   #received: IncomingMessage | undefined;
   #isUntouched = true;
+  #isSent = false;
   #isAnswering = false;
   #isAnswered = false;
   #interimCount = 0;
@@ -78,7 +92,7 @@ class Carrier {
   }
 
   start(): void {
-    const { request, response, headers, agent, port, cut } = this.#options;
+    const { request, response, target, headers, agent, port, cut } = this.#options;
     if (cut.aborted) return this.#onCut();
     cut.addEventListener("abort", this.#onCut, { once: true });
     response.once("close", this.#onClientGone);
@@ -89,7 +103,7 @@ class Carrier {
         host: "169.254.0.21", // a name for the agent's pool
         port,
         method: request.method,
-        path: request.url,
+        path: target,
         headers,
         setHost: false,
         maxHeaderSize: responseHeaderBytesMax,
@@ -104,16 +118,32 @@ class Carrier {
     });
     upstream.on("response", (answer) => this.#answer(answer));
     upstream.on("upgrade", (answer, tunnel: Duplex, head: Buffer) => this.#upgraded(answer, tunnel, head));
-    upstream.on("information", () => {
+    upstream.on("information", (interim) => {
       this.#interimCount += 1;
+      this.#idle.refresh();
       if (this.#interimCount > interimMax) this.#fail(new Error("too many interim responses"));
+      else this.#passInterim(interim);
     });
     // Only on a connection that is there: until then the request can go another way, body and all.
     upstream.once("socket", () => this.#sendBody(upstream));
   }
 
+  /** Those that say something to the client (RFC 9110, 15.2); `100 Continue` is answered where the body is. */
+  #passInterim({ statusCode, headers }: InformationEvent): void {
+    const { request, response } = this.#options;
+    if (this.#hasEnded || response.headersSent || request.httpVersion === "1.0") return;
+    if (statusCode === 102) response.writeProcessing();
+    if (statusCode !== 103 || headers.link === undefined) return;
+    try {
+      response.writeEarlyHints({ link: headers.link });
+    } catch {
+      // a hint that Node does not take for one is not worth the answer
+    }
+  }
+
   #sendBody(upstream: ClientRequest): void {
     const { request, response } = this.#options;
+    this.#isSent = true;
     if (!hasBody(request)) return void upstream.end();
     const send = () => {
       if (this.#hasEnded || !this.#isUntouched) return;
@@ -163,7 +193,7 @@ class Carrier {
       return this.#fail(error); // a status or header that no client should see
     }
     this.#isAnswering = true;
-    this.#options.onAnswer?.(answer.statusCode ?? 502);
+    this.#options.onAnswer?.(answer);
     answer.on("data", () => this.#idle.refresh());
     answer.once("end", () => {
       this.#isAnswered = true;
@@ -193,7 +223,8 @@ class Carrier {
       this.#options.response.destroy();
       this.#end({ kind: "done" });
     } else {
-      this.#end({ kind: "failed", error, isUntouched: this.#isUntouched, isReused: this.#upstream?.reusedSocket === true });
+      const isReused = this.#upstream?.reusedSocket === true;
+      this.#end({ kind: "failed", error, isUntouched: this.#isUntouched, isSent: this.#isSent, isReused });
     }
   }
 

@@ -4,6 +4,7 @@ import type { TLSSocket } from "node:tls";
 import { accessTokenHeader, guestAgentPort } from "@roost/contract";
 
 import type { SandboxRow } from "../db/sandboxes.ts";
+import { cookiesForGuest, refererForGuest } from "./port-grant.ts";
 import { expectsContinue } from "./request-body.ts";
 import { proxyHeaders } from "./route.ts";
 
@@ -65,18 +66,27 @@ export interface Forwarding {
   readonly upgrade?: string | undefined;
 }
 
-/** Headers of a request as the guest gets them. `Authorization` and cookies are between client and guest, and pass. */
+/** Whether the client spoke TLS: to here, or to what is in front of here. */
+export function isOverTls(request: IncomingMessage): boolean {
+  return (request.socket as Partial<TLSSocket>).encrypted === true || request.headers["x-forwarded-proto"] === "https";
+}
+
+/** Headers of a request as the guest gets them. `Authorization` and cookies are between client and guest, and pass; but not what opened the port. */
 export function requestHeaders(request: IncomingMessage, { sandbox, port, upgrade }: Forwarding): HeaderList {
   const dropped = connectionOptions(request);
   const isForAgent = port === guestAgentPort;
-  const headers = filtered(request.rawHeaders, (name) => {
-    // Spent: a program in the guest that passes on a request it got would else send it to itself, and has no use for the right.
-    if (proxyHeaders.has(name)) return false;
-    if (hopByHop.has(name) || rewritten.has(name) || dropped.has(name)) return false;
-    // The access token opens the whole guest: only the agent sees it. And the agent has no use for the platform's keys.
-    if (name === accessTokenHeader) return isForAgent && sandbox.is_secure;
-    return !(isForAgent && name === "x-api-key");
-  });
+  const headers = filtered(
+    request.rawHeaders,
+    (name) => {
+      // Spent: a program in the guest that passes on a request it got would else send it to itself, and has no use for the right.
+      if (proxyHeaders.has(name)) return false;
+      if (hopByHop.has(name) || rewritten.has(name) || dropped.has(name)) return false;
+      // The access token opens the whole guest: only the agent sees it. And the agent has no use for the platform's keys.
+      if (name === accessTokenHeader) return isForAgent && sandbox.is_secure;
+      return !(isForAgent && name === "x-api-key");
+    },
+    withoutGrants,
+  );
   const { host } = request.headers;
   const mask = isForAgent ? undefined : (sandbox.network.mask_request_host ?? undefined);
   headers.push("host", mask?.replaceAll("${PORT}", String(port)) ?? host ?? guestAddress);
@@ -84,8 +94,7 @@ export function requestHeaders(request: IncomingMessage, { sandbox, port, upgrad
   const before = request.headers["x-forwarded-for"];
   const client = request.socket.remoteAddress ?? "unknown";
   headers.push("x-forwarded-for", typeof before === "string" ? `${before}, ${client}` : client);
-  const isTls = (request.socket as Partial<TLSSocket>).encrypted === true || request.headers["x-forwarded-proto"] === "https";
-  headers.push("x-forwarded-proto", isTls ? "https" : "http");
+  headers.push("x-forwarded-proto", isOverTls(request) ? "https" : "http");
   if (isForAgent && !sandbox.is_secure) headers.push(accessTokenHeader, sandbox.access_token);
   if (/\btrailers\b/i.test(String(request.headers.te ?? ""))) headers.push("te", "trailers");
   pushFraming(headers, request);
@@ -139,11 +148,23 @@ function connectionOptions(message: IncomingMessage): ReadonlySet<string> {
   );
 }
 
-function filtered(raw: readonly string[], isKept: (name: string) => boolean): HeaderList {
+/** What opened a port is spent, as its token is. */
+function withoutGrants(name: string, value: string): string | undefined {
+  if (name === "cookie") return cookiesForGuest(value);
+  return name === "referer" ? refererForGuest(value) : value;
+}
+
+/** `valueOf`: undefined: it is left out, too */
+function filtered(
+  raw: readonly string[],
+  isKept: (name: string) => boolean,
+  valueOf: (name: string, value: string) => string | undefined = (_name, value) => value,
+): HeaderList {
   const kept: HeaderList = [];
   for (let index = 0; index < raw.length; index += 2) {
     const name = raw[index] ?? "";
-    if (isKept(name.toLowerCase())) kept.push(name, raw[index + 1] ?? "");
+    const value = isKept(name.toLowerCase()) ? valueOf(name.toLowerCase(), raw[index + 1] ?? "") : undefined;
+    if (value !== undefined) kept.push(name, value);
   }
   return kept;
 }

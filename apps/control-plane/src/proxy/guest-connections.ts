@@ -63,6 +63,11 @@ export class GuestConnections {
     vm?.single.destroy();
   }
 
+  /** Lets go of unused connections, and of those in use when their request has ended. */
+  retire(sandboxId: string): void {
+    this.#vms.get(sandboxId)?.pooled.retire();
+  }
+
   close(): void {
     for (const sandboxId of this.#vms.keys()) this.drop(sandboxId);
   }

@@ -231,6 +231,23 @@ describe("requests", () => {
     expect(await echoed({ body: hidden, headers: { "transfer-encoding": "chunked" } })).toMatchObject({ url: "/", body: hidden });
   });
 
+  test("interim answers pass, less what is in them beside links; none to a client of HTTP/1.0", async () => {
+    await lab.serve(id, app, (_request, response) => {
+      response.writeProcessing();
+      response.writeEarlyHints({ link: "</a.css>; rel=preload", "x-internal": "1" }, () => response.end("page"));
+    });
+    const ask = async (version: string) => {
+      const connection = await lab.connect();
+      connection.write(`GET / HTTP/${version}\r\nHost: ${app}-${id}.x\r\nConnection: close\r\n\r\n`);
+      await until("the end", () => connection.end !== undefined);
+      return connection.received;
+    };
+    expect(await ask("1.1")).toMatch(
+      /^HTTP\/1\.1 102 Processing\r\n\r\nHTTP\/1\.1 103 Early Hints\r\nLink: <\/a\.css>; rel=preload\r\n\r\nHTTP\/1\.1 200 OK\r\n/i,
+    );
+    expect(await ask("1.0")).toMatch(/^HTTP\/1\.1 200 OK\r\n/);
+  });
+
   test("100 Continue comes from the guest, before the body is sent", async () => {
     const guest = await echo();
     const order: string[] = [];

@@ -3,12 +3,13 @@ import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 
 import { guestAgentPort, PlatformError } from "@roost/contract";
-import { second } from "@roost/kit";
+import { second, ServiceLoop } from "@roost/kit";
 
 import type { TokenHolder } from "../db/token-holders.ts";
 import { findPlatformError } from "../guest/guest-errors.ts";
 import { Carriage, type CarriageDependencies, type CarriedRequest } from "./carriage.ts";
 import { hasTooManyHeaders } from "./forwarded-headers.ts";
+import { takeGrant } from "./port-grant.ts";
 import { answerPreflight } from "./preflight.ts";
 import { refusal, RefusedError, refusalOf, sendRefusal } from "./refusals.ts";
 import { hasBody } from "./request-body.ts";
@@ -17,6 +18,8 @@ import { SignedFiles } from "./signed-files.ts";
 
 /** Time requests have to end in `ms` when the platform shuts down; streams may be endless, so they are cut then */
 const drainTimeoutMs = 5 * second;
+/** Time between two looks in `ms`: what this control plane changed itself, or its clock alone, is found at once or by the next one */
+const reviewIntervalMs = 5 * second;
 /** First keepalive probe in `ms` of an upgraded connection: a client that vanished is found out */
 const tcpKeepAliveMs = 60 * second;
 
@@ -78,6 +81,18 @@ export class Proxy {
     this.#carriage.recordChanged(sandboxId);
   }
 
+  /** The sandbox is about to be paused: what would never end is cut, the rest may end. */
+  pausing(sandboxId: string): void {
+    this.#carriage.pausing(sandboxId);
+  }
+
+  /** Looks now and then whether what is under way would still be let in. */
+  async run(signal: AbortSignal): Promise<void> {
+    await new ServiceLoop("review of open requests", this.#deps.log, signal).every(reviewIntervalMs, async () =>
+      this.#carriage.reviewAll(),
+    );
+  }
+
   /** The sandbox's VM is gone: whatever is under way to it is cut. */
   drop(sandboxId: string): void {
     this.#carriage.drop(sandboxId);
@@ -130,13 +145,16 @@ export class Proxy {
     if (upgrade !== undefined && hasBody(request)) {
       throw new RefusedError(refusal(400, "a request for another protocol cannot have a body", about));
     }
+    const url = request.url ?? "";
     if (route.kind === "sandbox") {
-      return { request, response, upgrade, sandboxId: route.sandboxId, port: route.port, by: route.by };
+      const { sandboxId, port, by } = route;
+      const granted = by === "host" && port !== guestAgentPort ? takeGrant(url) : { target: url, grant: undefined };
+      return { request, response, upgrade, sandboxId, port, by, ...granted };
     }
-    const signer = await this.#signedFiles.signerOf(request.method ?? "", request.url ?? "", request.headers);
+    const signer = await this.#signedFiles.signerOf(request.method ?? "", url, request.headers);
     if (signer === undefined) throw new RefusedError(refusal(401, "invalid signature"));
     about.sandboxId = signer;
-    return { request, response, upgrade, sandboxId: signer, port: guestAgentPort, by: "signature" };
+    return { request, response, upgrade, sandboxId: signer, port: guestAgentPort, by: "signature", target: url, grant: undefined };
   }
 
   #refuse(request: IncomingMessage, response: ServerResponse, error: unknown, sandboxId: string | undefined): void {

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 
-import { fileSignatureParameter, sandboxIdPattern } from "@roost/contract";
+import { e2bTrafficTokenHeader, fileSignatureParameter, sandboxIdPattern, trafficTokenHeader } from "@roost/contract";
 
 /**
  * Whose request is it? One port serves the control plane and the guests of all sandboxes; what a request says of itself decides,
@@ -22,10 +22,9 @@ export type ProxyRoute =
 
 export const sandboxIdHeader = "e2b-sandbox-id";
 export const sandboxPortHeader = "e2b-sandbox-port";
-export const trafficTokenHeader = "e2b-traffic-access-token";
 
 /** They tell the proxy where to and by which right; no guest sees them. */
-export const proxyHeaders: ReadonlySet<string> = new Set([sandboxIdHeader, sandboxPortHeader, trafficTokenHeader]);
+export const proxyHeaders: ReadonlySet<string> = new Set([sandboxIdHeader, sandboxPortHeader, e2bTrafficTokenHeader, trafficTokenHeader]);
 
 /** `<port>-<sandbox id>`, maybe with `-<client id>` as older SDKs write it, and a domain. A port in `Host` is part of the domain here. */
 const hostPattern = /^(?<port>\d{1,5})-(?<id>[a-z0-9]+)(?:-[a-z0-9]+)?\.[^.]/;

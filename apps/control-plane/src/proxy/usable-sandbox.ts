@@ -61,6 +61,7 @@ export function whyNever(sandbox: SandboxRow): Refusal | undefined {
     : refusal(403, "The sandbox was paused without its memory, so a request does not resume it: connect to it", { sandboxId: id });
 }
 
-function inTransition(id: string): Refusal {
+/** Its state is changing, and that is not waited for, or no longer. */
+export function inTransition(id: string): Refusal {
   return refusal(409, "The sandbox is changing its state: try again in a moment", { sandboxId: id, retryAfterSec: 1 });
 }

@@ -36,7 +36,7 @@ test("a change is asked for again where the host is ahead of the record", async 
   expect((await lifecycle.checkpoint(own(checkpointed))).generation.number).toBe(1);
   expect((await world.sandboxes.setTimeout(own(await behind()), 7)).timeout_sec).toBe(7);
   const restricted = await behind();
-  await networks.replaceEgress(own(restricted), { allow_internet: false, allow_out: [], deny_out: [], egress_proxy: null });
+  await networks.replaceEgress(own(restricted), { allow_internet: false, allow_out: [], deny_out: [], egress_proxy: null, rules: {} });
   expect(world.host.sandboxes.get(restricted)?.spec?.network?.denyOut).toEqual(["0.0.0.0/0"]);
 });
 

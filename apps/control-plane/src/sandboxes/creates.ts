@@ -27,6 +27,8 @@ import { unnamed, type OperationRequest, type Operations, type RunningOperation 
 import type { PlaceRequest, Placements } from "../placement/placements.ts";
 import { mayTryElsewhere } from "../placement/refusals.ts";
 import { templateNotFound } from "../templates/names.ts";
+import { recordedPolicy } from "./port-access.ts";
+import type { NetworkSecrets } from "./network-secrets.ts";
 import type { Newcomers } from "./newcomers.ts";
 import type { SandboxRecords } from "./records.ts";
 
@@ -72,6 +74,7 @@ export interface ResolvedTemplate {
 }
 
 export interface CreatesDependencies {
+  readonly secrets: NetworkSecrets;
   readonly records: SandboxRecords;
   readonly hosts: Hosts;
   readonly newcomers: Newcomers;
@@ -143,7 +146,8 @@ export class Creates {
   ): Promise<SandboxRow> {
     this.#deps.newcomers.refuseWhileDraining();
     const start = await this.#startOf(teamId, body.template);
-    return this.#run({ teamId, start, body, options, forBuildId: null }, signal, request);
+    const network = { ...options.network, ...body.network };
+    return this.#run({ teamId, start, body, options: { ...options, network }, forBuildId: null }, signal, request);
   }
 
   /** The same for a build, from a template as its host names it. */
@@ -207,6 +211,8 @@ export class Creates {
           autoResume: body.auto_resume,
           timeCreated: this.#deps.records.now(),
           ...options,
+          network: this.#deps.secrets.seal(options.network, id),
+          portAccess: body.ports === undefined ? undefined : recordedPolicy(body.ports),
           trafficToken: options.network.is_public ? null : newToken(),
           hostTags: body.host_tags,
           templateBuildId: start.buildId,

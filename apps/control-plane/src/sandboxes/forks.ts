@@ -10,6 +10,7 @@ import type { Hosts } from "../hosts/hosts.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import { unnamed, type OperationRequest, type Operations, type RunningOperation } from "../operations/operations.ts";
 import type { Placements } from "../placement/placements.ts";
+import type { NetworkSecrets } from "./network-secrets.ts";
 import { outcomeUnknown, type Newcomers } from "./newcomers.ts";
 import type { SandboxRecords } from "./records.ts";
 import { requireNotEnded } from "./require-state.ts";
@@ -22,6 +23,7 @@ export interface ForkOptions {
 export type ForkedChild = { readonly row: SandboxRow } | { readonly error: PlatformError };
 
 export interface ForksDependencies {
+  readonly secrets: NetworkSecrets;
   readonly records: SandboxRecords;
   readonly hosts: Hosts;
   readonly newcomers: Newcomers;
@@ -95,7 +97,8 @@ export class Forks {
               expiryAction: parent.expiry_action,
               expiryMemory: parent.expiry_memory,
               isSecure: parent.is_secure,
-              network: parent.network,
+              network: this.#deps.secrets.copy(parent.network, parent.id, sandboxId),
+              portAccess: parent.port_access,
               trafficToken: parent.traffic_token === null ? null : newToken(),
               hostTags: parent.host_tags,
               templateBuildId: parent.template_build_id,

@@ -1,7 +1,7 @@
 import { networkPolicySchema, PlatformError, type NetworkPolicy, type SandboxState } from "@roost/contract";
 
 import type { Database } from "../db/database.ts";
-import { recordNetwork } from "../db/network.ts";
+import { findUnsealedNetworks, recordNetwork, rewriteNetwork } from "../db/network.ts";
 import type { OwnedId } from "../db/owned-id.ts";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { saveTimeoutMs } from "../hosts/host-link.ts";
@@ -9,19 +9,22 @@ import type { Hosts } from "../hosts/hosts.ts";
 import { observedFrom } from "../hosts/observed.ts";
 import { toWireEgress } from "../hosts/wire-egress.ts";
 import { askOfNewest } from "./ask-of-newest.ts";
+import type { NetworkSecrets } from "./network-secrets.ts";
 import type { SandboxRecords } from "./records.ts";
 
 export interface NetworksDependencies {
   readonly database: Database;
   readonly records: SandboxRecords;
   readonly hosts: Hosts;
+  readonly secrets: NetworkSecrets;
 }
 
 /** Changes of one sandbox that may be under way; above it `sandbox_busy` */
 const changesMax = 16;
 
 /** What of a policy says what the guest may reach. */
-export type EgressWishes = Pick<NetworkPolicy, "allow_internet" | "allow_out" | "deny_out" | "egress_proxy">;
+export type EgressWishes = Pick<NetworkPolicy, "allow_internet" | "allow_out" | "deny_out" | "egress_proxy" | "rules"> &
+  Partial<Pick<NetworkPolicy, "limits">>;
 
 /** States in which a sandbox's host can be asked: in others its loop is busy with what may take long. */
 const settled: ReadonlySet<SandboxState> = new Set(["running", "snapshotting", "paused"]);
@@ -34,6 +37,13 @@ export class Networks {
 
   constructor(deps: NetworksDependencies) {
     this.#deps = deps;
+  }
+
+  /** Seals passwords in records from before that was done; at start. */
+  async sealOld(): Promise<void> {
+    const { database, secrets } = this.#deps;
+    for (const row of await findUnsealedNetworks(database.db))
+      await rewriteNetwork(database.db, row, secrets.seal(secrets.open(row.network, row.id), row.id));
   }
 
   /**
@@ -61,18 +71,18 @@ export class Networks {
   }
 
   async #replaceEgress(owned: OwnedId, egress: EgressWishes): Promise<SandboxRow> {
-    const { database, records, hosts } = this.#deps;
+    const { database, records, hosts, secrets } = this.#deps;
     const row = await records.get(owned);
     const { id } = row;
     requireSettled(row);
-    const network: NetworkPolicy = { ...networkPolicySchema.parse(row.network), ...egress };
+    const network: NetworkPolicy = { ...networkPolicySchema.parse(row.network), ...egress }; // all that is secret is replaced
     const host = hosts.get(row.host_id);
     const request = { sandboxId: id, network: toWireEgress(network) };
     const answer = await askOfNewest({ records, host, row, requireWanted: requireSettled }, async (revision) =>
       host.client.setNetwork({ ...request, revision }, { timeoutMs: saveTimeoutMs }),
     );
     await records.observe(observedFrom(answer.sandbox, host.id));
-    const recorded = await recordNetwork(database.db, row, network);
+    const recorded = await recordNetwork(database.db, row, secrets.seal(network, id));
     if (recorded === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
     records.changedHere(id);
     return recorded;

@@ -17,6 +17,8 @@ export interface SandboxRecordsDependencies {
   readonly log: Logger;
   /** A sandbox has no VM any more, or another one */
   readonly onEnded: (sandboxId: string) => void;
+  /** A sandbox's host is about to pause it, and waits for what is under way to its ports */
+  readonly onPausing?: (sandboxId: string) => void;
   /** A sandbox's record says something else now; what was read of it before does not count */
   readonly onChanged?: (sandboxId: string) => void;
   /** A sandbox is about to end: what only its host knows of it is asked for now or never. Must not fail, nor take long */
@@ -69,10 +71,12 @@ export class SandboxRecords {
 
   /** Records what a host said; ends what depended on a VM that is no longer running. */
   async observe(observed: ObservedSandbox): Promise<void> {
+    // Said by every control plane to itself, whichever of them writes it down first
+    if (observed.state === "pausing") this.#deps.onPausing?.(observed.id);
     const before = observed.state === "running" ? await findSandboxOfAnyTeam(this.#db, observed.id) : undefined;
     const now = this.now();
     const applied = await applyObserved(this.#db, observed, now);
-    if (applied === "stale") return;
+    if (applied === "stale") return this.#wake(observed.id); // another control plane may have written it down
     const { id, state, generation } = observed;
     this.#deps.log.info({ sandboxId: id, state, generation, applied }, "sandbox state");
     if (before !== undefined && before.expiry_sec > 0) {

@@ -33,6 +33,7 @@ import { Lifecycle } from "./lifecycle.ts";
 import { decodeCursor, encodeCursor } from "./list-cursor.ts";
 import { metricsOver, type StoredMetrics } from "./metric-history.ts";
 import { Networks } from "./network.ts";
+import { NetworkSecrets } from "./network-secrets.ts";
 import { Newcomers } from "./newcomers.ts";
 import { present, presenceOf } from "./present.ts";
 import { SandboxRecords, type SandboxRecordsDependencies } from "./records.ts";
@@ -64,6 +65,8 @@ export interface SandboxesDependencies {
   readonly log: Logger;
   readonly onEnded: (sandboxId: string) => void;
   readonly onChanged?: (sandboxId: string) => void;
+  /** A host is about to pause a sandbox, and waits for what is under way to its ports */
+  readonly onPausing?: (sandboxId: string) => void;
   readonly onResumed?: (row: SandboxRow) => void;
   /** What the control plane itself does to sandboxes */
   readonly onEvent?: (event: NewEvent) => Promise<void>;
@@ -76,6 +79,8 @@ export interface SandboxesDependencies {
   readonly startCommand?: CreatesDependencies["startCommand"];
   /** Default: its own */
   readonly operations?: Operations;
+  /** The installation's, which secrets in network policies are sealed with; without it no policy may have any */
+  readonly secretKey?: string;
   readonly cpuOvercommit?: number;
   /** How long who finds no room waits for it, in `ms` */
   readonly roomWaitMs?: number;
@@ -127,6 +132,7 @@ export class Sandboxes {
     const { cpuOvercommit = cpuOvercommitDefault, roomWaitMs } = deps;
     const placements = new Placements({ database, hosts, cpuOvercommit, now, ...(roomWaitMs === undefined ? {} : { roomWaitMs }) });
     this.lifecycle = new Lifecycle({ database, records, hosts, operations, placements, log });
+    const secrets = new NetworkSecrets(deps.secretKey);
     const destinations = new Destinations({ database, hosts, placements });
     this.moves = new Moves({
       database,
@@ -134,6 +140,7 @@ export class Sandboxes {
       records,
       lifecycle: this.lifecycle,
       destinations,
+      secrets,
       log,
       now,
       ...(deps.onMoveStep === undefined ? {} : { onStep: deps.onMoveStep }),
@@ -141,11 +148,12 @@ export class Sandboxes {
     this.connects = new Connects({ database, records, lifecycle: this.lifecycle });
     const onEvent = deps.onEvent ?? (async () => undefined);
     this.expiry = new Expiry({ database, records, lifecycle: this.lifecycle, hosts, log, onEvent });
-    this.networks = new Networks({ database, records, hosts });
+    this.networks = new Networks({ database, records, hosts, secrets });
     const newcomers = new Newcomers({ database, records, hosts });
     this.#newcomers = newcomers;
-    this.#forks = new Forks({ records, hosts, newcomers, operations, placements, log });
+    this.#forks = new Forks({ secrets, records, hosts, newcomers, operations, placements, log });
     this.#creates = new Creates({
+      secrets,
       records,
       hosts,
       newcomers,

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 
 import { createChannelBodySchema, type EventKind, type NewChannel } from "@roost/contract";
-import { silentLogger } from "@roost/kit";
+import { SecretBox, silentLogger } from "@roost/kit";
 
 import { systemCaller } from "../accounts/caller.ts";
 import { Audit } from "../audit/audit.ts";
@@ -14,7 +14,6 @@ import { Deliveries } from "../channels/deliveries.ts";
 import type { Database } from "../db/database.ts";
 import { publishEvents } from "../db/event-stream.ts";
 import { emit } from "../events/outbox.ts";
-import { SecretBox } from "../secrets/secret-box.ts";
 import { Receiver } from "./receiver.ts";
 
 /** Channels over a database, with a receiver on loopback, a clock that stands still, and deliverers that do what they are told. */

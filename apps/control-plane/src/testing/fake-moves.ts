@@ -2,7 +2,13 @@ import { randomUUID } from "node:crypto";
 
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { ConnectError, ServiceImpl } from "@connectrpc/connect";
-import { SandboxSchema, SandboxState, type HostAgentService, type Sandbox } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+import {
+  SandboxSchema,
+  SandboxState,
+  type EgressPolicy,
+  type HostAgentService,
+  type Sandbox,
+} from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 
 import { hostError, type FakeImages } from "./fake-images.ts";
 
@@ -33,6 +39,8 @@ const fileName = "disk/content";
 export class FakeMoves {
   /** What sandboxes hold, by id */
   readonly contents = new Map<string, string>();
+  /** What guests of sandboxes that came may reach, by id */
+  readonly networks = new Map<string, EgressPolicy>();
   /** What the next call of an RPC answers instead of doing it */
   readonly failures = new Map<MoveRpc, ConnectError>();
   /** What a host sends that lies, in place of its files */
@@ -88,8 +96,10 @@ export class FakeMoves {
         const data = content.subarray(Number(offset), Number(offset) + partBytes);
         return { offset, data, isLast: Number(offset) + data.length === content.length };
       },
-      beginArrival: async ({ moveId, sandboxId, parcel, accessToken }) => {
+      beginArrival: async ({ moveId, sandboxId, parcel, accessToken, network }) => {
         await this.#begin("beginArrival");
+        if (network === undefined) throw hostError("request_invalid", "what may it reach?");
+        this.networks.set(sandboxId, network);
         const present = parts.sandboxes.get(sandboxId);
         if (present?.transit?.moveId === moveId) return { isComplete: true };
         if (present !== undefined) throw hostError("sandbox_exists", "it is here");

@@ -15,7 +15,7 @@ import {
   type HostCertificate,
   type SandboxState,
 } from "@roost/contract";
-import { Cleanup, must, silentLogger, type Logger } from "@roost/kit";
+import { Cleanup, type Logger, must, SecretBox, silentLogger } from "@roost/kit";
 import { Pkcs10CertificateRequestGenerator, SubjectAlternativeNameExtension } from "@peculiar/x509";
 
 import { Audit } from "../audit/audit.ts";
@@ -25,7 +25,6 @@ import { certificateLifeMs, makeKeyPair, type CertificateAuthority, type KeyPair
 import type { HostDependency } from "../hosts/host-link.ts";
 import { HostPlatform } from "../hosts/host-platform.ts";
 import { openAuthority } from "../hosts/open-authority.ts";
-import { SecretBox } from "../secrets/secret-box.ts";
 import { keyCaller } from "./callers.ts";
 import type { FakeHost } from "./fake-host.ts";
 import { plainSandbox } from "./plain-sandbox.ts";

@@ -21,6 +21,9 @@ const turnMs = 40_000;
 /** Turns after which everything that can be done is done */
 const turnsMax = 8;
 
+/** With which secrets of what they move are sealed */
+export const moveWorldKey = "5".repeat(64);
+
 /** Hosts without hosts, and control planes that move what is on the first of them; turned by hand, on a clock of their own. */
 export class MoveWorld {
   readonly hosts: readonly FakeHost[];
@@ -115,6 +118,7 @@ export class MoveWorld {
       hosts,
       log: silentLogger,
       onEnded: () => undefined,
+      secretKey: moveWorldKey,
       roomWaitMs: 0,
       now,
       ...(onMoveStep === undefined ? {} : { onMoveStep }),

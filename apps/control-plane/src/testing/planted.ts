@@ -53,6 +53,7 @@ export async function plant(world: World, which: "first" | "other"): Promise<Pla
   const session = await signIn(db, owner.actor.id, teamId);
   const ids = {
     id: sandbox.id,
+    port: "3000",
     selector: "some-tag",
     name,
     build: build.id,

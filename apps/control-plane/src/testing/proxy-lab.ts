@@ -8,6 +8,7 @@ import { silentLogger } from "@roost/kit";
 
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { createFrontedServer } from "../http/fronted-server.ts";
+import { PortKeys } from "../proxy/port-keys.ts";
 import { Proxy } from "../proxy/proxy.ts";
 import { present } from "../sandboxes/present.ts";
 
@@ -34,6 +35,7 @@ export interface LabRequest {
 export interface LabOptions {
   readonly idleTimeoutMs?: number;
   readonly headersTimeoutMs?: number;
+  readonly openRequestsMax?: number;
 }
 
 /** The data plane in front of a control plane that only says so; guests are servers of this process, and tunnels connections to them. */
@@ -50,15 +52,16 @@ export class ProxyLab implements AsyncDisposable {
   wakes = 0;
   wake: (id: string) => Promise<unknown> = async () => undefined;
   /** Runs before each dial */
-  onDial: () => void = () => undefined;
+  onDial: (hostId: string) => void = () => undefined;
   readonly proxy: Proxy;
+  readonly portKeys = new PortKeys("11".repeat(32));
   readonly #server: Server;
   readonly #ports = new Map<string, number>();
   readonly #guests = new Set<NetServer>();
   readonly #guestSockets = new Set<Socket>();
   #waiting: (() => void)[] = [];
 
-  private constructor({ idleTimeoutMs, headersTimeoutMs = 15_000 }: LabOptions) {
+  private constructor({ idleTimeoutMs, headersTimeoutMs = 15_000, openRequestsMax }: LabOptions) {
     this.proxy = new Proxy({
       find: async (id) => {
         this.finds += 1;
@@ -83,7 +86,9 @@ export class ProxyLab implements AsyncDisposable {
             resolve();
           });
         }),
-      tunnelsOf: () => ({ connect: async (id, port, signal) => this.#dial(id, port, signal) }),
+      tunnelsOf: (hostId) => ({ connect: async (id, port, signal) => this.#dial(hostId, id, port, signal) }),
+      portKeys: this.portKeys,
+      ...(openRequestsMax === undefined ? {} : { openRequestsMax }),
       metrics: { proxyOpened: () => undefined, proxyClosed: (result) => void this.results.push(result) },
       log: silentLogger,
       ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
@@ -143,6 +148,8 @@ export class ProxyLab implements AsyncDisposable {
       expiry_action: "delete",
       is_secure: true,
       network: { is_public: true },
+      port_access: {},
+      port_key_number: 1,
       traffic_token: null,
       ...this.rows.get(id),
       ...more,
@@ -157,6 +164,11 @@ export class ProxyLab implements AsyncDisposable {
     for (const tunnel of this.tunnels) tunnel.destroy(new Error("the VM ended"));
     this.sandbox(id, more);
     this.proxy.drop(id);
+  }
+
+  /** What a host says of a sandbox that it does not have. */
+  unknownThere(id: string): PlatformError {
+    return new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
   }
 
   /** An HTTP server on a port of a sandbox. */
@@ -238,9 +250,9 @@ export class ProxyLab implements AsyncDisposable {
     this.#ports.set(`${id}:${port}`, (server.address() as AddressInfo).port);
   }
 
-  async #dial(id: string, port: number, signal: AbortSignal | undefined): Promise<Duplex> {
+  async #dial(hostId: string, id: string, port: number, signal: AbortSignal | undefined): Promise<Duplex> {
     this.dials += 1;
-    this.onDial();
+    this.onDial(hostId);
     const { state } = this.rows.get(id) ?? {};
     if (state === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
     if (state !== "running") throw new PlatformError("sandbox_wrong_state", `sandbox ${id} is ${state}`);

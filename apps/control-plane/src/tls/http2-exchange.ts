@@ -63,6 +63,10 @@ export function exchangeWithin(server: Server, peer: PeerOf, { stream, headers, 
   inner.on("continue", () => {
     if (!stream.closed && !stream.headersSent) stream.additionalHeaders({ ":status": 100 });
   });
+  inner.on("information", ({ statusCode, headers: { link } }) => {
+    if (stream.closed || stream.headersSent || (statusCode !== 102 && statusCode !== 103)) return;
+    stream.additionalHeaders({ ":status": statusCode, ...(link === undefined ? {} : { link }) });
+  });
   inner.on("response", (answer) => {
     answer.on("error", () => stream.close(NGHTTP2_INTERNAL_ERROR));
     answer.once("close", () => {

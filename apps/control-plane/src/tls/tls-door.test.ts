@@ -145,6 +145,34 @@ describe("HTTP/2", () => {
     expect(await answerOf(stream)).toMatchObject({ body: "sent late" });
   });
 
+  test("hints that come before the answer pass", async () => {
+    await lab.serve(id, app, (_request, response) => {
+      response.writeEarlyHints({ link: "</style.css>; rel=preload; as=style" }, () => response.end("page"));
+    });
+    const stream = session.request({ ":path": "/" });
+    const hints = once(stream, "headers");
+    expect(await answerOf(stream)).toMatchObject({ status: 200, body: "page" });
+    expect((await hints)[0]).toMatchObject({ ":status": 103, link: "</style.css>; rel=preload; as=style" });
+  });
+
+  test("whose request it is its authority says, whatever stands in Host", async () => {
+    await lab.serve(id, app, (request, response) => void response.end(request.headers.host));
+    expect(await ask({ host: `49983-${id}.${localSandboxDomain}` })).toMatchObject({ status: 200, body: authority });
+  });
+
+  test("a signed URL becomes a cookie for TLS and this host name alone", async () => {
+    lab.sandbox(id, { network: {} });
+    await lab.serve(id, app, (_request, response) => void response.end("private"));
+    expect(await ask({})).toMatchObject({ status: 403 });
+    const grant = lab.portKeys.sign({ sandboxId: id, port: app, keyNumber: 1 }, new Date(Date.now() + 60_000));
+    const visit = { "user-agent": "Mozilla/5.0", "sec-fetch-mode": "navigate" };
+    const first = await ask({ ":path": `/page?roost_access=${grant}`, ...visit });
+    expect(first).toMatchObject({ status: 302, headers: { location: "/page" } });
+    const [cookie = ""] = first.headers["set-cookie"] as string[];
+    expect(cookie).toMatch(/^__Host-roost_port=.*; HttpOnly; Secure; SameSite=Lax$/);
+    expect(await ask({ ":path": "/page", cookie: cookie.split(";")[0] ?? "", ...visit })).toMatchObject({ status: 200, body: "private" });
+  });
+
   test("events come as they are sent", async () => {
     let send: (line: string) => void = () => undefined;
     await lab.serve(id, app, (_request, response) => {

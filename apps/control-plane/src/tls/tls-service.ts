@@ -11,6 +11,10 @@ export interface TlsOptions extends EdgeCertificateOptions {
   readonly tlsPort: number;
 }
 
+export function isTlsWanted(options: Pick<TlsOptions, "tls" | "tlsCert" | "tlsKey">): boolean {
+  return options.tls || options.tlsCert !== undefined || options.tlsKey !== undefined;
+}
+
 /** TLS of the control plane, where the operator wants it: the certificate, and the door in front of the API's server. */
 export class TlsService {
   readonly #options: TlsOptions;
@@ -28,8 +32,7 @@ export class TlsService {
 
   /** Undefined where none is wanted. Throws when there is no certificate that could be used. */
   static async open(options: TlsOptions, log: Logger): Promise<TlsService | undefined> {
-    const isWanted = options.tls || options.tlsCert !== undefined || options.tlsKey !== undefined;
-    return isWanted ? new TlsService(options, await EdgeCertificate.open(options, log), log) : undefined;
+    return isTlsWanted(options) ? new TlsService(options, await EdgeCertificate.open(options, log), log) : undefined;
   }
 
   /** Listens in front of `server`; where, as a URL. */

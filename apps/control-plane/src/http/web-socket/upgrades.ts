@@ -6,6 +6,7 @@ import {
   execStreamClientSchema,
   endpoints,
   PlatformError,
+  portNameSchema,
   processSelectorSchema,
   ptyClientSchema,
   sandboxIdSchema,
@@ -37,13 +38,16 @@ import { serveFollowBuild } from "./follow-build.ts";
 import { servePty } from "./pty.ts";
 import { closeCodeOf, type SessionContext } from "./session.ts";
 import { serveWatch } from "./watch.ts";
+import type { OpenTunnels } from "../../tunnels/open-tunnels.ts";
+import { serveTunnel } from "../../tunnels/serve-tunnel.ts";
+import { TunnelSocket } from "../../tunnels/tunnel-socket.ts";
 
 /** WebSockets open at once; above, upgrades are refused. Each costs up to a few MiB of buffers */
 const socketsMax = 2_000;
 /** Time sockets have to close in `ms` when the platform shuts down */
 const drainTimeoutMs = 5 * second;
 
-const paramsSchema = z.object({ id: sandboxIdSchema, selector: processSelectorSchema.optional() });
+const paramsSchema = z.object({ id: sandboxIdSchema, selector: processSelectorSchema.optional(), port: portNameSchema.optional() });
 const buildParamsSchema = z.object({ build: buildIdSchema });
 const noQuery = z.strictObject({});
 
@@ -62,6 +66,7 @@ interface Accepted {
 export class Upgrades {
   readonly #services: Services;
   readonly #allowedOrigins: readonly string[];
+  readonly #tunnels: OpenTunnels;
   readonly #server = new WebSocketServer({
     noServer: true,
     maxPayload: webSocketMessageBytesMax,
@@ -69,7 +74,8 @@ export class Upgrades {
     clientTracking: true,
   });
 
-  constructor(services: Services, allowedOrigins: readonly string[]) {
+  constructor(services: Services, allowedOrigins: readonly string[], tunnels: OpenTunnels) {
+    this.#tunnels = tunnels;
     this.#services = services;
     this.#allowedOrigins = allowedOrigins;
   }
@@ -138,6 +144,11 @@ export class Upgrades {
     const params = parse(paramsSchema, match.params, "the path");
     const query = parse(querySchemaOf(id), queryOf(url), "the query") as Record<string, string>;
     const row = await sandboxes.get(ownedBy(caller.teamId, params.id));
+    if (id === "openTunnel") {
+      const take = () => this.#tunnels.take(row.id);
+      const reach = async () => guests.of(await this.#audited(id, caller, row.id, async () => sandboxes.getUsable(row)));
+      return { id, admit, serve: async (socket) => serveTunnel(socket, { take, reach, port: Number(params.port) }) };
+    }
     return {
       id,
       admit,
@@ -174,7 +185,10 @@ export class Upgrades {
     const { metrics, log } = this.#services;
     metrics.socketOpened(id);
     socket.once("close", () => metrics.socketClosed(id));
-    const json = new JsonSocket<never, never>(socket, messageSchemas[id] as z.ZodType<never> | undefined);
+    const json =
+      id === "openTunnel"
+        ? new TunnelSocket(socket)
+        : new JsonSocket<never, never>(socket, messageSchemas[id] as z.ZodType<never> | undefined);
     const tell = async (failure: PlatformError) => {
       const message = { type: "error", code: failure.code, data: failure.message, ...(id === "pty" ? { fatal: true } : {}) };
       await json.send(message as never);
@@ -199,7 +213,7 @@ export class Upgrades {
 /** What clients may send, where they may send anything. */
 const messageSchemas: Partial<Record<WebSocketEndpointId, z.ZodType>> = { execStream: execStreamClientSchema, pty: ptyClientSchema };
 
-function serve(id: Exclude<WebSocketEndpointId, "followBuild">, socket: never, context: SessionContext): Promise<void> {
+function serve(id: Exclude<WebSocketEndpointId, "followBuild" | "openTunnel">, socket: never, context: SessionContext): Promise<void> {
   switch (id) {
     case "execStream":
       return serveExecStream(socket, context);
