@@ -32,7 +32,7 @@ await build({
   sourcemap: "linked",
   sourcesContent: false,
   conditions: ["@roost/source"],
-  external: ["@connectrpc/*", "@bufbuild/*", "pino", "bufferutil", "utf-8-validate"],
+  external: ["ssh2", "@connectrpc/*", "@bufbuild/*", "pino", "bufferutil", "utf-8-validate"],
   plugins: [{ name: "servers", setup: leaveServersOut }],
   // CommonJS packages inside ES modules ask for Node's own modules by `require`
   banner: { js: 'import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);' },

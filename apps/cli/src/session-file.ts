@@ -17,7 +17,8 @@ const keptSessionSchema = z.object({
 });
 export type KeptSession = Omit<z.infer<typeof keptSessionSchema>, "formatVersion">;
 
-function folderOf(environment: Io["environment"]): string {
+/** Where this user's settings of this program are. */
+export function configFolder(environment: Io["environment"]): string {
   const { XDG_CONFIG_HOME: config = "", HOME: home = "" } = environment;
   if (config.startsWith("/")) return join(config, "roost");
   if (home.startsWith("/")) return join(home, ".config", "roost");
@@ -25,7 +26,7 @@ function folderOf(environment: Io["environment"]): string {
 }
 
 /** In the user's own configuration folder. */
-export const sessionPath = (environment: Io["environment"]) => join(folderOf(environment), "session.json");
+export const sessionPath = (environment: Io["environment"]) => join(configFolder(environment), "session.json");
 
 /** Undefined when nobody signed in. */
 export async function readSession(environment: Io["environment"]): Promise<KeptSession | undefined> {
@@ -49,7 +50,7 @@ export async function readSession(environment: Io["environment"]): Promise<KeptS
 
 /** Readable by its owner only. */
 export async function writeSession(environment: Io["environment"], session: KeptSession): Promise<void> {
-  await mkdir(folderOf(environment), { recursive: true, mode: 0o700 });
+  await mkdir(configFolder(environment), { recursive: true, mode: 0o700 });
   await writeFileDurably(sessionPath(environment), `${JSON.stringify({ formatVersion: 1, ...session }, undefined, 2)}\n`, { mode: 0o600 });
 }
 

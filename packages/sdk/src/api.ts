@@ -8,6 +8,7 @@ import { addressOf, type Connection, type RequestOptions } from "./connection.ts
 import { RoostError } from "./errors.ts";
 import { readJson, send } from "./http.ts";
 import { MessageSocket } from "./message-socket.ts";
+import { Tunnel } from "./tunnel.ts";
 import { endpointOf, pathOf, type AnswerOf, type BodyOf } from "./endpoint-types.ts";
 
 export interface CallInput<Id extends EndpointId> {
@@ -56,6 +57,11 @@ export class Api {
   ): Promise<MessageSocket<Message>> {
     const url = addressOf(this.connection, pathOf(id, input.path ?? {}), input.query ?? {});
     return MessageSocket.open(this.connection, url, schema, options);
+  }
+
+  /** Bytes both ways. */
+  async tunnel(id: EndpointId, input: RawInput, options: RequestOptions): Promise<Tunnel> {
+    return Tunnel.open(this.connection, addressOf(this.connection, pathOf(id, input.path ?? {}), input.query ?? {}), options);
   }
 }
 

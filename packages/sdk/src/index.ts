@@ -12,6 +12,7 @@ export { ExecStream, type ExecEvent } from "./exec-stream.ts";
 export { FileWatch, type FileChange } from "./file-watch.ts";
 export { Files, type FileData, type FileDownload, type FileOptions, type ReadOptions, type WriteOptions } from "./files.ts";
 export { Hosts } from "./hosts.ts";
+export { Ports, type SignPortOptions } from "./ports.ts";
 export { Processes } from "./processes.ts";
 export { PtySession, type PtyEvent } from "./pty-session.ts";
 export {
@@ -25,6 +26,7 @@ export {
 } from "./sandbox-handle.ts";
 export { SignIn, type SignInOptions } from "./sign-in.ts";
 export { Teams } from "./teams.ts";
+export { Tunnel } from "./tunnel.ts";
 export { Snapshots, type CreateSnapshotOptions } from "./snapshots.ts";
 export { BuildFailedError } from "./templates/build-failed-error.ts";
 export { Builds, type BuildEvent, type BuildLogOptions, type FollowOptions, type ListBuildsOptions } from "./templates/builds.ts";

@@ -17,6 +17,8 @@ import {
   type PtyClientMessage,
   type ResumeSandboxInput,
   type Sandbox,
+  type SandboxEgress,
+  type SandboxEgressInput,
 } from "@roost/contract";
 
 import type { Api } from "./api.ts";
@@ -26,8 +28,10 @@ import { ExecStream } from "./exec-stream.ts";
 import { Files } from "./files.ts";
 import { bodyOf } from "./http.ts";
 import type { MessageSocket } from "./message-socket.ts";
+import { Ports } from "./ports.ts";
 import { Processes } from "./processes.ts";
 import { PtySession } from "./pty-session.ts";
+import type { Tunnel } from "./tunnel.ts";
 
 /** How much longer than the command the answer of a foreground exec may take in `ms`. */
 const execAnswerMarginMs = 30_000;
@@ -45,6 +49,7 @@ export class SandboxHandle {
   readonly id: string;
   readonly files: Files;
   readonly processes: Processes;
+  readonly ports: Ports;
   readonly #api: Api;
 
   constructor(api: Api, id: string) {
@@ -52,6 +57,7 @@ export class SandboxHandle {
     this.#api = api;
     this.files = new Files(api, id);
     this.processes = new Processes(api, id);
+    this.ports = new Ports(api, id);
   }
 
   async get(options: RequestOptions = {}): Promise<Sandbox> {
@@ -105,6 +111,16 @@ export class SandboxHandle {
     return this.#api.call("setSandboxTimeout", { path: { id: this.id }, body: { timeout_sec: timeoutSec } }, options);
   }
 
+  /** What its guest may reach and use. Passwords and values of headers are not told. */
+  async network(options: RequestOptions = {}): Promise<SandboxEgress> {
+    return this.#api.call("getNetwork", { path: { id: this.id } }, options);
+  }
+
+  /** Replaces what its guest may reach and use. In force when this resolves; what is not allowed any more is cut. */
+  async setNetwork(network: SandboxEgressInput, options: RequestOptions = {}): Promise<SandboxEgress> {
+    return this.#api.call("setNetwork", { path: { id: this.id }, body: network }, options);
+  }
+
   async metrics(range?: MetricsRange, options: RequestOptions = {}): Promise<Metrics> {
     return this.#api.call("getSandboxMetrics", { path: { id: this.id }, query: { range } }, options);
   }
@@ -153,6 +169,11 @@ export class SandboxHandle {
   /** The terminal that runs under a tag. */
   async ptyConnect(tag: string, options: RequestOptions = {}): Promise<PtySession> {
     return begin(await this.#ptySocket(options), { type: "connect", tag }, PtySession.started);
+  }
+
+  /** A TCP connection to a port of the sandbox, also where its server listens on the loopback address only. */
+  async tunnel(port: number, options: RequestOptions = {}): Promise<Tunnel> {
+    return this.#api.tunnel("openTunnel", { path: { id: this.id, port: String(port) } }, savingTimeoutMs(options));
   }
 
   async #ptySocket(options: RequestOptions) {

@@ -3,9 +3,11 @@ import type { CreateSandboxInput } from "@roost/contract";
 import type { CommandContext } from "../context.ts";
 import { exitCodes } from "../failure.ts";
 import { formatMemory } from "../output/format.ts";
+import type { Io } from "../io.ts";
 import { withProgress } from "../output/progress.ts";
+import { networkInput, type NetworkOptions } from "../parse/network.ts";
 
-export interface CreateOptions {
+export interface CreateOptions extends NetworkOptions {
   readonly template?: string;
   readonly vcpus?: number;
   readonly memory?: number;
@@ -18,8 +20,10 @@ export interface CreateOptions {
 }
 
 /** The request that the options ask for; what is not given is left to the platform's defaults. */
-export function createInput(options: CreateOptions): CreateSandboxInput {
+export async function createInput(options: CreateOptions, io: Io): Promise<CreateSandboxInput> {
+  const network = await networkInput(options, io);
   return {
+    ...(network !== undefined && { network }),
     template: options.template,
     vcpus: options.vcpus,
     memory_mb: options.memory,
@@ -33,9 +37,10 @@ export function createInput(options: CreateOptions): CreateSandboxInput {
 }
 
 export async function create(context: CommandContext, options: CreateOptions): Promise<number> {
+  const input = await createInput(options, context.io);
   const client = await context.client();
   const sandbox = await withProgress(context, "creating the sandbox", async () =>
-    client.sandboxes.create(createInput(options), { signal: context.signal }),
+    client.sandboxes.create(input, { signal: context.signal }),
   );
   if (context.isJson) await context.printJson(sandbox);
   else {

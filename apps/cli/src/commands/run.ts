@@ -19,7 +19,7 @@ export interface RunOptions extends Omit<CreateOptions, "env">, ExecOptions {
 export async function run(context: CommandContext, command: string, args: readonly string[], options: RunOptions): Promise<number> {
   const client = await context.client();
   const runId = randomUUID();
-  const input = createInput({ ...options, env: {}, metadata: { ...options.metadata, [runLabel]: runId } });
+  const input = await createInput({ ...options, env: {}, metadata: { ...options.metadata, [runLabel]: runId } }, context.io);
   let id: string | undefined;
   try {
     const created = await withProgress(context, "creating the sandbox", async () =>

@@ -49,6 +49,7 @@ export async function machineChecks(folders: Folders): Promise<Check[]> {
     checkTool("qemu-img", ["--version"], "disks are made with it"),
     checkTool("nft", ["--version"], "sandboxes' networks are guarded with it"),
     checkTool("ip", ["-V"], "sandboxes' networks are made with it"),
+    checkTool("conntrack", ["--version"], "what sandboxes leave in the host's connection table is removed with it"),
     checkImages(folders.cacheDir),
     checkDiskSpace("state folder", folders.dir),
   ]);

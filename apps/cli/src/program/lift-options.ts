@@ -1,7 +1,7 @@
-import type { Command } from "commander";
+import type { Command, Option } from "commander";
 
 /**
- * Lets options of `exec` and `shell` stand behind the sandbox's id, too (`roost shell ID --tag work`), although
+ * Lets options of `exec`, `shell` and `ssh` stand behind the sandbox's id, too (`roost shell ID --tag work`), although
  * everything behind the command to run belongs to that command: they are moved in front of the id.
  */
 export function liftOptions(program: Command, argv: readonly string[]): string[] {
@@ -13,6 +13,8 @@ export function liftOptions(program: Command, argv: readonly string[]): string[]
   while (operands.length < 2) {
     const word = words[0];
     if (word === undefined || word === "--") break;
+    // What is no option of `roost ssh` is one of ssh
+    if (command.name() === "ssh" && operands.length > 0 && optionOf(command, word) === undefined) break;
     if (word.startsWith("-") && word !== "-") lifted.push(...words.splice(0, takesValue(command, word) ? 2 : 1));
     else if (operands.length === 0) operands.push(...words.splice(0, 1));
     else break;
@@ -20,9 +22,12 @@ export function liftOptions(program: Command, argv: readonly string[]): string[]
   return [command.name(), ...lifted, ...operands, ...words];
 }
 
-const liftingCommands = new Set(["exec", "shell"]);
+const liftingCommands = new Set(["exec", "shell", "ssh"]);
 
 function takesValue(command: Command, word: string): boolean {
-  const option = command.options.find((candidate) => candidate.long === word || candidate.short === word);
-  return option?.required === true;
+  return optionOf(command, word)?.required === true;
+}
+
+function optionOf(command: Command, word: string): Option | undefined {
+  return command.options.find((candidate) => candidate.long === word || candidate.short === word);
 }

@@ -9,11 +9,14 @@ import type { ProgramEnvironment } from "./define.ts";
 import { defineGuestCommands } from "./guest-commands.ts";
 import { defineHostCommands } from "./host-commands.ts";
 import { defineKeyCommands } from "./key-commands.ts";
+import { defineNetworkCommands } from "./network-commands.ts";
 import { definePlatformCommands } from "./platform-commands.ts";
+import { defineReachCommands } from "./reach-commands.ts";
 import { defineSandboxCommands } from "./sandbox-commands.ts";
 import { defineSavingCommands } from "./saving-commands.ts";
 import { defineTeamCommands } from "./team-commands.ts";
 import { defineTemplateCommands } from "./template-commands.ts";
+import { defineTrafficTokenCommand } from "./traffic-token-command.ts";
 
 /** The whole command line. What commands do is loaded when one runs, so that help and completion are quick. */
 export function createProgram(environment: ProgramEnvironment): Command {
@@ -43,12 +46,15 @@ Start:
   $ roost pause $ID; roost resume $ID      saved with what runs in it, and back
   $ roost template build . -t mine         a template of your own, from a Dockerfile
 
-Exit codes: 0 fine · 1 error · 2 wrong usage · 130 interrupted; exec, run and shell end with their command's own code.`,
+Exit codes: 0 fine · 1 error · 2 wrong usage · 130 interrupted; exec, run, shell and ssh end with their command's own code.`,
   );
   defineSandboxCommands(program, environment);
+  defineNetworkCommands(program, environment);
   defineSavingCommands(program, environment);
   defineTemplateCommands(program, environment);
   defineGuestCommands(program, environment);
+  defineReachCommands(program, environment);
+  defineTrafficTokenCommand(program, environment);
   defineAccountCommands(program, environment);
   defineTeamCommands(program, environment);
   defineKeyCommands(program, environment);

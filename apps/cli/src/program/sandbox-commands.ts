@@ -2,6 +2,7 @@ import { Option, type Command } from "commander";
 
 import { parseEnvironment, parseInteger, parseMemory, parsePair, parseRepeated, parseSeconds } from "../parse/values.ts";
 import { examples, withCommonOptions, type ProgramEnvironment } from "./define.ts";
+import { withNetworkOptions } from "./network-commands.ts";
 
 const group = "Sandboxes:";
 /** As the contract has them (a test compares): the contract itself would double the time that help takes. */
@@ -10,13 +11,14 @@ export const sandboxStateNames = ["creating", "running", "pausing", "paused", "r
 
 /** What a new sandbox is like; shared by `create` and `run`. */
 export function withCreateOptions(command: Command): Command {
-  return command
+  const sized = command
     .option("-t, --template <name>", "what the sandbox starts from (default: base)")
     .option("--vcpus <count>", "virtual CPUs (default: the template's, else 1)", parseInteger)
     .option("-m, --memory <size>", "memory: MiB, or with m or g (default: the template's, else 512m)", parseMemory)
     .option("--idle-timeout <time>", "pause it after this long without activity; 0 = never (default: 30m)", parseSeconds)
     .option("--metadata <key=value>", "label it; repeatable", parsePair)
     .option("--host-tag <tag>", "only on a host that has this tag, such as accelerator=kvm; repeatable: all of them", parseRepeated);
+  return withNetworkOptions(sized);
 }
 
 export function defineSandboxCommands(program: Command, { io, run }: ProgramEnvironment): void {
@@ -30,6 +32,7 @@ export function defineSandboxCommands(program: Command, { io, run }: ProgramEnvi
         examples(
           "roost create",
           "roost create --idle-timeout 5m --auto-resume",
+          "roost create --no-internet --allow pypi.org",
           "ID=$(roost create --memory 2g --vcpus 2 --metadata team=research)",
         ),
       ),

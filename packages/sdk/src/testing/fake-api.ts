@@ -8,6 +8,7 @@ import { WebSocketServer } from "ws";
 import { endpointOf } from "../endpoint-types.ts";
 import { FakeError, type FakeHandlers } from "./fake-call.ts";
 import { LocalAccounts } from "./local-accounts.ts";
+import { localPortHandlers } from "./local-ports.ts";
 import { localHandlers, LocalSandboxes } from "./local-sandboxes.ts";
 
 export { FakeError } from "./fake-call.ts";
@@ -40,7 +41,7 @@ export class FakeApi implements AsyncDisposable {
   readonly #sockets = new WebSocketServer({ noServer: true, maxPayload: 1024 * 1024 });
 
   private constructor() {
-    Object.assign(this.handlers.http, this.accounts.handlers());
+    Object.assign(this.handlers.http, this.accounts.handlers(), localPortHandlers());
     this.#server = createServer((request, response) => {
       this.#answer(request, response).catch((error: unknown) => sendError(response, error));
     });

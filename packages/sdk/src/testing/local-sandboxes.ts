@@ -4,7 +4,17 @@ import { tmpdir } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
 import { pipeline } from "node:stream/promises";
 
-import { newSandboxId, type CreateSandboxBody, type FileEntry, type Sandbox, type Snapshot, type Template } from "@roost/contract";
+import {
+  newSandboxId,
+  sandboxEgressBodySchema,
+  showEgress,
+  type CreateSandboxBody,
+  type FileEntry,
+  type Sandbox,
+  type SandboxEgressBody,
+  type Snapshot,
+  type Template,
+} from "@roost/contract";
 
 import { FakeError, type FakeCall, type FakeHandlers } from "./fake-call.ts";
 import { LocalBuilds } from "./local-builds.ts";
@@ -13,9 +23,11 @@ import { LocalBooks } from "./local-books.ts";
 import { LocalHosts } from "./local-hosts.ts";
 import { LocalKeys } from "./local-keys.ts";
 import { LocalProcesses } from "./local-processes.ts";
+import { joinLocalPort } from "./local-tunnels.ts";
 import { LocalSaving, type SavableSandbox } from "./local-saving.ts";
 
 interface LocalSandbox extends SavableSandbox {
+  network: SandboxEgressBody;
   record: Sandbox;
   /** Stands for the user's home. */
   readonly home: string;
@@ -64,7 +76,8 @@ export class LocalSandboxes {
       versions: { kernel: "6.1.0-test" },
     };
     const home = await mkdtemp(join(tmpdir(), "roost-fake-"));
-    const sandbox = { record, home, generations: [], processes: new LocalProcesses(home, body.envs ?? {}) };
+    const network = body.network ?? sandboxEgressBodySchema.parse({});
+    const sandbox = { record, network, home, generations: [], processes: new LocalProcesses(home, body.envs ?? {}) };
     this.#all.set(id, sandbox);
     return sandbox;
   }
@@ -107,6 +120,12 @@ export function localHandlers(sandboxes: LocalSandboxes): FakeHandlers {
         const sandbox = at(call);
         sandbox.record = { ...sandbox.record, timeout_sec: (call.body as { timeout_sec: number }).timeout_sec };
         return sandbox.record;
+      },
+      getNetwork: (call) => showEgress(at(call).network),
+      setNetwork: (call) => {
+        const sandbox = at(call);
+        sandbox.network = call.body as SandboxEgressBody;
+        return showEgress(sandbox.network);
       },
       getSandboxMetrics: (call) => ({
         sandbox_id: at(call).record.id,
@@ -171,6 +190,10 @@ export function localHandlers(sandboxes: LocalSandboxes): FakeHandlers {
       execStream: (call) => guestAt(call).processes.stream(call.socket),
       attachProcess: (call) => guestAt(call).processes.attach(call.socket, call.parameters["selector"] ?? ""),
       pty: (call) => guestAt(call).processes.terminal(call.socket),
+      openTunnel: (call) => {
+        guestAt(call);
+        joinLocalPort(call.socket, Number(call.parameters["port"]));
+      },
     },
   };
 }
