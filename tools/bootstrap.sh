@@ -14,11 +14,12 @@ qemu_packages=(qemu-system-x86 qemu-utils)
 # Older ones cannot make a file system of a tar archive; Debian 12 has the new one in its backports, too.
 e2fsprogs_version_min=1.47.1
 packages=(
-  iproute2 nftables                            # network slots
+  iproute2 nftables conntrack                  # network slots
   util-linux procps                            # setpriv, unshare, flock
   busybox-static                               # into the guest
   kmod lz4 xz-utils zstd                       # kernel image
   squashfs-tools mmdebstrap                    # agent disk, base template
+  openssh-sftp-server                          # into the guest; brings the OpenSSH client, which `roost ssh` starts
   skopeo libarchive-tools                      # imported images; mke2fs reads tar by the library that the second one brings
   gcc libc6-dev                                # the guest agent's launcher
   ca-certificates git python3                  # the quickstart's demo runs its program on the host, too
@@ -26,6 +27,8 @@ packages=(
 # For `npm test`: database tests run on a real server, imports of images use a real registry; tests start both themselves.
 postgresql_packages=(postgresql)
 registry_packages=(docker-registry libcap2-bin)
+# A real browser, and what makes it trust an authority; what people use over SSH.
+client_packages=(chromium libnss3-tools rsync)
 # For `npm run bench`: what a user might pick instead.
 benchmark_packages=(crun)
 
@@ -223,7 +226,7 @@ if [ "$with_tests" = yes ] && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' 
   fi
 fi
 if [ "$with_tests" = yes ]; then
-  wanted+=("${registry_packages[@]}")
+  wanted+=("${registry_packages[@]}" "${client_packages[@]}")
   if [ ! -e /usr/bin/docker-registry ] && [ ! -e /etc/systemd/system/docker-registry.service ]; then
     mkdir -p /etc/systemd/system
     ln -s /dev/null /etc/systemd/system/docker-registry.service

@@ -13,12 +13,14 @@ CRASH_STEPS=all vm apps/host-agent/src/crash.vm.test.ts
 IDENTITY_FORKS=200 vm tests/e2e/identity.vm.test.ts
 RECIPES=all vm tests/e2e/templates
 BUILD_FAULTS=long vm tests/e2e/templates-disk-full.vm.test.ts tests/e2e/templates-uploads.vm.test.ts
+WAKE_REQUESTS=1000 vm tests/e2e/wake.vm.test.ts
 OUTAGE_SEC=90 CUT_SEC=180 vm tests/e2e/hosts.vm.test.ts
 for ((round = 1; round <= rounds; round++)); do
   seed=$((RANDOM * 32768 + RANDOM))
   echo "round $round of $rounds, SEED=$seed"
   SEED=$seed SIM_RUNS=1000 node_modules/.bin/vitest run --project unit --project linux
   SEED=$seed MARATHON_STEPS=200 CONCURRENCY_REQUESTS=40 vm tests/e2e/marathon.vm.test.ts tests/e2e/concurrency.vm.test.ts
+  SEED=$seed SECRET_STEPS=100 vm tests/e2e/secrets.vm.test.ts
   SEED=$seed BUILD_FAULTS=short vm tests/e2e/kill.vm.test.ts tests/e2e/api.vm.test.ts tests/e2e/templates-faults.vm.test.ts
 done
 echo "$rounds rounds passed"

@@ -21,8 +21,10 @@ import { execGroup } from "./exec.ts";
 import { forkGroup } from "./fork.ts";
 import { idleGroup } from "./idle.ts";
 import { describeMachine, describeOthers } from "./machine.ts";
+import { networkGroup } from "./network.ts";
 import { pauseGroup } from "./pause.ts";
 import { pausedDiskGroup } from "./paused-disk.ts";
+import { proxyGroup } from "./proxy.ts";
 import { markdown, rowHeader } from "./report.ts";
 import { resumeGroup } from "./resume.ts";
 import { poolGroup, restoreGroup } from "./start.ts";
@@ -40,6 +42,8 @@ const groups: readonly Group[] = [
   execGroup,
   e2bGroup,
   transferGroup,
+  proxyGroup,
+  networkGroup,
   idleGroup,
   pausedDiskGroup,
   buildGroup,

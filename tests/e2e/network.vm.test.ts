@@ -72,6 +72,21 @@ describe("a guest reaches", () => {
   });
 });
 
+test("what it may reach is changed while it runs, and limited", async () => {
+  const { address, otherAddress, seenAs } = outside;
+  const policy = await sandbox().setNetwork({
+    allow_internet: false,
+    allow_out: [otherAddress],
+    limits: { connections: 50, out_mbit_per_sec: 10 },
+  });
+  expect(policy).toMatchObject({ allow_out: [otherAddress], limits: { connections: 50, in_mbit_per_sec: null } });
+  expect(await sandbox().network()).toEqual(policy);
+  expect(await reaches(`http://${address}/`)).toMatch(/^no/);
+  expect(await reaches(`http://${otherAddress}/`)).toBe(`from ${seenAs}`);
+  await sandbox().setNetwork({});
+  expect(await reaches(`http://${address}/`)).toBe(`from ${seenAs}`);
+});
+
 test("a packet with another source address is dropped", async () => {
   const script = [
     "ip addr add 11.78.0.77/32 dev eth0",

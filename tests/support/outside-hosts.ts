@@ -25,7 +25,9 @@ export const outside = {
   seenAs: "11.78.0.1",
 } as const;
 
-const namespace = `roosttest${process.pid}`;
+/** Its network namespace. */
+export const outsideNamespace = `roosttest${process.pid}`;
+const namespace = outsideNamespace;
 const link = `rt${process.pid}`.slice(0, 12);
 const server = `require("node:http").createServer((q,r)=>r.end("from "+q.socket.remoteAddress)).listen(80,"0.0.0.0",()=>console.log("up"))`;
 

@@ -76,7 +76,7 @@ describe.concurrent("what a sandbox may reach", () => {
     [{ denyOut: ["example.com"] }, "example.com"],
     [{ allowOut: ["1.2.3.4/33"] }, "1.2.3.4/33"],
     [{ allowOut: ["example.com"] }, "0.0.0.0/0"],
-    [{ rules: { "api.example.com": [{ transform: { headers: { a: "b" } } }] } }, "rules"],
+    [{ rules: { "api.example.com": [{ transform: { headers: { host: "b" } } }] } }, "rules"],
     [{ egressProxy: { address: "proxy.example.com" } }, "egressProxy"],
     [{ egressProxy: { address: `${privateAddress}:1080` } }, privateAddress],
     [{ egressProxy: { address: "127.0.0.1:1080" } }, "127.0.0.1"],
