@@ -110,6 +110,6 @@ test.each(["zsh", "fish"])("a script for %s is printed", async (shell) => {
 test("bash: hosts, and the tags that they have", async () => {
   cli.api.sandboxes.hosts.add("rack-7", { tags: ["zone-a"] });
   expect(await completionsOf("roost host drain ra")).toEqual(["rack-7"]);
-  expect(await completionsOf("roost host drain rack-7 --mode ")).toEqual(["pause", "wait"]);
+  expect(await completionsOf("roost host drain rack-7 --mode ")).toEqual(["pause", "wait", "move"]);
   expect(await completionsOf("roost create --host-tag zo")).toEqual(["zone-a"]);
 });
