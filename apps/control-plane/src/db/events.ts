@@ -2,6 +2,7 @@ import type { EventActor, EventKind, EventSubjectKind } from "@roost/contract";
 import { sql, type Selectable } from "kysely";
 
 import type { Db } from "./database.ts";
+import { timeOnHost } from "./moves.ts";
 import type { EventTable } from "./schema.ts";
 
 export type EventRow = Selectable<EventTable>;
@@ -25,11 +26,12 @@ interface ToldSubject {
   readonly id: string;
   /** As users know it */
   readonly template: string | null;
+  readonly time: Date;
 }
 
 /**
- * False when it was known already, or is not to be told: it is about a sandbox that works for a build, whose log tells what happens, or about one that another
- * host has. Hosts may be a team's own, and whoever is root there must not tell other teams anything in the name of theirs.
+ * False when it was known already, or is not to be told: it is about a sandbox that works for a build, whose log tells what happens, or about one that was never
+ * that host's. Hosts may be a team's own, and whoever is root there must not tell other teams anything in the name of theirs.
  */
 export async function insertEvent(db: Db, event: NewEvent): Promise<boolean> {
   const subject = await subjectOf(db, event);
@@ -41,7 +43,7 @@ export async function insertEvent(db: Db, event: NewEvent): Promise<boolean> {
       id: event.id,
       team_id: subject.teamId,
       host_id: event.hostId,
-      time_created: event.time,
+      time_created: subject.time,
       kind: event.kind,
       sandbox_id: event.sandboxId,
       template: subject.template,
@@ -56,17 +58,18 @@ export async function insertEvent(db: Db, event: NewEvent): Promise<boolean> {
   return (result.numInsertedOrUpdatedRows ?? 0n) > 0n;
 }
 
-async function subjectOf(db: Db, { hostId, sandboxId, template }: NewEvent): Promise<ToldSubject | undefined> {
+async function subjectOf(db: Db, { hostId, sandboxId, template, time }: NewEvent): Promise<ToldSubject | undefined> {
   if (sandboxId !== null) {
     const row = await db
       .selectFrom("sandbox")
-      .select(["team_id", "host_id", "for_build_id"])
+      .select(["id", "team_id", "host_id", "for_build_id"])
       .where("id", "=", sandboxId)
       .executeTakeFirst();
-    if (row !== undefined && (row.for_build_id !== null || row.host_id !== hostId)) return undefined;
-    return { teamId: row?.team_id ?? null, kind: "sandbox", id: sandboxId, template };
+    if (row === undefined) return { teamId: null, kind: "sandbox", id: sandboxId, template, time };
+    const happened = row.for_build_id === null ? await timeOnHost(db, row, { hostId, time }) : undefined;
+    return happened && { teamId: row.team_id, kind: "sandbox", id: sandboxId, template, time: happened };
   }
-  if (template === null) return { teamId: null, kind: "host", id: hostId, template };
+  if (template === null) return { teamId: null, kind: "host", id: hostId, template, time };
   // hosts know templates of teams by names of their own
   const owned =
     (await db
@@ -83,7 +86,7 @@ async function subjectOf(db: Db, { hostId, sandboxId, template }: NewEvent): Pro
       .where("build.host_id", "=", hostId)
       .executeTakeFirst());
   const name = owned?.name ?? template;
-  return { teamId: owned?.team_id ?? null, kind: "template", id: name, template: name };
+  return { teamId: owned?.team_id ?? null, kind: "template", id: name, template: name, time };
 }
 
 /** Of what a host itself told, what was heard last: it tells in order, so all before it is here, too, or was not to be kept. */

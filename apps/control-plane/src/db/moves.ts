@@ -128,6 +128,7 @@ export async function commitMove(
   db: Db,
   move: MoveRow,
   copied: { readonly from: number; readonly generation: number },
+  now: Date,
 ): Promise<SandboxRow | undefined> {
   const decided = await db
     .updateTable("sandbox_move")
@@ -136,6 +137,11 @@ export async function commitMove(
     .where("step", "=", "copying")
     .executeTakeFirst();
   if (decided.numUpdatedRows === 0n) return undefined;
+  await db
+    .insertInto("sandbox_left")
+    .values({ sandbox_id: move.sandbox_id, host_id: move.from_host_id, time_left: now })
+    .onConflict((conflict) => conflict.columns(["sandbox_id", "host_id"]).doUpdateSet({ time_left: now }))
+    .execute();
   return db
     .updateTable("sandbox")
     .set({ host_id: move.to_host_id, generation: copied.generation })
@@ -147,6 +153,26 @@ export async function commitMove(
     .where("time_lost", "is", null)
     .returningAll()
     .executeTakeFirst();
+}
+
+/**
+ * When something happened to a sandbox on a host of which the host tells now: at the instant that it says, or, where the sandbox was moved away since, before that. Undefined: the
+ * sandbox was never that host's, and what is said of it counts for nothing.
+ */
+export async function timeOnHost(
+  db: Db,
+  sandbox: Pick<SandboxRow, "id" | "host_id">,
+  told: { readonly hostId: string; readonly time: Date },
+): Promise<Date | undefined> {
+  if (sandbox.host_id === told.hostId) return told.time;
+  const left = await db
+    .selectFrom("sandbox_left")
+    .select("time_left")
+    .where("sandbox_id", "=", sandbox.id)
+    .where("host_id", "=", told.hostId)
+    .executeTakeFirst();
+  if (left === undefined) return undefined;
+  return told.time < left.time_left ? told.time : left.time_left;
 }
 
 /** Tries one that was undone anew, to another host or the same; false when it is another one by now. */

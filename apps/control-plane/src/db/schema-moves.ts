@@ -1,6 +1,7 @@
-/** Tables of migration 0012. */
+/** Tables of migration 0013. */
 export interface MoveTables {
   sandbox_move: SandboxMoveTable;
+  sandbox_left: SandboxLeftTable;
   host_reservation: HostReservationView;
 }
 
@@ -24,6 +25,14 @@ export interface SandboxMoveTable {
   /** It is not worked at before */
   time_next: Date;
   time_started: Date;
+}
+
+/** Whose sandboxes were before they were moved. */
+export interface SandboxLeftTable {
+  sandbox_id: string;
+  host_id: string;
+  /** The last time */
+  time_left: Date;
 }
 
 /** What hosts are to have room for. */

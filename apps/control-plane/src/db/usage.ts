@@ -2,6 +2,7 @@ import type { UsageAmounts, UsageGroup } from "@roost/contract";
 import { sql, type RawBuilder } from "kysely";
 
 import type { Db } from "./database.ts";
+import { timeOnHost } from "./moves.ts";
 
 /** A part of time; `to` is not in it. */
 export interface Span {
@@ -138,23 +139,23 @@ export interface PastChange {
   readonly sandboxId: string;
   readonly hostId: string;
   readonly state: "running" | "paused";
-  readonly instant: Date;
+  readonly time: Date;
 }
 
 /**
  * A sandbox was paused or resumed at an instant that lies within a known interval: its host remembers what happened while nobody listened. Anything
  * else changes nothing: what goes on is decided by its state, and what another host says of it counts for nothing.
  */
-export async function splitInterval(db: Db, { sandboxId, hostId, state, instant }: PastChange): Promise<boolean> {
+export async function splitInterval(db: Db, { sandboxId, hostId, state, time }: PastChange): Promise<boolean> {
   return db.transaction().execute(async (transaction) => {
     const sandbox = await transaction
       .selectFrom("sandbox")
-      .select("id")
+      .select(["id", "host_id"])
       .where("id", "=", sandboxId)
-      .where("host_id", "=", hostId)
       .forUpdate()
       .executeTakeFirst();
-    if (sandbox === undefined) return false;
+    const instant = sandbox && (await timeOnHost(transaction, sandbox, { hostId, time }));
+    if (instant === undefined) return false;
     const around = await transaction
       .selectFrom("sandbox_interval")
       .selectAll()

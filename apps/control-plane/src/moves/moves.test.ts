@@ -2,17 +2,20 @@ import { randomUUID } from "node:crypto";
 
 import { Code, ConnectError } from "@connectrpc/connect";
 import { networkPolicySchema } from "@roost/contract";
+import { silentLogger } from "@roost/kit";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
 import type { Database } from "../db/database.ts";
 import { insertMove } from "../db/moves.ts";
 import { listTaken, listUnsettled, takenOfHost } from "../db/reservations.ts";
 import { requestDeleteOfAnyTeam } from "../db/sandboxes.ts";
+import { Events } from "../events/events.ts";
 import { NetworkSecrets } from "../sandboxes/network-secrets.ts";
 import { hostError } from "../testing/fake-host.ts";
 import { own } from "../testing/first-team.ts";
 import { MoveWorld, moveWorldKey } from "../testing/move-world.ts";
 import { openTestDatabase } from "../testing/test-database.ts";
+import { Usage } from "../usage/usage.ts";
 import type { MoveStep } from "./moves.ts";
 
 /** A first database takes PGlite long on a busy machine */
@@ -70,6 +73,33 @@ test("what its guest may reach goes along from the record, with what is sealed t
   await world.settle();
   await expectWhole("isaved");
   expect(world.host("b").moves.networks.get("isaved")?.rules["api.example.com"]?.headers).toEqual({ authorization: "a secret" });
+});
+
+test("what the host that it left tells late is heard, as of then at the latest, and counted; what others tell is not", async () => {
+  await world.add("a", "irun", "running");
+  await world.operate("a", "draining");
+  await world.settle();
+  const events = new Events(database.db, silentLogger, world.now);
+  const usage = new Usage(database.db, world.now);
+  const left = await database.db.selectFrom("sandbox_left").select("time_left").executeTakeFirstOrThrow();
+  const first = await database.db.selectFrom("sandbox_interval").select("time_started").orderBy("time_started").executeTakeFirstOrThrow();
+  const beforeMs = first.time_started.getTime() + 1;
+  const told = { kind: "sandbox.paused", sandboxId: "irun", template: null, message: "", detail: {} } as const;
+  for (const [hostId, time] of [
+    ["a", new Date(beforeMs)],
+    ["a", world.now()],
+    ["c", new Date(beforeMs)],
+  ] as const) {
+    await events.record({ ...told, id: `${hostId} ${time.getTime()}`, hostId, time });
+    await usage.happened({ ...told, hostId, time });
+  }
+  const heard = await database.db.selectFrom("event").select(["host_id", "time_created"]).where("kind", "=", "sandbox.paused").execute();
+  expect(heard.map((event) => [event.host_id, event.time_created])).toEqual([
+    ["a", new Date(beforeMs)],
+    ["a", left.time_left],
+  ]);
+  const intervals = await database.db.selectFrom("sandbox_interval").selectAll().where("sandbox_id", "=", "irun").execute();
+  expect(intervals.some(({ state, time_started: started }) => state === "paused" && started.getTime() === beforeMs)).toBe(true);
 });
 
 const steps: MoveStep[] = ["recorded", "paused", "held", "copied", "completed", "moved", "settled", "left", "resumed"];

@@ -246,7 +246,7 @@ export class Moves {
     const row = await this.#db.transaction().execute(async (transaction) => {
       const to = await lockHost(transaction, move.to_host_id); // from here on it cannot be deleted
       if (to === undefined || !hostTakesSandboxes(to.state)) throw new GivenUp("the host that it was to be moved to takes none any more");
-      const moved = await commitMove(transaction, move, copied);
+      const moved = await commitMove(transaction, move, copied, this.#deps.now());
       if (moved === undefined) throw new GivenUp("it was changed or ended while it was copied"); // and nothing is written
       await emit(transaction, {
         kind: "sandbox.moved",

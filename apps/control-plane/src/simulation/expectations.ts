@@ -32,8 +32,8 @@ export class Expectations {
     if (known.busy > 1) known.isContended = true;
   }
 
-  /** A request was answered for good. `isDisturbed`: somebody else was at the sandbox meanwhile. */
-  answered(intent: Intent, answer: Answer, { isDisturbed }: { readonly isDisturbed: boolean }): void {
+  /** A request was answered for good. `isDisturbed`: somebody else was at the sandbox meanwhile; `isSaved`: and has it as it was. */
+  answered(intent: Intent, answer: Answer, { isDisturbed, isSaved }: { readonly isDisturbed: boolean; readonly isSaved: boolean }): void {
     if (intent.kind !== "delete") this.answers.set(intent.key, answer);
     const known = this.#of(intent);
     if ((intent.kind === "create" || intent.kind === "fork") && "made" in answer) {
@@ -47,6 +47,7 @@ export class Expectations {
     known.busy -= 1;
     if (known.state !== "gone") this.#learn(known, intent, answer);
     if (known.state !== "gone" && (known.isContended || isDisturbed || known.expires)) this.#unsure(known);
+    if (isSaved) known.generation = undefined;
     if (known.busy === 0) known.isContended = false;
   }
 

@@ -21,6 +21,15 @@ import { faultyTransport, type Network } from "./faulty-transport.ts";
 import type { HostHistory } from "./host-history.ts";
 import { Life } from "./life.ts";
 
+const never = new AbortController().signal;
+
+/** What an operator wants of a host; `pause` and `move`: that it is drained so. */
+export type HostAim = "ready" | "cordoned" | "pause" | "move";
+
+export function isDrain(aim: HostAim): aim is "pause" | "move" {
+  return aim === "pause" || aim === "move";
+}
+
 export interface ReplicaParts {
   readonly database: SharedDatabase;
   readonly hosts: readonly FakeHost[];
@@ -60,7 +69,6 @@ export class Replica {
     this.#db = own.db;
     this.#now = now;
     this.#hosts = new Hosts(links, now);
-    this.#drains = new Drains({ db: own.db, hosts: this.#hosts, log: silentLogger, now });
     this.#events = new Events(own.db, silentLogger, now);
     this.#usage = new Usage(own.db, now);
     this.#auditor = new Audit(now);
@@ -77,6 +85,8 @@ export class Replica {
       },
       now,
     });
+    const moveAway = async (row: HostRow, signal: AbortSignal) => this.sandboxes.moves.moveAway(row, signal);
+    this.#drains = new Drains({ db: own.db, hosts: this.#hosts, moveAway, log: silentLogger, now });
     this.reconcilers = links.map(
       (host) => new Reconciler({ db: own.db, host, isExclusive: false, onEnded: () => undefined, log: silentLogger, now }),
     );
@@ -90,18 +100,21 @@ export class Replica {
   }
 
   /** What an operator wants of a host. */
-  async operate(hostId: string, state: "ready" | "cordoned" | "draining", now: Date): Promise<void> {
+  async operate(hostId: string, aim: HostAim, now: Date): Promise<void> {
     await ensureHost(this.#db, hostId, now);
     const row = await findHost(this.#db, hostId);
-    if (row === undefined || row.state === state) return;
-    const moved = await moveHost(this.#db, row, { state, drainMode: state === "draining" ? "pause" : null }, now);
+    const drainMode = isDrain(aim) ? aim : null;
+    const state = isDrain(aim) ? "draining" : aim;
+    if (row === undefined || (row.state === state && row.drain_mode === drainMode)) return;
+    const moved = await moveHost(this.#db, row, { state, drainMode }, now);
     if (moved === undefined) throw new Error(`${hostId} was changed by somebody else`);
   }
 
-  /** A round of each drain. */
+  /** A round of each drain, and of moves. */
   async drainSome(): Promise<void> {
     const rows = await this.readHosts();
-    for (const row of rows) if (row.state === "draining") await this.#drains.drainOnce(row, new AbortController().signal);
+    for (const row of rows) if (row.state === "draining") await this.#drains.drainOnce(row, never);
+    await this.sandboxes.moves.round(never);
   }
 
   /** Hears what a host tells next, at most `max`; when that fails it is told all of it again. */

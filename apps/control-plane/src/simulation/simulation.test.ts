@@ -44,6 +44,7 @@ test(
   `after whatever faults, what is there is what clients were told (seeds from ${firstSeed})`,
   { timeout: 60_000 + seeds.length * 20_000 },
   async () => {
+    let moved = 0;
     for (const seed of seeds) {
       for (const table of tables) await db.deleteFrom(table).execute();
       using _ids = seededIds(new SeededRandom(seed + 1));
@@ -51,7 +52,10 @@ test(
       await simulation.run();
       const found = await violations(db, simulation);
       if (found.length > 0 || runs === 1) console.log(simulation.log.join("\n"));
+      moved += simulation.movedCount;
       expect(found, `SEED=${seed} SIM_RUNS=1 replays this`).toEqual([]);
     }
+    if (runs > 1) expect(moved, "sandboxes that were moved to another host").toBeGreaterThan(0);
+    console.log(`${seeds.length} seeds; ${moved} sandboxes were moved to another host`);
   },
 );

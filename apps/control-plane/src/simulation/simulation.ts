@@ -1,6 +1,8 @@
 import { hour, minute, second } from "@roost/kit";
 import { SeededRandom } from "@roost/testing";
 
+import type { Sandbox } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
+
 import { observedFrom } from "../hosts/observed.ts";
 import { FakeHost } from "../testing/fake-host.ts";
 import { Expectations } from "./expectations.ts";
@@ -8,7 +10,7 @@ import type { SharedDatabase } from "./faulty-database.ts";
 import { fates, type Fate } from "./faulty-transport.ts";
 import { HostHistory } from "./host-history.ts";
 import { send, type Intent } from "./intents.ts";
-import { Replica } from "./replica.ts";
+import { isDrain, Replica, type HostAim } from "./replica.ts";
 
 export interface SimulationOptions {
   readonly seed: number;
@@ -28,8 +30,9 @@ interface Pending {
 /** A request of a client that was not answered for good. */
 interface Progress {
   isSent: boolean;
-  /** How many drains there had been when it was first sent, of any host */
+  /** How many drains there had been when it was first sent, of any host, and how many that move */
   readonly drains: number;
+  readonly moves: number;
 }
 
 /** Of messages to hosts, and of queries, that do not simply get through */
@@ -39,6 +42,11 @@ const databaseFaultRate = 0.02;
 const stepsLeftMax = 24;
 /** Turns of the event loop in which nothing is asked of the database until everything waits: a call to a host and its answer take a few */
 const quietTurns = 8;
+/** What a sandbox holds, which has to be so wherever it is. */
+export function contentOf(sandboxId: string): string {
+  return sandboxId.slice(-6);
+}
+
 /** Rounds in which everything has to become quiet: an operation whose host was away is waited for longest */
 const healingRounds = 20;
 
@@ -65,12 +73,15 @@ export class Simulation {
   readonly #intents = new Map<Intent, Progress>();
   #toAudit: string[] = [];
   /** Hosts that an operator drains, as far as is known */
-  readonly #draining = new Set<string>();
+  readonly #draining = new Map<string, "pause" | "move">();
   #drains = 0;
+  #moves = 0;
   readonly #unreachable = new Map<string, number>();
   #replicas: Replica[] = [];
   #pending: Pending[] = [];
   #busy = 0;
+  /** Hosts are emptied by moving what is on them, more often than others are drained */
+  readonly #isMoving: boolean;
   #nowMs = Date.UTC(2030, 0, 1);
   #isHealed = false;
   #keys = 0;
@@ -79,7 +90,8 @@ export class Simulation {
     this.database = database;
     this.#random = new SeededRandom(options.seed);
     this.#replicaCount = options.replicas ?? 2;
-    this.#stepCount = options.steps ?? 40;
+    this.#isMoving = (options.hosts ?? 2) > 1 && this.#random.next() < 0.5;
+    this.#stepCount = options.steps ?? (this.#isMoving ? 80 : 40);
     this.hosts = Array.from({ length: options.hosts ?? 2 }, (_, index) => this.#newHost(`host-${index}`));
     this.#replicas = Array.from({ length: this.#replicaCount }, () => this.#newReplica());
   }
@@ -98,9 +110,10 @@ export class Simulation {
     );
     const history = new HostHistory(id, this.#now);
     this.histories.set(id, history);
+    host.moves.onLeave = (sandboxId) => history.left(sandboxId);
     host.takes = async () => this.#takes(id);
     host.tell = (event) => {
-      if (event.case === "sandbox") history.changed(event.value.spec?.sandboxId ?? "", event.value);
+      if (event.case === "sandbox") this.#changed(history, event.value);
       if (event.case === "removedSandboxId") history.removed(event.value);
       const copies = this.#isHealed ? 1 : this.#random.integer(3); // lost, told, told twice
       for (let copy = 0; copy < copies; copy += 1) {
@@ -114,6 +127,20 @@ export class Simulation {
       }
     };
     return host;
+  }
+
+  /** Each sandbox holds what it was created with; one that comes from elsewhere has a past there. */
+  #changed(history: HostHistory, sandbox: Sandbox): void {
+    const id = sandbox.spec?.sandboxId ?? "";
+    const { transit } = sandbox;
+    const from = this.hosts.find((host) => {
+      const other = host.sandboxes.get(id)?.transit;
+      return other?.moveId === transit?.moveId && other?.arriving === false;
+    });
+    if (transit?.arriving !== true)
+      for (const { sandboxes, moves } of this.hosts)
+        if (sandboxes.has(id) && !moves.contents.has(id)) moves.contents.set(id, contentOf(id));
+    history.changed(id, sandbox, () => this.histories.get(from?.id ?? "")?.phases.get(id) ?? []);
   }
 
   #newReplica(): Replica {
@@ -191,7 +218,7 @@ export class Simulation {
     else if (roll < 0.87) this.#killReplica();
     else if (roll < 0.91) this.#crashHost();
     else if (roll < 0.95) this.#cutOff();
-    else if (roll < 0.98) this.#ofItself();
+    else if (roll < (this.#isMoving ? 0.96 : 0.98)) this.#ofItself();
     else this.#operate();
   }
 
@@ -224,7 +251,7 @@ export class Simulation {
       intent = { ...intent, expirySec: this.#random.integer(20 * 60) + 1, expiryAction: this.#random.pick(["pause", "delete"] as const) };
     }
     this.expectations.begun(intent);
-    this.#intents.set(intent, { isSent: false, drains: this.#drains });
+    this.#intents.set(intent, { isSent: false, drains: this.#drains, moves: this.#moves });
     this.#send(intent);
   }
 
@@ -269,7 +296,11 @@ export class Simulation {
     progress.isSent = false;
     if (answer === undefined) return;
     this.#intents.delete(intent);
-    this.expectations.answered(intent, answer, { isDisturbed: this.#draining.size > 0 || progress.drains !== this.#drains });
+    const modes = new Set(this.#draining.values());
+    this.expectations.answered(intent, answer, {
+      isDisturbed: modes.has("pause") || progress.drains !== this.#drains,
+      isSaved: modes.has("move") || progress.moves !== this.#moves,
+    });
     if (intent.kind !== "delete") this.#toAudit.push(intent.key);
   }
 
@@ -282,6 +313,7 @@ export class Simulation {
       async () => reconcilers[this.#random.integer(reconcilers.length)]?.reconcile(),
       async () => sandboxes.expiry.look(),
       async () => replica.drainSome(),
+      ...(this.#isMoving ? Array.from({ length: 4 }, () => async () => replica.drainSome()) : []),
       async () => replica.publish(),
       async () => this.#audit(replica),
       async () => replica.hear(this.#random.pick([...this.histories.keys()] as [string, ...string[]]), this.histories, 5),
@@ -316,20 +348,30 @@ export class Simulation {
   /** An operator cordons a host, drains it, or takes that back. */
   #operate(): void {
     const host = this.#random.pick(this.hosts as [FakeHost, ...FakeHost[]]);
-    const state = this.#random.pick(["ready", "cordoned", "draining"] as const);
-    this.#note(`${host.id} is to be ${state}`);
-    if (state === "draining") this.#beginDrain(host);
+    const aim = this.#random.pick(
+      this.#isMoving ? (["ready", "move", "move", "pause"] as const) : (["ready", "cordoned", "pause"] as const),
+    );
+    this.#note(`${host.id} is to be ${aim}`);
+    if (isDrain(aim)) this.#beginDrain(host, aim);
     void this.#unheard(
-      this.replica.operate(host.id, state, this.#now()).then(() => {
-        if (state !== "draining") this.#draining.delete(host.id);
+      this.replica.operate(host.id, aim, this.#now()).then(() => {
+        if (!isDrain(aim)) this.#draining.delete(host.id);
       }),
     );
   }
 
-  #beginDrain(host: FakeHost): void {
-    this.#drains += 1;
-    this.#draining.add(host.id);
-    for (const id of host.sandboxes.keys()) this.expectations.disturbed(id);
+  #beginDrain(host: FakeHost, mode: "pause" | "move"): void {
+    const isPaused = mode === "pause" || this.#draining.get(host.id) === "pause"; // that one may yet be recorded, or be at it
+    this.#draining.set(host.id, isPaused ? "pause" : "move");
+    if (isPaused) this.#drains += 1;
+    else this.#moves += 1;
+    for (const { sandboxes } of this.hosts) {
+      for (const [id, { transit }] of sandboxes) {
+        if (sandboxes !== host.sandboxes && transit === undefined) continue;
+        if (isPaused) this.expectations.disturbed(id);
+        else this.expectations.saved(id);
+      }
+    }
   }
 
   #killReplica(): void {
@@ -357,17 +399,29 @@ export class Simulation {
     this.#isHealed = true;
     for (const { life } of this.#replicas) life.isDead = true;
     this.#replicas = Array.from({ length: this.#replicaCount }, () => this.#newReplica());
-    for (const { id } of this.hosts) {
-      await this.replica.operate(id, "ready", this.#now());
-      this.#draining.delete(id);
-    }
+    const [first, ...others] = this.hosts;
+    const emptied = this.#isMoving && this.#random.next() < 0.5 ? first : undefined;
+    for (const { id } of others) await this.#operated(id, "ready");
+    if (first !== undefined) await this.#operated(first.id, emptied === undefined ? "ready" : "move");
     for (let round = 0, quiet = 0; round < healingRounds && quiet < 2; round += 1) {
       await this.#healingRound();
-      quiet = this.#intents.size + this.#pending.length === 0 ? quiet + 1 : 0;
+      const undone = this.#intents.size + this.#pending.length + (emptied?.sandboxes.size ?? 0);
+      quiet = undone === 0 ? quiet + 1 : 0;
+    }
+    if (emptied !== undefined) {
+      for (const id of emptied.sandboxes.keys()) this.expectations.broken.push(`${id} is still on ${emptied.id}, which was to be emptied`);
+      await this.#operated(emptied.id, "ready");
     }
     this.#pass(25 * hour); // nobody explains strays any more, and all time is up
     for (let round = 0; round < 3; round += 1) await this.#healingRound();
     for (const { life } of this.#replicas) life.isDead = true; // whatever still waits in them is not to meet the next simulation
+  }
+
+  async #operated(hostId: string, aim: HostAim): Promise<void> {
+    const host = this.hosts.find(({ id }) => id === hostId);
+    if (isDrain(aim) && host !== undefined) this.#beginDrain(host, aim);
+    await this.replica.operate(hostId, aim, this.#now());
+    if (!isDrain(aim)) this.#draining.delete(hostId);
   }
 
   async #healingRound(): Promise<void> {
@@ -377,6 +431,7 @@ export class Simulation {
       const { sandboxes, reconcilers } = replica;
       await replica.readHosts();
       await Promise.all([sandboxes.recovery.round(), ...reconcilers.map(async (reconciler) => reconciler.reconcile())]);
+      await replica.drainSome();
       await sandboxes.expiry.look();
       for (const hostId of this.histories.keys()) await replica.hear(hostId, this.histories, Infinity);
       await replica.publish();
@@ -389,6 +444,11 @@ export class Simulation {
   /** Requests that nobody answered for good. */
   get unanswered(): readonly Intent[] {
     return [...this.#intents.keys()];
+  }
+
+  /** How many sandboxes went on at another host. */
+  get movedCount(): number {
+    return [...this.histories.values()].reduce((sum, { leftCount }) => sum + leftCount, 0);
   }
 
   get onItsWay(): readonly string[] {

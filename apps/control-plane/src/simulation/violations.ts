@@ -6,7 +6,7 @@ import { listUnsettled } from "../db/reservations.ts";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import { firstTeam } from "../testing/first-team.ts";
 import type { Phase } from "./host-history.ts";
-import type { Simulation } from "./simulation.ts";
+import { contentOf, type Simulation } from "./simulation.ts";
 
 type Records = ReadonlyMap<string, SandboxRow>;
 
@@ -31,6 +31,9 @@ function ofHosts(simulation: Simulation, records: Records): string[] {
     for (const [id, sandbox] of host.sandboxes) {
       const state = SandboxState[sandbox.state].toLowerCase();
       const record = records.get(id);
+      const content = host.moves.contents.get(id);
+      if (content !== contentOf(id)) found.push(`${id} on ${host.id} holds '${content}'`);
+      if (sandbox.transit !== undefined) found.push(`${id} on ${host.id} is held by a move`);
       if (places.has(id)) found.push(`${id} is twice: on ${places.get(id)} and ${host.id}`);
       places.set(id, host.id);
       if (record === undefined) found.push(`${id} on ${host.id} has no record`);
@@ -76,11 +79,13 @@ async function ofWork(db: Db): Promise<string[]> {
     .select("sandbox_id")
     .where("sandbox_id", "not in", db.selectFrom("sandbox").select("id"))
     .execute();
+  const moves = await db.selectFrom("sandbox_move").select(["sandbox_id", "step"]).execute();
   const running = await db.selectFrom("operation").select(["id", "kind"]).where("state", "=", "running").execute();
   return [
     ...unsettled.map((id) => `the reservation of ${id} is not what its record says`),
     ...held.map(({ sandbox_id: id }) => `the reservation of ${id} is held by nobody who works`),
     ...orphaned.map(({ sandbox_id: id }) => `there is a reservation of ${id}, and no record`),
+    ...moves.map(({ sandbox_id: id, step }) => `a move of ${id} is ${step} for ever`),
     ...running.map(({ id, kind }) => `operation ${id} (${kind}) runs for ever`),
   ];
 }
@@ -89,10 +94,11 @@ async function ofWork(db: Db): Promise<string[]> {
 async function ofEvents(db: Db, simulation: Simulation, records: Records): Promise<string[]> {
   const told = await db.selectFrom("event").select(["id", "sandbox_id", "position"]).orderBy("position").execute();
   const found = told.filter(({ position }) => position === null).map(({ id }) => `event ${id} was never published`);
-  for (const [hostId, { events }] of simulation.histories) {
-    for (const id of new Set(events.map(({ sandboxId }) => sandboxId))) {
-      if (records.get(id ?? "")?.host_id !== hostId) continue;
-      const happened = events.filter(({ sandboxId }) => sandboxId === id).map((event) => event.id);
+  for (const [hostId, history] of simulation.histories) {
+    for (const id of new Set(history.events.map(({ sandboxId }) => sandboxId))) {
+      const record = records.get(id ?? "");
+      if (record === undefined) continue;
+      const happened = history.eventsOf(record.id, { isOwn: record.host_id === hostId }).map((event) => event.id);
       const published = told.filter((event) => event.sandbox_id === id && happened.includes(event.id)).map((event) => event.id);
       if (happened.join() !== published.join()) found.push(`of ${id} happened ${happened.join()}; told was ${published.join()}`);
     }

@@ -100,6 +100,8 @@ export class FakeHost implements HostDependency {
       reach: () => this.#reach(),
       change: (sandboxId, state, more) => this.change(sandboxId, state, more),
       remove: (sandboxId) => this.#remove(sandboxId),
+      work: async (gate) => this.#work(gate),
+      inTurn: async (sandboxId, act) => this.#inTurn(sandboxId, act),
     });
     this.imports = new FakeImports(this.images.templates);
     this.service = this.#service();

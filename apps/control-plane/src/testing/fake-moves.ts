@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import type { ConnectError, ServiceImpl } from "@connectrpc/connect";
 import {
+  GenerationSchema,
   SandboxSchema,
   SandboxState,
   type EgressPolicy,
@@ -23,11 +24,14 @@ export interface FakeMoverParts {
   change(sandboxId: string, state: SandboxState, more?: Partial<Sandbox>): Sandbox;
   /** Ends it without anybody being told */
   remove(sandboxId: string): void;
+  work(gate: Promise<void> | undefined): Promise<void>;
+  inTurn<Result>(sandboxId: string, act: () => Promise<Result>): Promise<Result>;
 }
 
 interface Arrival {
   readonly attemptId: string;
   readonly record: Uint8Array;
+  readonly manifests: readonly Uint8Array[];
   content: string;
 }
 
@@ -46,7 +50,9 @@ export class FakeMoves {
   /** What a host sends that lies, in place of its files */
   answerRead: ((offset: bigint) => { offset: bigint; data: Uint8Array; isLast: boolean }) | undefined;
   /** Called before each call is done */
-  onCall: ((rpc: MoveRpc) => Promise<void> | void) | undefined;
+  onCall: ((rpc: MoveRpc) => Promise<void> | undefined) | undefined;
+  /** Called before nothing is left of a sandbox that is elsewhere */
+  onLeave: ((sandboxId: string) => void) | undefined;
   readonly #parts: FakeMoverParts;
   readonly #arrivals = new Map<string, Arrival>();
 
@@ -67,7 +73,7 @@ export class FakeMoves {
 
   async #begin(rpc: MoveRpc): Promise<void> {
     this.#parts.reach();
-    await this.onCall?.(rpc);
+    await this.#parts.work(this.onCall?.(rpc) ?? undefined);
     const failure = this.failures.get(rpc);
     this.failures.delete(rpc);
     if (failure !== undefined) throw failure;
@@ -76,17 +82,19 @@ export class FakeMoves {
   service(): Required<Pick<ServiceImpl<typeof HostAgentService>, MoveRpc>> {
     const parts = this.#parts;
     return {
-      beginDeparture: async ({ sandboxId, moveId, revision }) => {
-        await this.#begin("beginDeparture");
-        const sandbox = parts.find(sandboxId);
-        if (sandbox.transit?.moveId !== moveId) {
-          parts.images.admit(sandboxId, revision);
-          if (sandbox.state !== SandboxState.PAUSED && sandbox.state !== SandboxState.FAILED)
-            throw hostError("sandbox_wrong_state", "it runs");
-          parts.change(sandboxId, sandbox.state, { transit: transitOf(moveId, false) });
-        }
-        return { sandbox: structuredClone(sandbox), parcel: { record: toBinary(SandboxSchema, sandbox) } };
-      },
+      beginDeparture: async ({ sandboxId, moveId, revision }) =>
+        parts.inTurn(sandboxId, async () => {
+          await this.#begin("beginDeparture");
+          const sandbox = parts.find(sandboxId);
+          if (sandbox.transit?.moveId !== moveId) {
+            parts.images.admit(sandboxId, revision);
+            if (sandbox.state !== SandboxState.PAUSED && sandbox.state !== SandboxState.FAILED)
+              throw hostError("sandbox_wrong_state", "it runs");
+            parts.change(sandboxId, sandbox.state, { transit: transitOf(moveId, false) });
+          }
+          const manifests = (parts.images.generations.get(sandboxId) ?? []).map((generation) => toBinary(GenerationSchema, generation));
+          return { sandbox: structuredClone(sandbox), parcel: { record: toBinary(SandboxSchema, sandbox), manifests } };
+        }),
       readDeparture: async ({ sandboxId, moveId, file, offset }) => {
         await this.#begin("readDeparture");
         if (parts.find(sandboxId).transit?.moveId !== moveId) throw hostError("sandbox_changed", "it is not held");
@@ -106,7 +114,7 @@ export class FakeMoves {
         const record = parcel?.record ?? new Uint8Array();
         if (fromBinary(SandboxSchema, record).spec?.accessToken !== accessToken) throw hostError("request_invalid", "another sandbox");
         const attemptId = randomUUID();
-        this.#arrivals.set(moveId, { attemptId, record, content: "" });
+        this.#arrivals.set(moveId, { attemptId, record, manifests: parcel?.manifests ?? [], content: "" });
         return { attemptId, neededFiles: [fileName] };
       },
       writeArrival: async ({ moveId, attemptId, offset, data }) => {
@@ -115,33 +123,40 @@ export class FakeMoves {
         arrival.content = arrival.content.slice(0, Number(offset)) + Buffer.from(data).toString();
         return {};
       },
-      completeArrival: async ({ moveId, attemptId, sandboxId }) => {
-        await this.#begin("completeArrival");
-        const present = parts.sandboxes.get(sandboxId);
-        if (present?.transit?.moveId === moveId) return { sandbox: structuredClone(present) };
-        const { record, content } = this.#find(moveId, attemptId);
-        this.#arrivals.delete(moveId);
-        const sandbox = fromBinary(SandboxSchema, record);
-        parts.sandboxes.set(sandboxId, sandbox);
-        this.contents.set(sandboxId, content);
-        return { sandbox: structuredClone(parts.change(sandboxId, sandbox.state, { transit: transitOf(moveId, true) })) };
-      },
-      endMove: async ({ sandboxId, moveId, stays }) => {
-        await this.#begin("endMove");
-        this.#arrivals.delete(moveId);
-        const sandbox = parts.sandboxes.get(sandboxId);
-        if (sandbox?.transit?.moveId === moveId) {
-          if (stays) {
-            delete sandbox.transit;
-            parts.change(sandboxId, sandbox.state);
-          } else {
-            parts.remove(sandboxId);
-            this.contents.delete(sandboxId);
-            return {};
+      completeArrival: async ({ moveId, attemptId, sandboxId }) =>
+        parts.inTurn(sandboxId, async () => {
+          await this.#begin("completeArrival");
+          const present = parts.sandboxes.get(sandboxId);
+          if (present?.transit?.moveId === moveId) return { sandbox: structuredClone(present) };
+          const { record, manifests, content } = this.#find(moveId, attemptId);
+          this.#arrivals.delete(moveId);
+          const sandbox = fromBinary(SandboxSchema, record);
+          parts.sandboxes.set(sandboxId, sandbox);
+          this.contents.set(sandboxId, content);
+          parts.images.generations.set(
+            sandboxId,
+            manifests.map((manifest) => fromBinary(GenerationSchema, manifest)),
+          );
+          return { sandbox: structuredClone(parts.change(sandboxId, sandbox.state, { transit: transitOf(moveId, true) })) };
+        }),
+      endMove: async ({ sandboxId, moveId, stays }) =>
+        parts.inTurn(sandboxId, async () => {
+          await this.#begin("endMove");
+          this.#arrivals.delete(moveId);
+          const sandbox = parts.sandboxes.get(sandboxId);
+          if (sandbox?.transit?.moveId === moveId) {
+            if (stays) {
+              delete sandbox.transit;
+              parts.change(sandboxId, sandbox.state);
+            } else {
+              this.onLeave?.(sandboxId);
+              parts.remove(sandboxId);
+              this.contents.delete(sandboxId);
+              return {};
+            }
           }
-        }
-        return sandbox === undefined ? {} : { sandbox: structuredClone(sandbox) };
-      },
+          return sandbox === undefined ? {} : { sandbox: structuredClone(sandbox) };
+        }),
     };
   }
 

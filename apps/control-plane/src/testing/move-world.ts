@@ -37,7 +37,7 @@ export class MoveWorld {
 
   /** On an emptied database. The first host is to be emptied by moving, unless `isDraining` is false. */
   static async start(database: Database, ids: readonly string[] = ["a", "b"]): Promise<MoveWorld> {
-    for (const table of ["sandbox_move", "sandbox", "host", "event", "operation", "stray"] as const)
+    for (const table of ["sandbox_move", "sandbox", "sandbox_interval", "host", "event", "operation", "stray"] as const)
       await database.db.deleteFrom(table).execute();
     const world = new MoveWorld(
       database,

@@ -75,7 +75,7 @@ export class Usage {
     const { sandboxId, hostId, time } = event;
     const state = phaseAfter(event);
     if (state === undefined || sandboxId === null || time > this.#now()) return;
-    await splitInterval(this.#db, { sandboxId, hostId, state, instant: time });
+    await splitInterval(this.#db, { sandboxId, hostId, state, time });
   }
 
   #spanOf(query: UsageQuery): Span {

@@ -39,3 +39,11 @@ CREATE VIEW host_reservation AS
   FROM sandbox_move JOIN reservation ON reservation.sandbox_id = sandbox_move.sandbox_id
   WHERE (sandbox_move.step = 'copying' AND reservation.host_id <> sandbox_move.to_host_id)
     OR (sandbox_move.step = 'moved' AND sandbox_move.resumes AND reservation.kind = 'paused');
+
+-- Whose sandboxes were before they were moved, the last time: what hosts tell late of that time is heard.
+CREATE TABLE sandbox_left (
+  sandbox_id        text        NOT NULL REFERENCES sandbox (id) ON DELETE CASCADE,
+  host_id           text        NOT NULL,
+  time_left         timestamptz NOT NULL,
+  PRIMARY KEY (sandbox_id, host_id)
+);
