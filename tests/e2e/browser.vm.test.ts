@@ -3,7 +3,7 @@ import { join } from "node:path";
 
 import { poll } from "@roost/kit";
 import type { Page } from "playwright-core";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
 import { TestBrowser, whyNoBrowser } from "../support/browser.ts";
 import { uploadPackages } from "../support/guest-packages.ts";
@@ -32,6 +32,9 @@ describe.skipIf(why !== undefined)(`a browser${why === undefined ? "" : ` (skipp
   beforeAll(async () => {
     browser = await TestBrowser.start(join(platform().folder, "tls/authority.pem"));
   }, 90_000);
+  afterEach(({ task }) => {
+    if (task.result?.state === "fail") process.stderr.write(`--- what the browser met ---\n${browser.met.join("\n")}\n`);
+  });
   afterAll(async () => {
     await browser[Symbol.asyncDispose]();
   });

@@ -18,10 +18,16 @@ export function whyNoBrowser(): string | undefined {
 /** Debian's Chromium without a window, with a home of its own in which one authority is trusted, as `roost tls trust` does it. Nothing else of TLS is relaxed. */
 export class TestBrowser implements AsyncDisposable {
   readonly context: BrowserContext;
+  /** Requests that failed and what pages complained of, for who looks for the cause of a failure */
+  readonly met: string[] = [];
   readonly #home: string;
 
   private constructor(context: BrowserContext, home: string) {
     this.context = context;
+    context.on("requestfailed", (request) => this.met.push(`${request.url()}: ${request.failure()?.errorText ?? "failed"}`));
+    context.on("response", (answer) => this.met.push(`${answer.url()}: ${answer.status()}`));
+    context.on("console", (message) => this.met.push(`${message.type()}: ${message.text()}`));
+    context.on("weberror", (error) => this.met.push(`error: ${error.error().message}`));
     this.#home = home;
   }
 

@@ -122,8 +122,8 @@ export class Connects {
     const end = performance.now() + pauseTimeoutMs;
     while (!(await setExpiryOfPaused(database.db, owned, { sec, action }))) {
       const row = await records.get(owned);
-      if (row.state !== "pausing" || row.expiry_sec === 0 || performance.now() > end) return;
-      await records.changed(row.id, lookIntervalMs);
+      if (presenceOf(row) !== "paused" || row.expiry_sec === 0 || performance.now() > end) return;
+      if (row.state === "pausing") await records.changed(row.id, lookIntervalMs); // else it is paused since
     }
   }
 

@@ -6,6 +6,8 @@ import { slotEgressChange, slotRuleset, type SlotEgress, type SlotPolicy } from 
 
 /** One of these commands takes milliseconds; longer in `ms` means that something in the kernel is stuck. */
 const commandTimeoutMs = 20_000;
+/** Times that the entries of a slot's connections are looked for, each of which deletes some */
+const forgetTriesMax = 50;
 
 /** Inside every namespace the veth has this name. */
 export const uplinkName = "eth0";
@@ -80,9 +82,22 @@ export async function setSlotEgress(plan: SlotPlan, egress: SlotEgress, before: 
 export async function removeSlot(plan: Pick<SlotPlan, "namespace" | "veth" | "innerAddress">): Promise<void> {
   // The veth first: its name is free when the command returns, while a namespace is taken down in the background
   await runUnlessAbsent(["ip", "link", "del", plan.veth], "Cannot find device");
-  // The host's entries of its guest's connections would stay for days, in a table that all sandboxes share. To find none is a failure to this program
-  await runUnlessAbsent(["conntrack", "-D", "--orig-src", plan.innerAddress], " 0 flow entries have been deleted");
+  await forgetConnections(plan.innerAddress);
   await runUnlessAbsent(["ip", "netns", "del", plan.namespace], "No such file or directory");
+}
+
+/** The host's entries of a guest's connections would stay for days, in a table that all sandboxes share. No new ones come: the veth is gone. */
+async function forgetConnections(innerAddress: string): Promise<void> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      await runUnlessAbsent(["conntrack", "-D", "--orig-src", innerAddress], " 0 flow entries have been deleted"); // to find none is a failure to it
+      return;
+    } catch (error) {
+      // One that ends by itself between being listed and being deleted stops it half-way
+      const isRace = error instanceof CommandError && error.stderr.includes("such conntrack doesn't exist");
+      if (!isRace || tries === forgetTriesMax) throw error;
+    }
+  }
 }
 
 async function runUnlessAbsent(command: readonly [string, ...string[]], absent: string): Promise<void> {
