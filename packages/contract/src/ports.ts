@@ -1,6 +1,7 @@
 import { z } from "zod";
 
 import { guestAgentPort } from "./host-agent.ts";
+import { maskRequestHostSchema } from "./network.ts";
 import { portExceptionsMax, signedPortUrlSecDefault, signedPortUrlSecMax, signedPortUrlSecMin } from "./limits.ts";
 
 /** Carries the traffic token of a sandbox, which opens its private ports; the other name is E2B's. */
@@ -31,6 +32,7 @@ export const portPolicySchema = z
   .strictObject({
     access: portAccessSchema.default("private"),
     ports: exceptionsSchema.default({}).describe("Port → who may reach it, where that is not `access`"),
+    mask_request_host: maskRequestHostSchema.nullable().default(null),
   })
   .meta({ id: "PortPolicy" });
 export type PortPolicy = z.output<typeof portPolicySchema>;
@@ -40,6 +42,7 @@ export const sandboxPortsSchema = z
   .object({
     access: portAccessSchema,
     ports: z.record(z.string(), portAccessSchema),
+    mask_request_host: z.string().nullable().describe("Host header that the guest's servers see; null: the one that was sent"),
     url: z.string().describe("Where ports are; `{port}` stands for one"),
   })
   .meta({ id: "SandboxPorts" });

@@ -127,7 +127,7 @@ export async function noteMoveProblem(db: Db, moveId: string, problem: string): 
 export async function commitMove(
   db: Db,
   move: MoveRow,
-  copied: { readonly from: number; readonly generation: number },
+  copied: { readonly from: number; readonly generation: number; readonly network: SandboxRow["network"] },
   now: Date,
 ): Promise<SandboxRow | undefined> {
   const decided = await db
@@ -148,6 +148,7 @@ export async function commitMove(
     .where("id", "=", move.sandbox_id)
     .where("host_id", "=", move.from_host_id)
     .where("generation", "<=", copied.from)
+    .where(sql<boolean>`network = ${JSON.stringify(copied.network)}::jsonb`) // what its new host was told
     .where("state", "in", ["paused", "failed"])
     .where("time_delete_requested", "is", null)
     .where("time_lost", "is", null)

@@ -1,17 +1,21 @@
 import { sql } from "kysely";
 
 import type { Db } from "./database.ts";
-import type { OwnedId } from "./owned-id.ts";
 import type { RecordedNetwork } from "../sandboxes/network-secrets.ts";
 import type { SandboxRow } from "./sandboxes.ts";
 
-/** Records a sandbox's network policy; undefined when there is no such record. */
-export async function recordNetwork(db: Db, { id, team_id: teamId }: OwnedId, network: RecordedNetwork): Promise<SandboxRow | undefined> {
+/** Records a sandbox's network policy, which is in force on its host; undefined when there is no such record, or the sandbox is another host's by now. */
+export async function recordNetwork(
+  db: Db,
+  { id, team_id: teamId, host_id: hostId }: Pick<SandboxRow, "id" | "team_id" | "host_id">,
+  network: RecordedNetwork,
+): Promise<SandboxRow | undefined> {
   return db
     .updateTable("sandbox")
     .set({ network: JSON.stringify(network) })
     .where("id", "=", id)
     .where("team_id", "=", teamId)
+    .where("host_id", "=", hostId)
     .returningAll()
     .executeTakeFirst();
 }

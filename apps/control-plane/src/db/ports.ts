@@ -5,8 +5,8 @@ import type { OwnedId } from "./owned-id.ts";
 import type { SandboxRow } from "./sandboxes.ts";
 import type { SandboxTable } from "./schema.ts";
 
-/** What of a record opens its ports. */
-export type PortColumns = Pick<Updateable<SandboxTable>, "port_access" | "port_key_number" | "traffic_token">;
+/** What of a record says who reaches its ports, and how. */
+export type PortColumns = Pick<Updateable<SandboxTable>, "network" | "port_access" | "port_key_number" | "traffic_token">;
 
 /** Changes who may reach a sandbox's ports, by what is recorded at this moment; undefined when there is no such record. `change` may throw: nothing is changed then. */
 export async function changePorts(

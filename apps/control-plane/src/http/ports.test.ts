@@ -26,6 +26,7 @@ describe("ports", () => {
     expect(sandboxPortsSchema.parse(await ask("GET", `${id}/ports`, 200))).toEqual({
       access: "private",
       ports: {},
+      mask_request_host: null,
       url: `http://{port}-${id}.sandboxes.example.org:${port()}/`,
     });
     expect(sandboxPortSchema.parse(await ask("PUT", `${id}/ports/8000`, 200, { access: "public" }))).toEqual({
@@ -34,8 +35,11 @@ describe("ports", () => {
       url: `http://8000-${id}.sandboxes.example.org:${port()}/`,
     });
     expect(await ask("GET", `${id}/ports/3000`, 200)).toMatchObject({ access: "private" });
-    expect(await ask("PUT", `${id}/ports`, 200, { access: "public", ports: { 22: "private" } })).toMatchObject({
+    expect(
+      await ask("PUT", `${id}/ports`, 200, { access: "public", ports: { 22: "private" }, mask_request_host: "localhost:${PORT}" }),
+    ).toMatchObject({
       access: "public",
+      mask_request_host: "localhost:${PORT}",
       ports: { 22: "private" },
     });
     expect(await ask("PUT", `${id}/ports/22`, 200, { access: null })).toMatchObject({ access: "public" });
@@ -43,10 +47,14 @@ describe("ports", () => {
   });
 
   test("are as a create says, and a fork's as its parent's, with a token of its own", async () => {
-    const { id } = await world.createSandbox({ ports: { ports: { 3000: "public" } } });
+    const { id } = await world.createSandbox({ ports: { ports: { 3000: "public" }, mask_request_host: "localhost" } });
     const { results } = (await ask("POST", `${id}/fork`, 201, { count: 1 })) as { results: { sandbox: { id: string } }[] };
     const child = results[0]?.sandbox.id ?? "";
-    expect(await ask("GET", `${child}/ports`, 200)).toMatchObject({ access: "private", ports: { 3000: "public" } });
+    expect(await ask("GET", `${child}/ports`, 200)).toMatchObject({
+      access: "private",
+      ports: { 3000: "public" },
+      mask_request_host: "localhost",
+    });
     const tokens = await Promise.all(
       [id, child].map(async (of) => trafficTokenSchema.parse(await ask("POST", `${of}/traffic-token`, 200))),
     );

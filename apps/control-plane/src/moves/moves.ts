@@ -206,7 +206,7 @@ export class Moves {
       const answer = await to.call(() => to.client.completeArrival(asked, { timeoutMs: saveTimeoutMs, signal }));
       const arrived = observedFrom(answer.sandbox, to.id);
       await this.#step("completed", move);
-      await this.#commit(move, { from: heldAs.generation, generation: arrived.generation });
+      await this.#commit(move, { from: heldAs.generation, generation: arrived.generation, network: sandbox.network });
       log.info({ sandboxId: move.sandbox_id, from: from.id, to: to.id, bytes }, "a sandbox was moved to another host");
       await this.#step("moved", move);
     } catch (error) {
@@ -241,7 +241,7 @@ export class Moves {
     return host?.state === "draining" && host.drain_mode === "move";
   }
 
-  async #commit(move: MoveRow, copied: { readonly from: number; readonly generation: number }): Promise<void> {
+  async #commit(move: MoveRow, copied: Parameters<typeof commitMove>[2]): Promise<void> {
     const { actor } = systemCaller("");
     const row = await this.#db.transaction().execute(async (transaction) => {
       const to = await lockHost(transaction, move.to_host_id); // from here on it cannot be deleted

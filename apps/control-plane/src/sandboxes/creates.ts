@@ -27,7 +27,7 @@ import { unnamed, type OperationRequest, type Operations, type RunningOperation 
 import type { PlaceRequest, Placements } from "../placement/placements.ts";
 import { mayTryElsewhere } from "../placement/refusals.ts";
 import { templateNotFound } from "../templates/names.ts";
-import { recordedPolicy } from "./port-access.ts";
+import { recordedAccess } from "./port-access.ts";
 import type { NetworkSecrets } from "./network-secrets.ts";
 import type { Newcomers } from "./newcomers.ts";
 import type { SandboxRecords } from "./records.ts";
@@ -146,7 +146,8 @@ export class Creates {
   ): Promise<SandboxRow> {
     this.#deps.newcomers.refuseWhileDraining();
     const start = await this.#startOf(teamId, body.template);
-    const network = { ...options.network, ...body.network };
+    const { mask_request_host } = body.ports ?? options.network;
+    const network = { ...options.network, ...body.network, mask_request_host };
     return this.#run({ teamId, start, body, options: { ...options, network }, forBuildId: null }, signal, request);
   }
 
@@ -212,7 +213,7 @@ export class Creates {
           timeCreated: this.#deps.records.now(),
           ...options,
           network: this.#deps.secrets.seal(options.network, id),
-          portAccess: body.ports === undefined ? undefined : recordedPolicy(body.ports),
+          portAccess: body.ports === undefined ? undefined : recordedAccess(body.ports),
           trafficToken: options.network.is_public ? null : newToken(),
           hostTags: body.host_tags,
           templateBuildId: start.buildId,

@@ -83,7 +83,11 @@ export class Networks {
     );
     await records.observe(observedFrom(answer.sandbox, host.id));
     const recorded = await recordNetwork(database.db, row, secrets.seal(network, id));
-    if (recorded === undefined) throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
+    if (recorded === undefined) {
+      const present = await records.get(owned); // `sandbox_not_found` when it is gone
+      if (present.host_id !== row.host_id) return this.#replaceEgress(owned, egress); // it was moved meanwhile
+      throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
+    }
     records.changedHere(id);
     return recorded;
   }

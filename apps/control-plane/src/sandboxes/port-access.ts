@@ -19,10 +19,10 @@ export function accessOfOthers({ network, port_access: recorded }: Ported): Port
 
 export function policyOf(sandbox: Ported): PortPolicy {
   const { [allOthers]: _others, ...ports } = sandbox.port_access;
-  return { access: accessOfOthers(sandbox), ports };
+  return { access: accessOfOthers(sandbox), ports, mask_request_host: sandbox.network.mask_request_host ?? null };
 }
 
-/** The same for a record. */
-export function recordedPolicy({ access, ports }: PortPolicy): Record<string, PortAccess> {
+/** Who may reach them, for a record. */
+export function recordedAccess({ access, ports }: Pick<PortPolicy, "access" | "ports">): Record<string, PortAccess> {
   return { [allOthers]: access, ...ports };
 }

@@ -93,7 +93,9 @@ describe("changes", () => {
     await expect(ports.setPort({ id, team_id: "g0000000000000000other" }, 22, "public")).rejects.toMatchObject({
       code: "sandbox_not_found",
     });
-    await expect(ports.set(own(newSandboxId()), { access: "public", ports: {} })).rejects.toMatchObject({ code: "sandbox_not_found" });
+    await expect(ports.set(own(newSandboxId()), { access: "public", ports: {}, mask_request_host: null })).rejects.toMatchObject({
+      code: "sandbox_not_found",
+    });
   });
 });
 

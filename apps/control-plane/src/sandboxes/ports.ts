@@ -19,7 +19,7 @@ import { changePorts, type PortColumns } from "../db/ports.ts";
 import type { SandboxRow } from "../db/sandboxes.ts";
 import type { PortKeys } from "../proxy/port-keys.ts";
 import { withGrant, type PortUrls } from "../proxy/port-urls.ts";
-import { accessOfOthers, accessOfPort, policyOf, recordedPolicy } from "./port-access.ts";
+import { accessOfOthers, accessOfPort, policyOf, recordedAccess } from "./port-access.ts";
 import { present } from "./present.ts";
 import type { SandboxRecords } from "./records.ts";
 
@@ -46,7 +46,12 @@ export class Ports {
   }
 
   async set(owned: OwnedId, policy: PortPolicy): Promise<SandboxPorts> {
-    return this.#view(await this.#change(owned, () => ({ port_access: JSON.stringify(recordedPolicy(policy)) })));
+    const { mask_request_host } = policy;
+    const change = ({ network }: SandboxRow) => ({
+      port_access: JSON.stringify(recordedAccess(policy)),
+      network: JSON.stringify({ ...network, mask_request_host }),
+    });
+    return this.#view(await this.#change(owned, change));
   }
 
   async getPort(owned: OwnedId, port: number): Promise<SandboxPort> {
@@ -64,7 +69,7 @@ export class Ports {
           `sandbox ${owned.id} has ${portExceptionsMax} ports already of which something else is said than of its others, and there may be no more`,
         );
       }
-      return { port_access: JSON.stringify(recordedPolicy({ access: accessOfOthers(before), ports: next })) };
+      return { port_access: JSON.stringify(recordedAccess({ access: accessOfOthers(before), ports: next })) };
     });
     return this.#viewPort(row, port);
   }

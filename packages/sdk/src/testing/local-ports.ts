@@ -6,7 +6,7 @@ import type { FakeHandlers } from "./fake-call.ts";
 export function localPortHandlers(): FakeHandlers["http"] {
   const policies = new Map<string, PortPolicy>();
   const tokens = new Map<string, string>();
-  const policyOf = (id = "") => policies.get(id) ?? { access: "private" as const, ports: {} };
+  const policyOf = (id = "") => policies.get(id) ?? { access: "private" as const, ports: {}, mask_request_host: null };
   const urlOf = (id = "", port = "{port}") => `http://${port}-${id}.sandbox.localhost:7070/`;
   const view = (id = "") => ({ ...policyOf(id), url: urlOf(id) });
   const viewPort = (id = "", port = "") => {
@@ -27,9 +27,9 @@ export function localPortHandlers(): FakeHandlers["http"] {
     getPort: ({ parameters: { id, port } }) => viewPort(id, port),
     setPort: ({ parameters: { id = "", port = "" }, body }) => {
       const { access } = body as { readonly access: PortAccess | null };
-      const { access: others, ports } = policyOf(id);
+      const { ports, ...others } = policyOf(id);
       const { [port]: _dropped, ...rest } = ports;
-      policies.set(id, { access: others, ports: access === null ? rest : { ...rest, [port]: access } });
+      policies.set(id, { ...others, ports: access === null ? rest : { ...rest, [port]: access } });
       return viewPort(id, port);
     },
     signPort: ({ parameters: { id, port }, body }) => {
