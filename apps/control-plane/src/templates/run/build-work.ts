@@ -204,6 +204,7 @@ export class BuildWork {
     let row = await finishBuild(db, this.#row, end, new Date());
     if (row === undefined && end.state === "ready") {
       await this.#buildLog.add("warn", null, "the build was cancelled");
+      await this.#buildLog.flush();
       row = await finishBuild(db, this.#row, { state: "cancelled" }, new Date());
     }
     if (row === undefined) {
