@@ -30,7 +30,8 @@ describe.skipIf(why !== undefined)(`a browser${why === undefined ? "" : ` (skipp
   const sandbox = useSandbox(platform);
   let browser: TestBrowser;
   beforeAll(async () => {
-    browser = await TestBrowser.start(join(platform().folder, "tls/authority.pem"));
+    const { url } = await sandbox().ports.get(3000);
+    browser = await TestBrowser.start({ authorityPath: join(platform().folder, "tls/authority.pem"), port: Number(new URL(url).port) });
   }, 90_000);
   afterEach(({ task }) => {
     if (task.result?.state === "fail") process.stderr.write(`--- what the browser met ---\n${browser.met.join("\n")}\n`);

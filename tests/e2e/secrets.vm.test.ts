@@ -74,9 +74,11 @@ async function ask(sandbox: SandboxHandle, ...more: readonly string[]): Promise<
 
 const isSet = [`Bearer ${canary}`];
 
+const clean = new Set<string>();
+
 /** Everywhere that a guest's state goes, and everything else that the platform keeps: images, disks, logs, records, its database; and the memory of each VMM. */
 async function findCanary(): Promise<string[]> {
-  const found = await filesWith(platform().folder, patterns);
+  const found = await filesWith(platform().folder, patterns, clean);
   for await (const { id } of platform().client.sandboxes.list()) {
     const pid = await findVmm(platform().folder, id);
     if (pid !== undefined) found.push(...(await memoryWith(pid, patterns)));

@@ -18,19 +18,24 @@ export function formsOf(text: string): Buffer[] {
   return [bytes, Buffer.from(text, "utf16le"), Buffer.from(bytes.toString("hex")), ...inBase64];
 }
 
-/** Files below a folder that have one of the patterns in them; each content is read once, however many names it has. */
-export async function filesWith(folder: string, patterns: readonly Buffer[]): Promise<string[]> {
+/**
+ * Files below a folder that have one of the patterns in them; each content is read once, however many names it has. `clean`: read-only files that have none,
+ * which the next search for the same passes over: nobody writes them any more.
+ */
+export async function filesWith(folder: string, patterns: readonly Buffer[], clean = new Set<string>()): Promise<string[]> {
   const found: string[] = [];
   const seen = new Set<string>();
   for (const entry of await readdir(folder, { withFileTypes: true, recursive: true })) {
     if (!entry.isFile()) continue;
     const path = join(entry.parentPath, entry.name);
     try {
-      const { dev, ino, size } = await stat(path);
-      if (seen.has(`${dev} ${ino}`)) continue;
+      const { dev, ino, size, mode, mtimeMs } = await stat(path);
+      const content = `${dev} ${ino} ${size} ${mtimeMs}`;
+      if (seen.has(`${dev} ${ino}`) || clean.has(content)) continue;
       seen.add(`${dev} ${ino}`);
       await using file = await open(path);
       if (await hasIn(file, 0, size, patterns)) found.push(path);
+      else if ((mode & 0o222) === 0) clean.add(content);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // it was replaced or removed while we looked
     }
