@@ -113,6 +113,8 @@ export interface SandboxTable {
   is_secure: boolean;
   /** As it was written: fields may be missing, `networkPolicySchema` has their defaults */
   network: Json<RecordedNetwork>;
+  /** The sandbox's revision on its host since which `network` is in force */
+  network_revision: Generated<number>;
   /** What its host must have been given */
   host_tags: ColumnType<string[], string | undefined, string>;
   /** Port → who may reach it; `*` stands for all others. Empty: as the network policy says */

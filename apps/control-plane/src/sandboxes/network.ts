@@ -81,12 +81,12 @@ export class Networks {
     const answer = await askOfNewest({ records, host, row, requireWanted: requireSettled }, async (revision) =>
       host.client.setNetwork({ ...request, revision }, { timeoutMs: saveTimeoutMs }),
     );
-    await records.observe(observedFrom(answer.sandbox, host.id));
-    const recorded = await recordNetwork(database.db, row, secrets.seal(network, id));
+    const observed = observedFrom(answer.sandbox, host.id);
+    await records.observe(observed);
+    const recorded = await recordNetwork(database.db, row, secrets.seal(network, id), observed.generation);
     if (recorded === undefined) {
       const present = await records.get(owned); // `sandbox_not_found` when it is gone
-      if (present.host_id !== row.host_id) return this.#replaceEgress(owned, egress); // it was moved meanwhile
-      throw new PlatformError("sandbox_not_found", `there is no sandbox ${id}`);
+      return present.host_id === row.host_id ? present : this.#replaceEgress(owned, egress); // else it was moved meanwhile
     }
     records.changedHere(id);
     return recorded;
