@@ -1,7 +1,8 @@
 import { createClient, type Client, type Transport } from "@connectrpc/connect";
 import { HostAgentService } from "@roost/contract/gen/hostagent/v1/hostagent_pb.js";
 import type { GuestTunnels, PlatformError } from "@roost/contract";
-import { minute, second, ServiceLoop, type Logger } from "@roost/kit";
+import { minute, nap, second, ServiceLoop, type Logger } from "@roost/kit";
+import { RateLimiterMemory, type RateLimiterRes } from "rate-limiter-flexible";
 
 import type { NewEvent } from "../db/events.ts";
 import type { ObservedSandbox } from "../db/sandboxes.ts";
@@ -36,6 +37,9 @@ export interface HostDescription {
 
 /** A watch that says nothing, not even keepalive, for this long in `ms` is dead; hosts send one every 30 s */
 const watchSilenceMs = 90 * second;
+/** Events of a host that are taken in `eventWindowMs`: all that it remembers at once. It is not read any further until the time is over */
+export const eventsPerWindow = 1_000;
+const eventWindowMs = 10 * second;
 /** Longest wait for the host's description in `ms` */
 const describeTimeoutMs = 5 * second;
 /** A host that has been asked for this long in `ms` hangs: it is not asked a second time */
@@ -60,6 +64,7 @@ export class HostLink {
   readonly client: Client<typeof HostAgentService>;
   readonly tunnels: GuestTunnels;
   readonly #log: Logger;
+  readonly #eventCounter = new RateLimiterMemory({ points: eventsPerWindow, duration: eventWindowMs / second });
   #isWatching = false;
   #description: { readonly value: HostDescription; readonly time: number } | undefined;
   #timeForgotten = 0;
@@ -152,6 +157,18 @@ export class HostLink {
     }
   }
 
+  /** Each event is a row: a host that is broken, or broken into, must not fill the database with them as fast as it can. */
+  async #untilTaken(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      const late = await this.#eventCounter.consume(this.id).then(
+        () => undefined,
+        (result: RateLimiterRes) => result,
+      );
+      if (late === undefined || signal.aborted) return;
+      await nap(late.msBeforeNext, signal);
+    }
+  }
+
   async #watch(signal: AbortSignal, events: HostEvents, onSynced: () => void): Promise<void> {
     const silence = new AbortController();
     let timer: NodeJS.Timeout | undefined;
@@ -174,7 +191,10 @@ export class HostLink {
           case "happened": {
             const event = eventFrom(message.event.value, this.id);
             if (event === undefined) this.#log.debug({ kind: message.event.value.kind }, "an event of a kind that is not known here");
-            else await events.happened(event);
+            else {
+              await this.#untilTaken(signal);
+              await events.happened(event);
+            }
             break;
           }
           case "synced":

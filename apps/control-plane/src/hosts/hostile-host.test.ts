@@ -9,7 +9,7 @@ import { eachServiceWorld } from "../testing/each-service-world.ts";
 import { FakeHost } from "../testing/fake-host.ts";
 import { firstTeam, own } from "../testing/first-team.ts";
 import type { ServiceWorld } from "../testing/service-world.ts";
-import { HostLink } from "./host-link.ts";
+import { eventsPerWindow, HostLink } from "./host-link.ts";
 import { unknownStanding } from "./host-standing.ts";
 import { eventFrom, observedFrom } from "./observed.ts";
 
@@ -49,6 +49,26 @@ test.each(["host.deleted", "team.member_added", "key.created", "build.ready", "s
   const told = create(EventSchema, { eventId: "0123456789", kind, sandboxId: "i1", message: "trust me" });
   expect(eventFrom(told, hostile.id)).toBeUndefined();
   expect(eventFrom({ ...told, kind: "sandbox.paused" }, hostile.id)).toMatchObject({ kind: "sandbox.paused" });
+});
+
+test("a host that tells without end is listened to no faster than it may tell", async () => {
+  for (let count = 0; count < eventsPerWindow + 50; count += 1) hostile.happen({ kind: "sandbox.paused", sandboxId: "i1" });
+  const heard: string[] = [];
+  const ending = new AbortController();
+  const watching = hostileLink.run(ending.signal, {
+    lastEventId: async () => undefined,
+    observed: async () => undefined,
+    removed: async () => undefined,
+    synced: async () => undefined,
+    happened: async ({ id }) => void heard.push(id),
+  });
+  await poll({ what: "as many events as it may tell", timeoutMs: 60_000, intervalMs: 5 }, () =>
+    heard.length >= eventsPerWindow ? true : undefined,
+  );
+  for (let turn = 0; turn < 100; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+  expect(heard).toHaveLength(eventsPerWindow);
+  ending.abort();
+  await watching;
 });
 
 test("another team's host decides nothing about names of templates, and gets no builds and their files", async () => {
