@@ -138,6 +138,17 @@ export async function deleteInvitation(db: Db, teamId: string, id: string): Prom
   return db.deleteFrom("invitation").where("team_id", "=", teamId).where("id", "=", id).returningAll().executeTakeFirst();
 }
 
+/** Takes back what these users and keys have open; answers the ids of the invitations. */
+export async function deleteInvitationsBy(db: Db, teamId: string, inviters: readonly string[]): Promise<string[]> {
+  const rows = await db
+    .deleteFrom("invitation")
+    .where("team_id", "=", teamId)
+    .where("invited_by_id", "in", inviters)
+    .returning("id")
+    .execute();
+  return rows.map(({ id }) => id);
+}
+
 /** Id of the team that an invitation is for, whether it can still be used or not. */
 export async function findInvitedTo(db: Db, hash: Uint8Array): Promise<string | undefined> {
   return (await db.selectFrom("invitation").select("team_id").where("token_hash", "=", hash).executeTakeFirst())?.team_id;

@@ -1002,4 +1002,14 @@ ALTER TABLE sandbox
   ADD COLUMN network_revision        bigint      NOT NULL DEFAULT 0;
 `,
   },
+  {
+    number: 16,
+    name: "who-invited",
+    sql: `-- Invitations that somebody made who may invite nobody any more are taken back.
+
+ALTER TABLE invitation
+  -- user or API key; null: from before this was kept
+  ADD COLUMN invited_by_id           text;
+`,
+  },
 ];

@@ -109,6 +109,8 @@ export interface InvitationTable {
   role: "admin" | "member";
   token_hash: Uint8Array;
   invited_by: string;
+  /** User or API key; null: from before this was kept */
+  invited_by_id: string | null;
   time_created: Date;
   time_expires: Date;
 }

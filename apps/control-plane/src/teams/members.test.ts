@@ -112,8 +112,15 @@ test("the last owner cannot leave; whoever leaves or is taken out is out at once
   const bobs = await lab.callerOf(bob);
   const { key } = await lab.apiKeys.create(bobs, { name: "bob's", scopes: null, expiresInSec: null });
   await lab.apiKeys.check(key);
+  await lab.accounts.members.invite(bobs, "default", { email: "bob@other.example.org", role: "admin" });
+  await lab.accounts.members.invite(ada, "default", { email: "carol@example.org" });
   await lab.accounts.members.remove(ada, "default", bob.user.id);
   expect(await codeOf(lab.apiKeys.check(key))).toBe("api_key_invalid");
+  const open = await lab.accounts.members.listInvitations(ada, "default");
+  expect(
+    open.map(({ email }) => email),
+    "not those who would let them in again",
+  ).toEqual(["carol@example.org"]);
   const left = await lab.callerOf(bob);
   expect(left).toMatchObject({ role: null, teamId: "" });
   expect([...left.scopes]).toEqual([]);

@@ -1,19 +1,29 @@
-import { adminOnlyScopes, defaultTeamId, newId, PlatformError, type InviteInput, type OwnTeam, type TeamRole } from "@roost/contract";
+import {
+  adminOnlyScopes,
+  defaultTeamId,
+  newId,
+  PlatformError,
+  type InviteInput,
+  type OwnTeam,
+  type Scope,
+  type TeamRole,
+} from "@roost/contract";
 import { hour } from "@roost/kit";
 
-import { requireScope, type Caller } from "../accounts/caller.ts";
+import { requireScope, systemCaller, type Caller } from "../accounts/caller.ts";
 import { addressKey, type Attempts } from "../accounts/attempts.ts";
 import { invitationInvalid } from "../accounts/new-accounts.ts";
 import { hashOfSecret, newSecret } from "../accounts/secrets.ts";
 import type { SessionCaller } from "../accounts/session-authenticator.ts";
 import type { Sessions } from "../accounts/sessions.ts";
 import { sessionOver } from "../accounts/profiles.ts";
-import type { Audit } from "../audit/audit.ts";
+import type { Audit, PendingEntry } from "../audit/audit.ts";
 import type { Db } from "../db/database.ts";
 import {
   countLiveSandboxes,
   countOwners,
   deleteInvitation,
+  deleteInvitationsBy,
   deleteMembership,
   findInvitedTo,
   findMember,
@@ -167,7 +177,7 @@ export class Members {
         throw new PlatformError("owner_only", "an owner stays one until they hand the team over: POST /v1/teams/{team}/transfer");
       }
       await setRole(transaction, teamId, userId, role);
-      const revoked = role === "member" ? await this.#deps.apiKeys.revokeMadeBy(transaction, userId, teamId, adminOnlyScopes) : [];
+      const revoked = role === "member" ? await this.#disarm(transaction, teamId, userId, adminOnlyScopes) : [];
       await tellOfTeam(transaction, "team.member_changed", teamId, caller, `a member is ${role} now`, { user_id: userId, role });
       const resource = { kind: "user", id: userId };
       await this.#deps.audit.record(
@@ -185,7 +195,7 @@ export class Members {
     });
   }
 
-  /** The API keys that they made for the team are revoked, too. Throws `member_not_found`, `owner_only`, `last_owner`. */
+  /** The API keys that they made for the team are revoked, too, and their invitations taken back. Throws `member_not_found`, `owner_only`, `last_owner`. */
   async remove(caller: Caller, teamId: string, userId: string): Promise<void> {
     await this.#change(caller, teamId, async (transaction) => {
       const member = await requireMember(transaction, teamId, userId);
@@ -196,11 +206,26 @@ export class Members {
         await requireOwner(transaction, caller, teamId);
       }
       await deleteMembership(transaction, teamId, userId);
-      const revoked = await this.#deps.apiKeys.revokeMadeBy(transaction, userId, teamId);
+      const revoked = await this.#disarm(transaction, teamId, userId);
       await tellOfTeam(transaction, "team.member_removed", teamId, caller, "a member is in the team no more", { user_id: userId });
       const resource = { kind: "user", id: userId };
       await this.#deps.audit.record(transaction, caller, { action: "member.remove", resource, scope: "admin" }, revoked);
     });
+  }
+
+  /** Revokes API keys of somebody who may do less from now on (those with `lost` scopes), and takes back their invitations: else they could let themselves in again by another address. */
+  async #disarm(transaction: Db, teamId: string, userId: string, lost?: ReadonlySet<Scope>): Promise<readonly PendingEntry[]> {
+    const revoked = await this.#deps.apiKeys.revokeMadeBy(transaction, userId, teamId, lost);
+    const keys = revoked.flatMap(({ resource_id: id }) => id ?? []);
+    const takenBack = await deleteInvitationsBy(transaction, teamId, [userId, ...keys]);
+    const entries = takenBack.map((id) =>
+      this.#deps.audit.pending(systemCaller(teamId), {
+        action: "member.invitation_revoke",
+        resource: { kind: "invitation", id },
+        detail: { made_by: userId },
+      }),
+    );
+    return [...revoked, ...entries];
   }
 
   async listInvitations(caller: Caller, teamId: string): Promise<InvitationRow[]> {
@@ -234,6 +259,7 @@ export class Members {
         role,
         token_hash: hashOfSecret(token),
         invited_by: caller.actor.name,
+        invited_by_id: caller.actor.id,
         time_created: now(),
         time_expires: new Date(now().getTime() + invitationTimeMs),
       };

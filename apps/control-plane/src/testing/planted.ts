@@ -102,6 +102,7 @@ async function plantInvitation(db: Db, teamId: string, which: string): Promise<s
     email: `${which}@example.org`,
     role: "member",
     invited_by: "Test",
+    invited_by_id: null,
     token_hash: randomBytes(32),
     ...times,
   };
