@@ -5,9 +5,9 @@ import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { HostsWorld, type WorldHost } from "../support/hosts-world.ts";
 
 /** How long the control plane is away in `s`: long enough for leases to end and for a timer of a sandbox; the soak takes the issue's 90 */
-const outageSec = Number(process.env["OUTAGE_SEC"] ?? 12);
+const outageSec = Number(process.env["OUTAGE_SEC"] ?? 8);
 /** How long a link is cut in `s` */
-const cutSec = Number(process.env["CUT_SEC"] ?? 10);
+const cutSec = Number(process.env["CUT_SEC"] ?? 6);
 /** Of a host in `s`; what a test waits for is over soon */
 const leaseSec = 4;
 const timeoutMs = 120_000;
