@@ -176,6 +176,13 @@ export async function timeOnHost(
   return told.time < left.time_left ? told.time : left.time_left;
 }
 
+/** When sandboxes were moved away from a host, the last time; those that never were are not in it. */
+export async function timesLeft(db: Db, hostId: string, ids: readonly string[]): Promise<ReadonlyMap<string, Date>> {
+  if (ids.length === 0) return new Map();
+  const rows = await db.selectFrom("sandbox_left").selectAll().where("host_id", "=", hostId).where("sandbox_id", "in", ids).execute();
+  return new Map(rows.map((row) => [row.sandbox_id, row.time_left]));
+}
+
 /** Tries one that was undone anew, to another host or the same; false when it is another one by now. */
 export async function renewMove(
   db: Db,

@@ -102,6 +102,20 @@ test("what the host that it left tells late is heard, as of then at the latest, 
   expect(intervals.some(({ state, time_started: started }) => state === "paused" && started.getTime() === beforeMs)).toBe(true);
 });
 
+test("a create that comes again when the sandbox was moved away is ended; one that was there before may be what came back", async () => {
+  const ids = ["irun", "iback"];
+  for (const id of ids) await world.add("a", id, "running");
+  await world.operate("a", "draining");
+  await world.settle();
+  const host = (id: string) => world.host(id);
+  for (const id of ids) host("a").add({ sandboxId: id });
+  const again = host("a").sandboxes.get("irun");
+  if (again !== undefined) again.timeCreatedMs = BigInt(world.now().getTime() + 1);
+  await world.plane().reconcile();
+  expect(host("a").destroyed).toEqual(["irun"]);
+  for (const id of ids) expect(world.whereIs(id)).toContain("b RUNNING");
+});
+
 const steps: MoveStep[] = ["recorded", "paused", "held", "copied", "completed", "moved", "settled", "left", "resumed"];
 const deaths = steps.flatMap((step) => [[step, "the control plane", []] as const, [step, "everybody", ["a", "b"]] as const]);
 

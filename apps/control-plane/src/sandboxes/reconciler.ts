@@ -3,7 +3,7 @@ import { hour, minute, ServiceLoop, Turns, type Logger } from "@roost/kit";
 
 import type { Db } from "../db/database.ts";
 import { recordTemplates } from "../db/hosts.ts";
-import { listMoveIds } from "../db/moves.ts";
+import { listMoveIds, timesLeft } from "../db/moves.ts";
 import { listBusySandboxes, listMakersOf } from "../db/operations.ts";
 import {
   applyObserved,
@@ -190,6 +190,7 @@ export class Reconciler {
       db,
       ids.filter((id) => !records.has(id)),
     );
+    const left = await timesLeft(db, host.id, ids);
     const ended: string[] = [];
     const strays: string[] = [];
     for (const sandbox of running) {
@@ -201,6 +202,8 @@ export class Reconciler {
         else await applyObserved(db, sandbox, now);
       } else if (row === undefined && maker !== undefined) {
         if (maker.state !== "running") ended.push(sandbox.id); // a create that was undone reached the host after all
+      } else if (isMadeAnew(sandbox, left.get(sandbox.id))) {
+        ended.push(sandbox.id); // a create came again, late, when the sandbox was elsewhere
       } else strays.push(sandbox.id);
     }
     await forgetStrays(db, host.id, strays);
@@ -221,4 +224,9 @@ export class Reconciler {
     this.#log.warn({ sandboxId: row.id, from: row.state, state }, "record corrected");
     this.#deps.onEnded(row.id);
   }
+}
+
+/** Of a sandbox that was moved away: this one was begun since, so it is not what came back and a database from before that does not know of. */
+function isMadeAnew({ timeCreated }: ObservedSandbox, timeLeft: Date | undefined): boolean {
+  return timeLeft !== undefined && timeCreated > timeLeft;
 }

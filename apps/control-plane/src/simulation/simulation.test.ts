@@ -19,7 +19,7 @@ import { violations } from "./violations.ts";
 const runs = Number(process.env["SIM_RUNS"] ?? 32);
 const firstSeed = new SeededRandom().seed;
 /** Seeds that once found something */
-const failedOnce: readonly number[] = [200_167, 808_310_154, 808_310_191, 1_000_485, 2_000_316];
+const failedOnce: readonly number[] = [200_167, 808_310_154, 808_310_191, 1_000_485, 2_000_316, 1_699_015_448];
 const seeds = [...(runs === 1 ? [] : failedOnce), ...Array.from({ length: runs }, (_, index) => firstSeed + index)];
 
 /** What a simulation leaves */

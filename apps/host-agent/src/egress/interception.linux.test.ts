@@ -1,6 +1,14 @@
 import { allTraffic, type HeaderRules } from "@roost/contract";
 import { must, poll } from "@roost/kit";
-import { headerValues, proxyServersScript, securedRequests, securedServerScript, TestAuthority, type SecuredRequest } from "@roost/testing";
+import {
+  headerValues,
+  proxyCredentials,
+  proxyServersScript,
+  securedRequests,
+  securedServerScript,
+  TestAuthority,
+  type SecuredRequest,
+} from "@roost/testing";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
 import { openEgress, type HostEgress } from "../network/egress-rules.ts";
@@ -238,16 +246,20 @@ test("what is not HTTPS is not touched: plain HTTP, TLS without a name, other pr
   expect(seen).toBe(`GET / HTTP/1.1\r\nHost: ${api}\r\n\r\n`);
 });
 
-test("through the sandbox's proxy the credentials go by name, over TLS from end to end", async () => {
-  const listeners = [{ protocol: "socks5", kind: "open", port: 1_080 }] as const;
-  await using proxy = lab.lab.beginInWorld(proxyServersScript({ listeners, address: world.proxies, names: { [api]: world.secured } }));
-  await poll({ what: "the proxy", timeoutMs: 30_000 }, () => (proxy.output.includes("ready") ? true : undefined));
-  await set({ proxy: { protocol: "socks5", address: "proxies.test:1080" } });
-  expect(await ask()).toMatchObject({ status: 200 });
-  const [request] = await received(1);
-  expect(request && headerValues(request, "authorization")).toEqual([canary]);
-  expect(proxy.output).toContain(`1080 ${api}:443`);
-});
+test.each(["socks5", "http"] as const)(
+  "through the sandbox's %s proxy the credentials go by name, over TLS from end to end",
+  async (protocol) => {
+    const listeners = [{ protocol, kind: "password", port: 1_080 }] as const;
+    await using proxy = lab.lab.beginInWorld(proxyServersScript({ listeners, address: world.proxies, names: { [api]: world.secured } }));
+    await poll({ what: "the proxy", timeoutMs: 30_000 }, () => (proxy.output.includes("ready") ? true : undefined));
+    await set({ proxy: { protocol, address: "proxies.test:1080", ...proxyCredentials } });
+    expect(await ask()).toMatchObject({ status: 200 });
+    const [request] = await received(1);
+    expect(request && headerValues(request, "authorization")).toEqual([canary]);
+    expect(proxy.output).toContain(`1080 ${api}:443`);
+    expect(proxy.output).not.toContain(canary);
+  },
+);
 
 test("while the host agent is away nothing leaves without its headers, and the next one sets them", async () => {
   const policy = { ...openEgress, rules, authority };
