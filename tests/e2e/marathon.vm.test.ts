@@ -11,7 +11,7 @@ import { appliedSchema, askCommand, checkedSchema, parseAnswer, startCommand } f
 import { usePlatform } from "../support/platform.ts";
 
 /** Steps of one run; the soak runs more, with other seeds. */
-const stepCount = Number(process.env["MARATHON_STEPS"] ?? 20);
+const stepCount = Number(process.env["MARATHON_STEPS"] ?? 30);
 /** Time of one step in `ms`, at most: a guest that is emulated on a busy machine. */
 const stepTimeoutMs = 60_000;
 const programPort = 4100;
