@@ -5,6 +5,8 @@ import { MiB } from "@roost/kit";
 
 /** Read at once; patterns that lie across two pieces are found because the pieces overlap */
 const pieceBytes = MiB;
+/** After so long in `ms` pages that a mapping has changed are on disk, and the next change of one shows in the file's `mtime` again: twice what kernels wait */
+const restMs = 70_000;
 const zeros = Buffer.alloc(2 * pieceBytes);
 
 /** A text in the forms in which a program could have kept it: as it is, in UTF-16, in hex, and in base64 at each of its three alignments. */
@@ -19,8 +21,8 @@ export function formsOf(text: string): Buffer[] {
 }
 
 /**
- * Files below a folder that have one of the patterns in them; each content is read once, however many names it has. `clean`: read-only files that have none,
- * which the next search for the same passes over: nobody writes them any more.
+ * Files below a folder that have one of the patterns in them; each content is read once, however many names it has. `clean`: files that have none and nobody has
+ * written for long, which the next search for the same passes over until they are written again.
  */
 export async function filesWith(folder: string, patterns: readonly Buffer[], clean = new Set<string>()): Promise<string[]> {
   const found: string[] = [];
@@ -29,13 +31,13 @@ export async function filesWith(folder: string, patterns: readonly Buffer[], cle
     if (!entry.isFile()) continue;
     const path = join(entry.parentPath, entry.name);
     try {
-      const { dev, ino, size, mode, mtimeMs } = await stat(path);
+      const { dev, ino, size, mtimeMs } = await stat(path);
       const content = `${dev} ${ino} ${size} ${mtimeMs}`;
       if (seen.has(`${dev} ${ino}`) || clean.has(content)) continue;
       seen.add(`${dev} ${ino}`);
       await using file = await open(path);
       if (await hasIn(file, 0, size, patterns)) found.push(path);
-      else if ((mode & 0o222) === 0) clean.add(content);
+      else if (Date.now() - mtimeMs > restMs) clean.add(content);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // it was replaced or removed while we looked
     }
