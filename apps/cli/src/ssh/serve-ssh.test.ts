@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+import type { Readable } from "node:stream";
 import { buffer, text } from "node:stream/consumers";
 
 import { RoostClient } from "@roost/sdk";
@@ -65,10 +66,41 @@ test("several sessions at once, each with its own variables; too many and odd on
 });
 
 test("a reader that does not read holds the program back, and both streams arrive whole", { timeout: 60_000 }, async () => {
-  const channel = await exec("head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2; exit 3");
-  const [stdout, stderr, [code]] = await Promise.all([buffer(channel), buffer(channel.stderr), once(channel, "exit") as Promise<[number]>]);
-  expect([stdout.length, stderr.length, code]).toEqual([5_000_000, 5_000_000, 3]);
+  const size = 5_000_000; // more than the client's window and buffer together
+  const channel = await exec(`head -c ${size} /dev/zero; head -c ${size} /dev/zero | tr '\\0' x >&2; exit 3`);
+  const exit = once(channel, "exit") as Promise<[number]>;
+  const received = [];
+  for (const [stream, byte] of [
+    [channel, 0],
+    [channel.stderr, 0x78],
+  ] as const) {
+    await heldBack(stream);
+    let length = 0;
+    for await (const bytes of stream.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+      length += bytes.length;
+      expect(bytes.every((value) => value === byte)).toBe(true);
+      if (length >= size) break;
+    }
+    received.push(length);
+  }
+  const rest = await Promise.all([buffer(channel), buffer(channel.stderr)]);
+  expect([...received, ...rest.map(({ length }) => length), (await exit)[0]]).toEqual([size, size, 0, 0, 3]);
 });
+
+/** Resolves when a stream has all that is sent while nobody reads it: the client's window is used up. */
+async function heldBack(stream: Readable): Promise<void> {
+  let before = -1;
+  await expect
+    .poll(
+      () => {
+        const isHeld = stream.readableLength > 1_000_000 && stream.readableLength === before;
+        before = stream.readableLength;
+        return isHeld;
+      },
+      { timeout: 30_000, interval: 300 },
+    )
+    .toBe(true);
+}
 
 test("a connection to a port of the sandbox keeps its two ends apart; to anywhere else there is none", async () => {
   const server = createServer({ allowHalfOpen: true }, (socket) => {

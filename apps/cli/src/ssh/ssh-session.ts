@@ -97,7 +97,7 @@ export class SshSession {
     } catch (error) {
       if (this.#options.gone.aborted) return;
       const message = printable(error instanceof Error ? error.message : String(error));
-      await write(channel.stderr, Buffer.from(`roost: ${message}\r\n`));
+      await write(channel, channel.stderr, Buffer.from(`roost: ${message}\r\n`));
       channel.exit(error instanceof RoostError && error.is("request_invalid") ? notStarted : 255);
     }
     channel.end();
@@ -114,7 +114,7 @@ export class SshSession {
       );
       for await (const event of stream) {
         if (event.type === "exit") return event.exitCode;
-        await write(event.type === "stdout" ? channel : channel.stderr, event.data);
+        await write(channel, event.type === "stdout" ? channel : channel.stderr, event.data);
       }
       return 255; // not reached while the channel is open
     } finally {
@@ -135,8 +135,8 @@ export class SshSession {
       );
       for await (const event of terminal) {
         if (event.type === "exit") return event.exitCode;
-        if (event.type === "output") await write(channel, event.data);
-        else await write(channel.stderr, Buffer.from(`\r\n[${printable(event.message)}]\r\n`));
+        if (event.type === "output") await write(channel, channel, event.data);
+        else await write(channel, channel.stderr, Buffer.from(`\r\n[${printable(event.message)}]\r\n`));
       }
       return 255;
     } finally {
@@ -165,16 +165,19 @@ function passInput(channel: ServerChannel, take: (bytes: Buffer) => Promise<void
   channel.resume();
 }
 
-/** Resolves when the client has room for more, or is gone. */
-async function write(stream: Writable, bytes: Buffer): Promise<void> {
+/** Resolves when the client has room for more, or is gone. One piece at a time, of both streams together. */
+async function write(channel: ServerChannel, stream: Writable, bytes: Buffer): Promise<void> {
   if (!stream.writable) return;
   await new Promise<void>((resolve) => {
-    stream.once("close", resolve);
+    channel.once("close", resolve); // of the two, only the channel itself tells it
     stream.write(bytes, () => {
-      stream.off("close", resolve);
+      channel.off("close", resolve);
       resolve();
     });
   });
+  // The library (ssh2 1.17, `lib/Channel.js`) never forgets a piece that waited for the client's window. When one of the other stream waits, it
+  // would send the first again instead, and the second never.
+  Object.assign(channel, { _chunk: undefined, _chunkcb: undefined, _chunkErr: undefined, _chunkcbErr: undefined });
 }
 
 function sizeOf({ cols, rows }: { readonly cols: number; readonly rows: number }): Size {
