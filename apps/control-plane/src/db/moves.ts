@@ -166,14 +166,9 @@ export async function timeOnHost(
   told: { readonly hostId: string; readonly time: Date },
 ): Promise<Date | undefined> {
   if (sandbox.host_id === told.hostId) return told.time;
-  const left = await db
-    .selectFrom("sandbox_left")
-    .select("time_left")
-    .where("sandbox_id", "=", sandbox.id)
-    .where("host_id", "=", told.hostId)
-    .executeTakeFirst();
+  const left = (await timesLeft(db, told.hostId, [sandbox.id])).get(sandbox.id);
   if (left === undefined) return undefined;
-  return told.time < left.time_left ? told.time : left.time_left;
+  return told.time < left ? told.time : left;
 }
 
 /** When sandboxes were moved away from a host, the last time; those that never were are not in it. */

@@ -12,6 +12,11 @@ export function isZero(bytes: Buffer, offset: number): boolean {
   return zeroPage.compare(bytes, offset, offset + pageBytes) === 0; // ends at the first byte that differs
 }
 
+/** The same of as many bytes as there are: the first is zero, and each is what the one before is. */
+export function areZeros(bytes: Buffer): boolean {
+  return bytes.length === 0 || (bytes[0] === 0 && bytes.subarray(1).equals(bytes.subarray(0, -1)));
+}
+
 /** Whether a file is one hole: zeros without a block on the disk. Our base files are fsynced, so blocks are not merely still to come. */
 export async function isHole(path: string): Promise<boolean> {
   return (await stat(path)).blocks === 0;

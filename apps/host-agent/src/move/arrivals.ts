@@ -7,6 +7,7 @@ import { KiB, minute } from "@roost/kit";
 
 import { authorityFor } from "../egress/sandbox-authority.ts";
 import { writeFully } from "../memory/file-io.ts";
+import { areZeros } from "../memory/zero-pages.ts";
 import { diskError } from "../memory/image-damaged.ts";
 import type { SandboxContext } from "../sandbox/context.ts";
 import type { SandboxManager } from "../sandbox/sandbox-manager.ts";
@@ -302,15 +303,8 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
 async function writeSparsely(file: FileHandle, data: Buffer, offset: number): Promise<void> {
   for (let from = 0; from < data.length;) {
     let to = from;
-    while (to < data.length && !isZero(data, to)) to += chunkBytes;
+    while (to < data.length && !areZeros(data.subarray(to, to + chunkBytes))) to += chunkBytes;
     if (to > from) await writeFully(file, data.subarray(from, Math.min(to, data.length)), offset + from);
     from = Math.max(to, from) + (to < data.length ? chunkBytes : 0);
   }
-}
-
-const zeros = Buffer.alloc(chunkBytes);
-
-function isZero(data: Buffer, at: number): boolean {
-  const chunk = data.subarray(at, Math.min(at + chunkBytes, data.length));
-  return chunk.equals(zeros.subarray(0, chunk.length));
 }

@@ -9,6 +9,7 @@ import { openFile, readBounded, readFully } from "../memory/file-io.ts";
 import { isIntact, type Generation } from "../memory/generations.ts";
 import { manifestBytesMax, manifestFile, type LargeFile } from "../memory/manifest.ts";
 import { readPointer } from "../memory/pointer.ts";
+import { areZeros } from "../memory/zero-pages.ts";
 import type { BasedOn } from "../sandbox/admit.ts";
 import type { SandboxContext } from "../sandbox/context.ts";
 import { presentLayers } from "../sandbox/present-layers.ts";
@@ -158,15 +159,9 @@ async function readNext(path: string, offset: number): Promise<{ offset: number;
   for (let at = offset; at < end; at += buffer.length) {
     const part = buffer.subarray(0, Math.min(buffer.length, size - at));
     await readFully(file, part, at);
-    if (!isZero(part)) return { offset: at, data: part, isLast: at + part.length === size };
+    if (!areZeros(part)) return { offset: at, data: part, isLast: at + part.length === size };
   }
   return { offset: end, data: new Uint8Array(), isLast: end === size };
-}
-
-const zeros = Buffer.alloc(partBytesMax);
-
-function isZero(part: Buffer): boolean {
-  return part.equals(zeros.subarray(0, part.length));
 }
 
 function notHeld(sandboxId: string): PlatformError {
