@@ -24,6 +24,8 @@ export default defineConfig({
   resolve,
   test: {
     pool: "forks",
+    // Waits end when what they wait for is there; how long that takes is the machine's affair.
+    expect: { poll: { timeout: 30_000 } },
     projects: [
       {
         extends: true,
@@ -34,6 +36,7 @@ export default defineConfig({
           include: ["**/*.test.ts"],
           exclude: [...exclude, ...needs.map((need) => `**/*.${need}.test.ts`)],
           testTimeout: 60_000,
+          hookTimeout: 60_000,
         },
       },
       {
