@@ -1,5 +1,4 @@
-import { createWriteStream } from "node:fs";
-import { chmod, rename, rm, stat } from "node:fs/promises";
+import { chmod, open, rename, rm, stat } from "node:fs/promises";
 import { randomBytes } from "node:crypto";
 import { basename, dirname, join, resolve } from "node:path";
 import { Readable } from "node:stream";
@@ -91,7 +90,9 @@ async function writeAll(context: CommandContext, data: AsyncIterable<Buffer>): P
 async function saveFile(target: string, data: AsyncIterable<Buffer>, mode: number): Promise<void> {
   const staging = join(dirname(target), `.${basename(target).slice(0, 200)}.${randomBytes(4).toString("hex")}.part`);
   try {
-    await pipeline(Readable.from(data, { objectMode: false }), createWriteStream(staging, { flags: "wx" }));
+    // Opened first: a stream that opens it itself may make it after it was ended and the file removed.
+    await using file = await open(staging, "wx");
+    await pipeline(Readable.from(data, { objectMode: false }), file.createWriteStream());
     if ((mode & 0o111) !== 0) await chmod(staging, 0o777 & ~process.umask());
     await rename(staging, target);
   } catch (error) {

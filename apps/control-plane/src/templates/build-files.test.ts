@@ -60,6 +60,11 @@ test("an upload that breaks off leaves nothing", async () => {
   const putting = files.put(template, hash, stuck, 5, abort.signal);
   abort.abort();
   await expect(putting).rejects.toThrow(/abort/);
+  for (let count = 0; count < 50; count += 1) {
+    const early = new AbortController();
+    early.abort();
+    await expect(files.put(template, hash, new Readable({ read: () => undefined }), 5, early.signal)).rejects.toThrow(/abort/);
+  }
   const failing = Readable.from(
     (async function* () {
       yield Buffer.from("12");

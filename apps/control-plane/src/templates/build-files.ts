@@ -1,5 +1,5 @@
 import { createHmac, randomBytes } from "node:crypto";
-import { createReadStream, createWriteStream } from "node:fs";
+import { createReadStream } from "node:fs";
 import { lstat, mkdir, open, readdir, readFile, rename, rm, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { Transform, type Readable } from "node:stream";
@@ -84,7 +84,9 @@ export class BuildFiles {
       if (length !== undefined) await makeRoom(length);
       await mkdir(folder, { recursive: true, mode: 0o700 });
       const meter = length === undefined ? new AnyLength(makeRoomFor) : new ExactLength(length);
-      await pipeline(body, meter, createWriteStream(staging, { flags: "wx", mode: 0o600 }), { signal });
+      // Opened first: a stream that opens it itself may make it after it was ended and the file removed.
+      await using file = await open(staging, "wx", 0o600);
+      await pipeline(body, meter, file.createWriteStream(), { signal });
       await syncFile(staging);
       await utimes(staging, this.#now(), this.#now());
       await rename(staging, path);

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { constants, createWriteStream } from "node:fs";
+import { constants } from "node:fs";
 import { open, stat } from "node:fs/promises";
 import { PassThrough, Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -67,7 +67,9 @@ export async function packArchive(
 ): Promise<number> {
   const tar = pack();
   const compression = archive.isCompressed ? createGzip({ level: gzipLevel }) : new PassThrough();
-  const writing = pipeline(tar, compression, createWriteStream(path, { flags: "wx", mode: 0o600 }), { signal: options.signal });
+  // Opened first: a stream that opens it itself may make it after it was ended and whoever wanted it removed it.
+  await using file = await open(path, "wx", 0o600);
+  const writing = pipeline(tar, compression, file.createWriteStream(), { signal: options.signal });
   const hash = beginHash(archive);
   const adding = (async () => {
     for (const entry of archive.entries) addTo(hash, entry, await addEntry(tar, entry, options));
