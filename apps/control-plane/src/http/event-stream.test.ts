@@ -21,11 +21,13 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(async () => world[Symbol.asyncDispose]());
 
-/** What happened so far is no news to those who follow from now on. */
+/** What happened so far is no news to those who follow from now on: it is published, and the control plane has seen that it is. */
 async function allPublished(): Promise<void> {
   await poll({ what: "the publishing of all events", timeoutMs: 30_000 }, async () => {
-    const waiting = await world.database.db.selectFrom("event").select("id").where("position", "is", null).execute();
-    return waiting.length === 0 ? true : undefined;
+    const events = await world.database.db.selectFrom("event").select("position").execute();
+    if (events.some(({ position }) => position === null)) return undefined;
+    await using stream = await (await open()).opened();
+    return events.every(({ position }) => Number(position) <= Number(stream.lastId)) ? true : undefined;
   });
 }
 
